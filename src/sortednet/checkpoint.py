@@ -1,0 +1,208 @@
+"""Checkpoints on disk: written whole or not at all, read without unpickling, in part where a part suffices."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from .errors import CheckpointError
+from .layouts import Cut
+
+__all__ = ["corners", "fitting", "read_metadata", "read_private", "read_weights", "write", "write_bytes"]
+
+WEIGHTS = "model.safetensors"
+METADATA = "sortednet.json"
+VERSION = 1
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: beside it first, then in its place.
+
+    Raises:
+        CheckpointError: If the disk is full or the folder cannot be written; what was there stays.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{path} could not be written ({error.strerror or error}); {len(data):,} bytes are needed. "
+            "What was there before is unchanged. Free some space, or save elsewhere."
+        ) from error
+
+
+def write(
+    path: str | Path,
+    state: Mapping[str, Tensor],
+    metadata: Mapping[str, Any],
+    private: Mapping[tuple[str, str], Tensor],
+) -> None:
+    """Write a checkpoint: the weights, a JSON file beside them, and the private tensors if there are any.
+
+    The weights' file carries the metadata too, and putting it in its place is the moment at which the new checkpoint
+    counts; until then the old one is whole.
+
+    Args:
+        path: Folder.
+        state: The full model's state dictionary.
+        metadata: What describes the network; plain JSON values.
+        private: The private tensors by setting and name.
+
+    Raises:
+        CheckpointError: If the folder cannot be written.
+    """
+    folder = Path(path)
+    described: dict[str, Any] = {"format": VERSION, **metadata}
+    own = {f"{setting}|{name}": tensor for (setting, name), tensor in private.items()}
+    if own:
+        parameters = sorted(key for key, tensor in own.items() if isinstance(tensor, nn.Parameter))
+        data = save(_savable(own), {"parameters": json.dumps(parameters)})
+        described["private_file"] = f"private-{hashlib.sha256(data).hexdigest()[:12]}.safetensors"
+        write_bytes(folder / described["private_file"], data)
+    text = json.dumps(described, indent=1)
+    write_bytes(folder / WEIGHTS, save(_savable(state), {"format": "pt", "sortednet": text}))
+    write_bytes(folder / METADATA, text.encode())
+    for stale in folder.glob("private-*.safetensors"):
+        if stale.name != described.get("private_file"):
+            stale.unlink(missing_ok=True)
+
+
+def _savable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give every name a tensor of its own, since safetensors refuses shared memory."""
+    seen: set[int] = set()
+    found = {}
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        found[name] = plain.clone() if plain.data_ptr() in seen or plain.data_ptr() == tensor.data_ptr() else plain
+        seen.add(found[name].data_ptr())
+    return found
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Read what describes the network.
+
+    Raises:
+        CheckpointError: If there is no checkpoint, it is damaged, or of a later format.
+    """
+    with _weights(path) as file:
+        text = (file.metadata() or {}).get("sortednet")
+    try:
+        if text is None:
+            text = (Path(path) / METADATA).read_text()
+        described: dict[str, Any] = json.loads(text)
+        version = described["format"]
+        described["space"], described["buffers"], described["private"]
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} holds weights but no {METADATA}, so its space is not known. Save it with SortedNet.save_pretrained."
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{Path(path) / METADATA} is damaged ({error!r}). Restore it or save again.") from None
+    if version != VERSION:
+        raise CheckpointError(
+            f"{path} has format {version}; this version reads format {VERSION}. Update sortednet, or save again with it."
+        )
+    return described
+
+
+@contextmanager
+def _weights(path: str | Path) -> Iterator[Any]:
+    file = Path(path) / WEIGHTS
+    if not file.is_file():
+        raise CheckpointError(
+            f"There is no checkpoint at {path}: {WEIGHTS} is missing. Give the folder it was saved to."
+        )
+    with fitting(file), safe_open(file, framework="pt") as opened:
+        yield opened
+
+
+@contextmanager
+def fitting(path: str | Path) -> Iterator[None]:
+    """Turn what goes wrong while a file is read into a `CheckpointError`."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is damaged or cut short ({error}). Restore it from a copy, or take an earlier checkpoint."
+        ) from None
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit the builder: {error}") from None
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read the full model's state dictionary.
+
+    Raises:
+        CheckpointError: If it is missing or damaged.
+    """
+    with _weights(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}
+
+
+def read_private(path: str | Path) -> dict[tuple[str, str], Tensor]:
+    """Read the private tensors by setting and name; parameters as parameters.
+
+    Raises:
+        CheckpointError: If the file that the checkpoint names is missing or damaged.
+    """
+    name = read_metadata(path).get("private_file")
+    if name is None:
+        return {}
+    file = Path(path) / name
+    if not file.is_file():
+        raise CheckpointError(
+            f"{file} is missing, which holds the private tensors of {path}. Restore it, or save again."
+        )
+    with fitting(file):
+        tensors = load_file(file)
+        with safe_open(file, framework="pt") as opened:
+            parameters = set(json.loads(opened.metadata()["parameters"]))
+    return {
+        (setting, entry): nn.Parameter(tensor) if f"{setting}|{entry}" in parameters else tensor
+        for key, tensor in tensors.items()
+        for setting, _, entry in [key.partition("|")]
+    }
+
+
+@contextmanager
+def corners(path: str | Path) -> Iterator[Callable[[str, Cut], Tensor]]:
+    """Open the weights for reading in part.
+
+    Yields:
+        A function of a name and a cut that reads that part only.
+
+    Raises:
+        CheckpointError: If the file is missing or damaged, or does not hold a tensor as large as the cut.
+    """
+    with _weights(path) as file:
+        names = set(file.keys())
+
+        def read(name: str, cut: Cut) -> Tensor:
+            if name not in names:
+                raise CheckpointError(f"{path} holds no {name}. Load it with the builder that it was saved with.")
+            stored = file.get_slice(name)
+            shape = stored.get_shape()
+            ends = [max(start + length for start, length in axis) for axis in cut.pieces]
+            if len(shape) != len(ends) or any(end > size for end, size in zip(ends, shape, strict=True)):
+                raise CheckpointError(
+                    f"{name} in {path} has shape {tuple(shape)}; the builder needs at least {tuple(ends)}. "
+                    "Load it with the builder that it was saved with."
+                )
+            return cut.read(stored)
+
+        yield read

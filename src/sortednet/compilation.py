@@ -1,0 +1,66 @@
+"""Compilation per block, so that one small set of graphs serves every sub-model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Union
+
+from torch import nn
+
+__all__ = ["Compilation", "blocks"]
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """How skeletons are compiled.
+
+    Args:
+        backend: Of `torch.compile`: a name, or a function of a graph and its inputs.
+        mode: Of `torch.compile`.
+    """
+
+    backend: Union[str, Callable[..., object]] = "inductor"
+    mode: str | None = None
+
+    def prepare(self, module: nn.Module) -> None:
+        """Compile every block of a skeleton in place; nothing is traced before it is called."""
+        for block in blocks(module):
+            block.compile(dynamic=True, backend=self.backend, mode=self.mode)
+
+    def active(self) -> AbstractContextManager[None]:
+        """Return the context in which compiled blocks are called.
+
+        Sizes of weights and integers of modules count as unknown, so that a graph traced at one setting serves others.
+        """
+        from torch._dynamo import config
+
+        return config.patch(  # type: ignore[no-any-return]
+            force_nn_module_property_static_shapes=False,
+            force_parameter_static_shapes=False,
+            allow_unspec_int_on_nn_module=True,
+        )
+
+
+def inactive() -> AbstractContextManager[None]:
+    """Return a context that does nothing."""
+    return nullcontext()
+
+
+def blocks(module: nn.Module) -> list[nn.Module]:
+    """Find the blocks a model repeats: the elements of its outermost lists, or the model itself where there is none."""
+    found = list(_elements(module))
+    return found or [module]
+
+
+def _elements(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        if isinstance(child, (nn.ModuleList, nn.Sequential)):
+            for element in child:
+                if isinstance(element, (nn.ModuleList, nn.Sequential)):
+                    yield from _elements(nn.ModuleList([element]))
+                else:
+                    yield element
+        else:
+            yield from _elements(child)

@@ -1,0 +1,277 @@
+"""Corner views: build the class smaller without memory, and let it look at the corner of the full weights."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from .buffers import Private
+from .errors import BuildError
+from .layouts import Cut, Layout, cuts
+from .space import Setting
+
+__all__ = ["Skeleton", "Slot", "build_skeleton", "call_builder", "outline"]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor of the skeleton and the place in the full model that it looks at.
+
+    Attributes:
+        module: The skeleton's module that holds it.
+        name: Its name there.
+        source: The full model's module of the same path.
+        path: The full name of the tensor in the model.
+        cut: Where it lies in the full tensor.
+        tie: Slots of the same tie are one tensor.
+    """
+
+    module: nn.Module
+    name: str
+    source: nn.Module
+    path: str
+    cut: Cut
+    tie: int
+
+
+class Skeleton:
+    """A sub-model without memory: the class built at a setting, every parameter a slot to bind a view to.
+
+    It belongs to one setting for life. Binding always binds the same places, so that binding again, in any order and
+    from any sub-model, changes nothing.
+
+    Attributes:
+        setting: The setting it was built at.
+        module: The model of the user's own class.
+    """
+
+    def __init__(self, setting: Setting, module: nn.Module, full: nn.Module, layouts: Iterable[Layout]) -> None:
+        self.setting = setting
+        self.module = module
+        where = cuts(full, module, layouts)
+        sources = dict(full.named_modules(remove_duplicate=False))
+        self.parameters: list[Slot] = []
+        self.buffers: list[Slot] = []
+        self._own_buffers: list[tuple[nn.Module, str, nn.Module]] = []
+        self._modules: list[tuple[nn.Module, nn.Module]] = []
+        for prefix, target in module.named_modules(remove_duplicate=False):
+            source = sources.get(prefix, full)
+            self._modules.append((target, source))
+            for name, parameter in target._parameters.items():
+                if parameter is not None:
+                    path = f"{prefix}.{name}" if prefix else name
+                    self.parameters.append(Slot(target, name, source, path, where[path], id(parameter)))
+            for name, buffer in target._buffers.items():
+                if buffer is None:
+                    continue
+                path = f"{prefix}.{name}" if prefix else name
+                if path in where:
+                    self.buffers.append(Slot(target, name, source, path, where[path], id(buffer)))
+                else:
+                    self._own_buffers.append((target, name, source))
+        self._recurrent = [one for one in module.modules() if isinstance(one, nn.RNNBase)]
+
+    def slots(self) -> Iterator[tuple[str, Cut]]:
+        """Yield the full name and the cut of every parameter."""
+        for slot in self.parameters:
+            yield slot.path, slot.cut
+
+    def bind(self, private: Private) -> None:
+        """Let every slot look at the full model's tensors as they are now.
+
+        Args:
+            private: Tensors that belong to this sub-model alone; they take the place of the corner.
+        """
+        for slot in self.parameters:
+            own = private.find(self.setting, slot.path)
+            # A plain tensor among the parameters, as `torch.func.functional_call` puts it there.
+            slot.module._parameters[slot.name] = (  # type: ignore[assignment]
+                slot.cut.of(_held(slot.source._parameters, slot)) if own is None else own
+            )
+        self._bind_buffers(private)
+        for target, source in self._modules:
+            target.training = source.training
+        self._flatten()
+
+    def freeze(self, private: Private) -> nn.Module:
+        """Make the skeleton an ordinary module for inference, whose parameters share the full model's storage.
+
+        A fused parameter that is cut in several pieces cannot be one view; it is put together for each call and dropped.
+
+        Returns:
+            The module, in evaluation mode, its parameters without gradients.
+        """
+        tied: dict[int, nn.Parameter] = {}
+        for slot in self.parameters:
+            own = private.find(self.setting, slot.path)
+            if own is None and not slot.cut.is_view:
+                _gather_per_call(slot)
+                continue
+            if slot.tie not in tied:
+                held = slot.cut.of(_held(slot.source._parameters, slot)) if own is None else own
+                tied[slot.tie] = nn.Parameter(held.detach(), requires_grad=False)
+            slot.module._parameters[slot.name] = tied[slot.tie]
+        self._bind_buffers(private)
+        self._flatten()
+        return self.module.eval()
+
+    def copy(self, private: Private) -> nn.Module:
+        """Make the skeleton an independent model with tensors of its own, in the full model's training mode."""
+
+        def read(slot: Slot, held: Tensor) -> Tensor:
+            own = private.find(self.setting, slot.path)
+            part = slot.cut.of(held) if own is None else own
+            return part.detach().clone(memory_format=torch.contiguous_format)
+
+        module = self.fill(read)
+        for target, source in self._modules:
+            target.training = source.training
+        return module
+
+    def fill(self, read: Callable[[Slot, Tensor], Tensor]) -> nn.Module:
+        """Make the skeleton an independent model.
+
+        Args:
+            read: Returns the new tensor of a slot, given the slot and the full model's tensor.
+
+        Returns:
+            The module, its parameters and persistent buffers as read; tied parameters stay tied.
+        """
+        tied: dict[int, nn.Parameter] = {}
+        for slot in self.parameters:
+            if slot.tie not in tied:
+                held = _held(slot.source._parameters, slot)
+                tied[slot.tie] = nn.Parameter(read(slot, held), held.requires_grad)
+            slot.module._parameters[slot.name] = tied[slot.tie]
+        for slot in self.buffers:
+            slot.module._buffers[slot.name] = read(slot, _held(slot.source._buffers, slot))
+        self._place_own_buffers()
+        self._flatten()
+        return self.module
+
+    def _bind_buffers(self, private: Private) -> None:
+        for slot in self.buffers:
+            own = private.find(self.setting, slot.path, training=slot.source.training)
+            slot.module._buffers[slot.name] = slot.cut.of(_held(slot.source._buffers, slot)) if own is None else own
+        self._place_own_buffers()
+
+    def _place_own_buffers(self) -> None:
+        """Move the buffers that the skeleton computed itself to where the full model is."""
+        for module, name, source in self._own_buffers:
+            buffer, like = module._buffers[name], source._buffers.get(name)
+            if like is None:
+                like = next(iter(source.parameters()), None)
+            if buffer is not None and like is not None:
+                dtype = like.dtype if buffer.is_floating_point() == like.is_floating_point() else buffer.dtype
+                module._buffers[name] = buffer.to(buffer.device if like.is_meta else like.device, dtype)
+
+    def _flatten(self) -> None:
+        """Renew the list of weights that torch's recurrent layers keep beside their parameters."""
+        for module in self._recurrent:
+            module._flat_weights = [getattr(module, name, None) for name in module._flat_weights_names]
+
+
+def _held(tensors: dict[str, Any], slot: Slot) -> Tensor:
+    tensor = tensors.get(slot.name)
+    if tensor is None:
+        raise BuildError(f"{slot.path} is no longer in the full model. Build the SortedNet again after changing it.")
+    return tensor
+
+
+def _gather_per_call(slot: Slot) -> None:
+    """Put a fused parameter together before each call of its module, and drop it afterwards."""
+    module, name = slot.module, slot.name
+    del module._parameters[name]
+
+    def gather(*_: object) -> None:
+        module.__dict__[name] = slot.cut.of(_held(slot.source._parameters, slot)).detach()
+
+    def drop(*_: object) -> None:
+        module.__dict__.pop(name, None)
+
+    module.register_forward_pre_hook(gather)
+    module.register_forward_hook(drop, always_call=True)
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Register parameters on the meta device, in this thread only; buffers stay real."""
+    thread = threading.get_ident()
+
+    def to_meta(_: nn.Module, __: str, parameter: nn.Parameter) -> nn.Parameter | None:
+        if threading.get_ident() != thread or parameter is None or parameter.is_meta:
+            return None
+        if nn.parameter.is_lazy(parameter):
+            raise BuildError("The builder makes lazy modules, whose sizes are not known. Give every layer its sizes.")
+        return nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+
+    hook = register_module_parameter_registration_hook(to_meta)
+    try:
+        # The builder's random numbers are thrown away, so they must not move the caller's generator.
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        hook.remove()
+
+
+def build_skeleton(
+    build: Callable[..., nn.Module], setting: Setting, full: nn.Module, layouts: Iterable[Layout] = ()
+) -> Skeleton:
+    """Build the model at a setting without memory for its parameters.
+
+    Args:
+        build: Makes the model from one keyword argument for each dimension.
+        setting: The values to build with.
+        full: The full model, whose weights the skeleton will look at.
+        layouts: Declared layouts of fused parameters.
+
+    Returns:
+        The skeleton, not yet bound.
+
+    Raises:
+        BuildError: If the builder fails, returns no module, or makes a parameter that is no corner of the full one.
+        LayoutError: If an axis looks fused and no layout covers it.
+    """
+    module = outline(build, setting)
+    try:
+        return Skeleton(setting, module, full, layouts)
+    except BuildError as error:
+        raise BuildError(f"At {setting}: {error}") from None
+
+
+def outline(build: Callable[..., nn.Module], setting: Setting) -> nn.Module:
+    """Build the model at a setting with its parameters on the meta device and its buffers real.
+
+    Raises:
+        BuildError: If the builder fails or returns no module.
+    """
+    with _parameters_on_meta():
+        return call_builder(build, setting)
+
+
+def call_builder(build: Callable[..., nn.Module], setting: Setting) -> nn.Module:
+    """Call the builder at a setting and say what went wrong in words.
+
+    Raises:
+        BuildError: If it fails or returns no module.
+    """
+    try:
+        module = build(**setting)
+    except BuildError:
+        raise
+    except Exception as error:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in setting.items())
+        raise BuildError(
+            f"build({arguments}) failed with {type(error).__name__}: {error}. "
+            "Every value of a support must be one that the builder takes as a keyword argument."
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise BuildError(f"build(...) at {setting} returned {type(module).__name__}. Return a torch.nn.Module.")
+    return module
