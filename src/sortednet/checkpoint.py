@@ -109,13 +109,15 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         described["space"], described["buffers"], described["private"]
     except FileNotFoundError:
         raise CheckpointError(
-            f"{path} holds weights but no {METADATA}, so its space is not known. Save it with SortedNet.save_pretrained."
+            f"{path} holds weights but no {METADATA}, so its space is not known. "
+            "Save it with SortedNet.save_pretrained."
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{Path(path) / METADATA} is damaged ({error!r}). Restore it or save again.") from None
     if version != VERSION:
         raise CheckpointError(
-            f"{path} has format {version}; this version reads format {VERSION}. Update sortednet, or save again with it."
+            f"{path} has format {version}; this version reads format {VERSION}. "
+            "Update sortednet, or save again with it."
         )
     return described
 
@@ -151,7 +153,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         CheckpointError: If it is missing or damaged.
     """
     with _weights(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def read_private(path: str | Path) -> dict[tuple[str, str], Tensor]:

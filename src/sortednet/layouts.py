@@ -1,7 +1,7 @@
 """Fused parameters: which axes are made of several blocks, so that each block is cut at its own corner.
 
-A parameter that joins several roles along an axis (query, key and value in one matrix; the gates of an LSTM) must be cut
-per block. `Layout` declares it; torch's own fused modules are known; an axis that looks fused and is not declared is
+A parameter that joins several roles along an axis (query, key and value in one matrix; the gates of an LSTM) must be
+cut per block. `Layout` declares it; torch's own fused modules are known; an axis that looks fused and is not declared is
 reported, never cut silently.
 """
 
@@ -148,7 +148,8 @@ def cuts(full: nn.Module, small: nn.Module, layouts: Iterable[Layout] = ()) -> d
     }
     _report_undeclared(full, theirs, ours, fused)
     for name, tensor in ours.items():
-        big, axes = theirs[name], []
+        big = theirs[name]
+        axes: list[tuple[tuple[int, int], ...]] = []
         for axis, (whole, size) in enumerate(zip(big.shape, tensor.shape, strict=True)):
             layout = fused.get((name, axis))
             if layout is None or whole == size:
@@ -249,8 +250,8 @@ def _report_undeclared(
         part = next((f for f, s in sorted(sizes) if f < whole and whole * s == size * f), None)
         if part is not None:
             raise LayoutError(
-                f"Axis {axis} of {name} goes from {whole} to {size} units, in proportion to an axis of {part} units, and "
-                f"may hold several blocks ({whole} / {part} = {whole / part:g}). If it does, declare them: "
+                f"Axis {axis} of {name} goes from {whole} to {size} units, in proportion to an axis of {part} units, "
+                f"and may hold several blocks ({whole} / {part} = {whole / part:g}). If it does, declare them: "
                 f'layouts=[Layout("{name}", axis={axis}, blocks={max(2, round(whole / part))})]; '
                 f"if it is one block, say so with blocks=1."
             )

@@ -225,7 +225,7 @@ class SortedNet(nn.Module):
         checked = self.space.setting(setting)
         return self._skeletons.of.get(checked) or self._skeleton(checked)
 
-    def compile(self, *, backend: str | Callable[..., object] = "inductor", mode: str | None = None) -> None:  # type: ignore[override]
+    def compile(self, *, backend: str | Callable[..., object] = "inductor", mode: str | None = None) -> None:
         """Compile every sub-model per block, so that one small set of graphs serves all settings.
 
         Args:

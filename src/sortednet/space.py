@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import numbers
 import re
@@ -173,7 +174,7 @@ class Support:
             ) from None
         if not plain:
             raise SpaceError("A support is empty. Give at least one number, such as [2, 4, 8].")
-        if any(b <= a for a, b in zip(plain, plain[1:], strict=False)):
+        if any(b <= a for a, b in itertools.pairwise(plain)):
             raise SpaceError(
                 f"The support {list(plain)} is not strictly increasing. Sort it and drop repeats: {sorted(set(plain))}."
             )

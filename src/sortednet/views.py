@@ -91,10 +91,9 @@ class Skeleton:
         """
         for slot in self.parameters:
             own = private.find(self.setting, slot.path)
+            view = slot.cut.of(_held(slot.source._parameters, slot)) if own is None else own
             # A plain tensor among the parameters, as `torch.func.functional_call` puts it there.
-            slot.module._parameters[slot.name] = (  # type: ignore[assignment]
-                slot.cut.of(_held(slot.source._parameters, slot)) if own is None else own
-            )
+            slot.module._parameters[slot.name] = view  # type: ignore[assignment]
         self._bind_buffers(private)
         for target, source in self._modules:
             target.training = source.training
@@ -103,7 +102,8 @@ class Skeleton:
     def freeze(self, private: Private) -> nn.Module:
         """Make the skeleton an ordinary module for inference, whose parameters share the full model's storage.
 
-        A fused parameter that is cut in several pieces cannot be one view; it is put together for each call and dropped.
+        A fused parameter that is cut in several pieces cannot be one view; it is put together for each call and
+        dropped.
 
         Returns:
             The module, in evaluation mode, its parameters without gradients.
@@ -179,7 +179,7 @@ class Skeleton:
 
 
 def _held(tensors: dict[str, Any], slot: Slot) -> Tensor:
-    tensor = tensors.get(slot.name)
+    tensor: Tensor | None = tensors.get(slot.name)
     if tensor is None:
         raise BuildError(f"{slot.path} is no longer in the full model. Build the SortedNet again after changing it.")
     return tensor
@@ -212,7 +212,7 @@ def _parameters_on_meta() -> Iterator[None]:
             raise BuildError("The builder makes lazy modules, whose sizes are not known. Give every layer its sizes.")
         return nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
 
-    hook = register_module_parameter_registration_hook(to_meta)
+    hook = register_module_parameter_registration_hook(to_meta)  # type: ignore[arg-type]
     try:
         # The builder's random numbers are thrown away, so they must not move the caller's generator.
         with torch.random.fork_rng(devices=[]):

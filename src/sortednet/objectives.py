@@ -1,0 +1,283 @@
+"""Objectives: which sub-models a batch trains, and how their losses add up."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Union, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .errors import DataError
+from .network import call_with, split_batch
+from .sampling import Sampler
+from .space import Setting, Space
+
+__all__ = ["Distillation", "Objective", "Stochastic", "StochasticSummation", "Summation", "Term"]
+
+LossFunction = Callable[[Any, Any], Tensor]
+Batch = Union[tuple[Any, ...], list[Any], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Term:
+    """What one sub-model adds to the loss of a batch.
+
+    Attributes:
+        setting: The sub-model.
+        loss: Its own loss on its part of the batch, distillation included. Shape ().
+        weight: Its share of the sum.
+    """
+
+    setting: Setting
+    loss: Tensor
+    weight: float
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Let every sub-model also follow the full model's outputs, which get no gradient from it.
+
+    Args:
+        weight: Weight of the distillation loss beside the ordinary one, at least 0.
+        temperature: Of both softmaxes, above 0; the loss is multiplied by its square.
+        loss: Replaces the Kullback-Leibler divergence of logits: a function of the sub-model's output and the full
+            model's.
+
+    Source:
+        Yu & Huang (2019), arXiv:1903.05134, Sec. 3.4: in-place distillation. Hinton et al. (2015), arXiv:1503.02531,
+        Sec. 2, for the temperature. We keep the ordinary loss beside it.
+    """
+
+    weight: float = 1.0
+    temperature: float = 1.0
+    loss: LossFunction | None = None
+
+    def __call__(self, output: Any, teacher: Any) -> Tensor:
+        """Return the distillation loss of one sub-model. Shape ()."""
+        if self.loss is not None:
+            return self.loss(output, teacher)
+        student, target = _logits(output), _logits(teacher)
+        classes = student.shape[-1]
+        divergence = functional.kl_div(
+            functional.log_softmax(student.reshape(-1, classes) / self.temperature, -1),
+            functional.log_softmax(target.reshape(-1, classes) / self.temperature, -1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        return divergence * self.temperature**2
+
+
+class Objective(ABC):
+    """The loss of a batch: the sum, over the sub-models it trains, of their weighted losses.
+
+    Args:
+        distillation: Adds the full model's outputs as targets.
+        settings_weight: The weight of each sub-model's loss before weights are normalised; 1 where left out.
+    """
+
+    def __init__(
+        self, distillation: Distillation | None = None, settings_weight: Callable[[Setting], float] | None = None
+    ) -> None:
+        self.distillation = distillation
+        self.settings_weight = settings_weight
+
+    @abstractmethod
+    def choose(self, batch_size: int) -> tuple[list[Setting], bool]:
+        """Choose the sub-models for the next batch.
+
+        Returns:
+            The settings, and whether each gets its own part of the batch instead of all of it.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs; empty where nothing is drawn."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Go on where `state_dict` was taken."""
+
+    def terms(self, net: nn.Module, batch: Batch, loss_fn: LossFunction) -> list[Term]:
+        """Run the chosen sub-models in one call of the network and return their losses.
+
+        Args:
+            net: The `SortedNet`, or a distributed wrapper of it.
+            batch: `(inputs, ..., targets)`, or a mapping of keyword arguments. Tensors of shape (B, ...).
+            loss_fn: Mean loss of an output and the targets (with a mapping, and the mapping). Returns shape ().
+
+        Returns:
+            One term for each sub-model; the weights add up to 1.
+
+        Raises:
+            DataError: If the batch is empty or holds no tensor.
+        """
+        size = _batch_size(batch)
+        settings, split = self.choose(size)
+        inputs, targets = (batch, batch) if isinstance(batch, Mapping) else (tuple(batch[:-1]), batch[-1])
+        teacher = None
+        if self.distillation is not None and self.distillation.weight:
+            with torch.no_grad():
+                teacher = call_with(net, inputs)
+        outputs = _call_at(net, inputs, settings, split)
+        count = len(settings)
+        parts = split_batch(targets, count) if split else [targets] * count
+        teachers = _split_output(teacher, count) if split else [teacher] * count
+        weights = [1.0 if self.settings_weight is None else self.settings_weight(one) for one in settings]
+        if split:
+            weights = [w * _batch_size(part) for w, part in zip(weights, split_batch(batch, count), strict=True)]
+        terms = []
+        for setting, output, part, guide, weight in zip(settings, outputs, parts, teachers, weights, strict=True):
+            loss = loss_fn(output, part)
+            if guide is not None and self.distillation is not None:
+                loss = loss + self.distillation.weight * self.distillation(output, guide)
+            terms.append(Term(setting, loss, weight / sum(weights)))
+        return terms
+
+    def __call__(self, net: nn.Module, batch: Batch, loss_fn: LossFunction) -> Tensor:
+        """Return the loss of a batch, ready for `backward`. Shape (). See `terms` for the arguments."""
+        return total(self.terms(net, batch, loss_fn))
+
+
+def total(terms: Iterable[Term]) -> Tensor:
+    """Add the weighted losses up. Shape ()."""
+    return torch.stack([term.loss * term.weight for term in terms]).sum()
+
+
+@final
+class Stochastic(Objective):
+    """Train the drawn sub-models: the papers' stochastic loss, and its split batches.
+
+    Args:
+        sampler: Draws the settings.
+        draws: Sub-models a batch is split among; 1 is the papers' form. Eight at equal cost learn far more than one. A
+            batch smaller than this is split among as many as it has examples.
+        distillation: Adds the full model's outputs as targets.
+        settings_weight: The weight of each sub-model's loss before weights are normalised.
+
+    Source:
+        Valipour et al. (2023), arXiv:2309.00255v3, Sec. 3: stochastic loss. Splitting the batch is ours.
+
+    Example:
+        >>> from sortednet import SortedNet, Space
+        >>> from sortednet.sampling import Uniform
+        >>> space = Space(out_features=[2, 4])
+        >>> net = SortedNet(lambda out_features: nn.Linear(3, out_features), space)
+        >>> batch = torch.ones(6, 3), torch.zeros(6, dtype=torch.long)
+        >>> loss = Stochastic(Uniform(space, seed=0), draws=2)(net, batch, functional.cross_entropy)
+        >>> loss.backward(); net.full.weight.grad.shape
+        torch.Size([4, 3])
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        draws: int = 1,
+        distillation: Distillation | None = None,
+        settings_weight: Callable[[Setting], float] | None = None,
+    ) -> None:
+        super().__init__(distillation, settings_weight)
+        self.sampler = sampler
+        self.draws = draws
+
+    def choose(self, batch_size: int) -> tuple[list[Setting], bool]:
+        settings = self.sampler.draw(max(1, min(self.draws, batch_size)))
+        return settings, len(settings) > 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.sampler.load_state_dict(state)
+
+
+@final
+class StochasticSummation(Objective):
+    """Train the drawn sub-model and the targeted ones inside it, each on the whole batch.
+
+    Args:
+        sampler: Draws the setting.
+        inside: Which sub-models inside it: those `along` each dimension (the papers), or `all` it contains.
+        distillation: Adds the full model's outputs as targets.
+        settings_weight: The weight of each sub-model's loss before weights are normalised.
+
+    Source:
+        Valipour et al. (2023), arXiv:2309.00255v3, Sec. 3: stochastic summation. We take the mean, the papers the sum.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        inside: Literal["along", "all"] = "along",
+        distillation: Distillation | None = None,
+        settings_weight: Callable[[Setting], float] | None = None,
+    ) -> None:
+        super().__init__(distillation, settings_weight)
+        self.sampler = sampler
+        self.inside = inside
+
+    def choose(self, batch_size: int) -> tuple[list[Setting], bool]:
+        (drawn,) = self.sampler.draw()
+        space = self.sampler.space
+        return list(space.along(drawn) if self.inside == "along" else space.inside(drawn)), False
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.sampler.load_state_dict(state)
+
+
+@final
+class Summation(Objective):
+    """Train every sub-model of the space on the whole batch. The cost grows with the space.
+
+    Args:
+        space: The sub-models.
+        distillation: Adds the full model's outputs as targets.
+        settings_weight: The weight of each sub-model's loss before weights are normalised.
+
+    Source:
+        Valipour et al. (2023), arXiv:2309.00255v3, Sec. 3: summation. We take the mean, the papers the sum.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        distillation: Distillation | None = None,
+        settings_weight: Callable[[Setting], float] | None = None,
+    ) -> None:
+        super().__init__(distillation, settings_weight)
+        self.space = space
+
+    def choose(self, batch_size: int) -> tuple[list[Setting], bool]:
+        return list(self.space), False
+
+
+def _call_at(net: nn.Module, inputs: Any, settings: Sequence[Setting], split: bool) -> list[Any]:
+    if isinstance(inputs, Mapping):
+        return list(net(**inputs, settings=settings, split=split))
+    return list(net(*inputs, settings=settings, split=split))
+
+
+def _logits(output: Any) -> Tensor:
+    return output if isinstance(output, Tensor) else output.logits
+
+
+def _split_output(output: Any, parts: int) -> list[Any]:
+    return [None] * parts if output is None else split_batch(_logits(output), parts)
+
+
+def _batch_size(batch: Any) -> int:
+    """Return the length of the first axis of the first tensor found."""
+    if isinstance(batch, Tensor) and batch.dim() > 0:
+        return len(batch)
+    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
+    for value in values:
+        try:
+            return _batch_size(value)
+        except DataError:
+            continue
+    raise DataError(f"A batch of type {type(batch).__name__} holds no tensor. Give (inputs, targets) or a mapping.")

@@ -1,0 +1,195 @@
+"""One training step, and the rule by which the optimiser treats weights outside the drawn corners."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .errors import TrainingError
+from .network import SortedNet
+from .objectives import Batch, LossFunction, Objective, Term, total
+from .space import Setting
+
+__all__ = ["StepResult", "UpdateRule", "apply_update", "step"]
+
+UpdateRule = Literal["standard", "touched", "unique"]
+"""What an optimiser step may change.
+
+`standard`: everything, as in the papers; momentum and weight decay move weights that no drawn sub-model covered.
+`touched`: only what a drawn sub-model covers, exactly Eq. 1 of the paper; elsewhere weights and the optimiser's own
+tensors stay as they were. `unique`: only what a drawn sub-model has beyond the next smaller ones (DyLoRA's frozen
+mode).
+"""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step did.
+
+    Attributes:
+        loss: The mean loss over its batches.
+        terms: The setting and the loss of every sub-model trained, in order.
+    """
+
+    loss: float
+    terms: tuple[tuple[Setting, float], ...]
+
+
+def step(
+    net: SortedNet,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    batches: Batch | Sequence[Batch],
+    loss_fn: LossFunction,
+    *,
+    accumulate: bool = False,
+    update: UpdateRule = "standard",
+    max_norm: float | None = None,
+) -> StepResult:
+    """Make one update of the weights, in anyone's loop.
+
+    Args:
+        net: The network.
+        objective: Which sub-models each batch trains.
+        optimizer: Any optimiser over `net.parameters()`. Its gradients are cleared at the end.
+        batches: One batch; with `accumulate`, a list of batches whose gradients are averaged, each with draws of its
+            own (the papers' g_acc).
+        loss_fn: Mean loss of an output and the targets.
+        accumulate: Whether `batches` is a list of batches.
+        update: What the step may change.
+        max_norm: Largest norm of the gradient; it is scaled down to it. Above 0.
+
+    Returns:
+        The loss and what was trained.
+
+    Raises:
+        TrainingError: If a loss is not finite; no weight is changed then.
+
+    Source:
+        Valipour et al. (2023), arXiv:2309.00255v3, Algorithm 1.
+
+    Example:
+        >>> import sortednet as sn
+        >>> space = sn.Space(out_features=[2, 4])
+        >>> net = sn.SortedNet(lambda out_features: nn.Linear(3, out_features), space)
+        >>> optimizer = torch.optim.SGD(net.parameters(), 0.1)
+        >>> batch = torch.ones(6, 3), torch.zeros(6, dtype=torch.long)
+        >>> result = step(net, sn.Stochastic(sn.Uniform(space, seed=0)), optimizer, batch, nn.CrossEntropyLoss())
+        >>> [str(setting) for setting, _ in result.terms]
+        ['out_features=4']
+    """
+    held = list(batches) if accumulate else [batches]
+    terms: list[tuple[Setting, float]] = []
+    losses: list[float] = []
+    for batch in held:
+        found = objective.terms(net, batch, loss_fn)  # type: ignore[arg-type]
+        loss = total(found)
+        try:
+            losses.append(check_finite(loss, found))
+        except TrainingError:
+            optimizer.zero_grad()
+            raise
+        (loss / len(held)).backward()  # type: ignore[no-untyped-call]
+        terms += [(term.setting, float(term.loss.detach())) for term in found]
+    if max_norm is not None:
+        nn.utils.clip_grad_norm_(net.parameters(), max_norm)
+    apply_update(net, optimizer, [setting for setting, _ in terms], update)
+    optimizer.zero_grad()
+    return StepResult(sum(losses) / len(losses), tuple(terms))
+
+
+def check_finite(loss: Tensor, terms: Iterable[Term]) -> float:
+    """Return the loss as a number.
+
+    Raises:
+        TrainingError: If it is not finite; the message names the sub-models whose loss is not.
+    """
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        bad = [f"{term.setting} ({float(term.loss.detach())})" for term in terms if not torch.isfinite(term.loss)]
+        raise TrainingError(
+            f"The loss is {value}, from {'; '.join(bad) or 'the sum'}. No weight was changed. "
+            "Lower the learning rate, clip the gradient (max_norm=1.0), or look for NaN in this batch."
+        )
+    return value
+
+
+def apply_update(
+    net: SortedNet, optimizer: torch.optim.Optimizer, settings: Iterable[Setting], update: UpdateRule = "standard"
+) -> None:
+    """Step the optimiser under an update rule.
+
+    Args:
+        net: The network whose parameters the optimiser holds.
+        optimizer: The optimiser, its gradients in place.
+        settings: The sub-models trained since the last step.
+        update: What the step may change.
+
+    Raises:
+        TrainingError: If the rule is unknown.
+
+    Source:
+        `touched`: Valipour et al. (2023), arXiv:2309.00255v3, Eq. 1. `unique`: Valipour et al. (2022),
+        arXiv:2210.07558v2, Eq. 8, made exact under momentum and weight decay.
+    """
+    if update == "standard":
+        optimizer.step()
+        return
+    if update not in ("touched", "unique"):
+        raise TrainingError(f"update={update!r} is no update rule. Choose 'standard', 'touched' or 'unique'.")
+    masks = _changeable(net, set(settings), unique=update == "unique")
+    before = {
+        parameter: (parameter.detach().clone(), _tensors(optimizer, parameter, copy=True))
+        for parameter, mask in masks.items()
+        if not bool(mask.all())
+    }
+    optimizer.step()
+    with torch.no_grad():
+        for parameter, (weights, state) in before.items():
+            mask = masks[parameter]
+            parameter.copy_(torch.where(mask, parameter, weights))
+            for name, now in _tensors(optimizer, parameter).items():
+                now.copy_(torch.where(mask, now, state.get(name, torch.zeros_like(now))))
+
+
+def _changeable(net: SortedNet, settings: set[Setting], unique: bool) -> dict[nn.Parameter, Tensor]:
+    """Return, for each parameter of the full model, where a step may change it."""
+    parameters = dict(net.full.named_parameters(remove_duplicate=False))
+    found: dict[nn.Parameter, Tensor] = {}
+    for setting in settings:
+        masks = _covered(net, parameters, setting)
+        if unique:
+            for smaller in net.space.predecessors(setting):
+                for parameter, mask in _covered(net, parameters, smaller).items():
+                    if parameter in masks:
+                        masks[parameter] &= ~mask
+        for parameter, mask in masks.items():
+            found[parameter] = found[parameter] | mask if parameter in found else mask
+    for parameter in net.full.parameters():
+        found.setdefault(parameter, torch.zeros(parameter.shape, dtype=torch.bool, device=parameter.device))
+    return found
+
+
+def _covered(net: SortedNet, parameters: dict[str, nn.Parameter], setting: Setting) -> dict[nn.Parameter, Tensor]:
+    """Return, for each parameter that a sub-model has, the corner that it covers."""
+    masks: dict[nn.Parameter, Tensor] = {}
+    for name, cut in net.skeleton(setting).slots():
+        parameter = parameters[name]
+        if parameter not in masks:
+            masks[parameter] = torch.zeros(parameter.shape, dtype=torch.bool, device=parameter.device)
+        cut.mark(masks[parameter], True)
+    return masks
+
+
+def _tensors(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, copy: bool = False) -> dict[str, Tensor]:
+    """Return the optimiser's tensors that hold one number for each weight of a parameter."""
+    return {
+        name: value.clone() if copy else value
+        for name, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 0
+    }
