@@ -11,13 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from .errors import CheckpointError
 from .layouts import Cut
 
-__all__ = ["corners", "fitting", "read_metadata", "read_private", "read_weights", "write", "write_bytes"]
+__all__ = [
+    "corners",
+    "fitting",
+    "read_file",
+    "read_metadata",
+    "read_private",
+    "read_weights",
+    "to_bytes",
+    "write",
+    "write_bytes",
+]
 
 WEIGHTS = "model.safetensors"
 METADATA = "sortednet.json"
@@ -71,15 +81,20 @@ def write(
     own = {f"{setting}|{name}": tensor for (setting, name), tensor in private.items()}
     if own:
         parameters = sorted(key for key, tensor in own.items() if isinstance(tensor, nn.Parameter))
-        data = save(_savable(own), {"parameters": json.dumps(parameters)})
+        data = to_bytes(own, {"parameters": json.dumps(parameters)})
         described["private_file"] = f"private-{hashlib.sha256(data).hexdigest()[:12]}.safetensors"
         write_bytes(folder / described["private_file"], data)
     text = json.dumps(described, indent=1)
-    write_bytes(folder / WEIGHTS, save(_savable(state), {"format": "pt", "sortednet": text}))
+    write_bytes(folder / WEIGHTS, to_bytes(state, {"sortednet": text}))
     write_bytes(folder / METADATA, text.encode())
     for stale in folder.glob("private-*.safetensors"):
         if stale.name != described.get("private_file"):
             stale.unlink(missing_ok=True)
+
+
+def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return the safetensors file of some tensors."""
+    return save(_savable(tensors), {"format": "pt", **(metadata or {})})
 
 
 def _savable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -146,14 +161,24 @@ def fitting(path: str | Path) -> Iterator[None]:
         raise CheckpointError(f"{path} does not fit the builder: {error}") from None
 
 
+def read_file(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read all tensors and the metadata of one safetensors file.
+
+    Raises:
+        CheckpointError: If it is damaged.
+    """
+    with fitting(file), safe_open(file, framework="pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+
+
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Read the full model's state dictionary.
 
     Raises:
         CheckpointError: If it is missing or damaged.
     """
-    with _weights(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    with _weights(path):
+        return read_file(Path(path) / WEIGHTS)[0]
 
 
 def read_private(path: str | Path) -> dict[tuple[str, str], Tensor]:
@@ -170,10 +195,8 @@ def read_private(path: str | Path) -> dict[tuple[str, str], Tensor]:
         raise CheckpointError(
             f"{file} is missing, which holds the private tensors of {path}. Restore it, or save again."
         )
-    with fitting(file):
-        tensors = load_file(file)
-        with safe_open(file, framework="pt") as opened:
-            parameters = set(json.loads(opened.metadata()["parameters"]))
+    tensors, metadata = read_file(file)
+    parameters = set(json.loads(metadata["parameters"]))
     return {
         (setting, entry): nn.Parameter(tensor) if f"{setting}|{entry}" in parameters else tensor
         for key, tensor in tensors.items()

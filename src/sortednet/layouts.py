@@ -1,8 +1,8 @@
 """Fused parameters: which axes are made of several blocks, so that each block is cut at its own corner.
 
 A parameter that joins several roles along an axis (query, key and value in one matrix; the gates of an LSTM) must be
-cut per block. `Layout` declares it; torch's own fused modules are known; an axis that looks fused and is not declared is
-reported, never cut silently.
+cut per block. `Layout` declares it; torch's own fused modules are known; an axis that looks fused and is not declared
+is reported, never cut silently.
 """
 
 from __future__ import annotations
@@ -236,6 +236,13 @@ def _report_undeclared(
     for (name, axis), pair in changing.items():
         if theirs[name].dim() >= 2 and axis < 2:
             partners[(*pair, axis)] = partners.get((*pair, axis), 0) + 1
+    # Layers that the sub-model does not have take in or produce units too.
+    beyond = {
+        (big.shape[axis], axis)
+        for name, big in theirs.items()
+        if name not in ours and big.dim() >= 2
+        for axis in (0, 1)
+    }
     for (name, axis), (whole, size) in changing.items():
         tensor = theirs[name]
         if axis > 1 or (name, axis) in fused:
@@ -244,7 +251,8 @@ def _report_undeclared(
             weight = name.rpartition(".")[0] + ".weight"
             alone = any((weight, a) in fused and fused[weight, a].blocks != 1 for a in (0, 1))
         else:
-            alone = not partners.get((whole, size, 1 - axis)) or _FUSED_NAME.search(name) is not None
+            partner = partners.get((whole, size, 1 - axis)) or (whole, 1 - axis) in beyond
+            alone = not partner or _FUSED_NAME.search(name) is not None
         if not alone:
             continue
         part = next((f for f, s in sorted(sizes) if f < whole and whole * s == size * f), None)

@@ -110,7 +110,7 @@ class Uniform(Sampler):
     Example:
         >>> sampler = Uniform(Space(depth=[1, 2], width=[8, 16]), seed=0)
         >>> [str(setting) for setting in sampler.draw(2)]
-        ['depth=2,width=16', 'depth=2,width=8']
+        ['depth=1,width=16', 'depth=1,width=16']
     """
 
     def _pick(self, index: int) -> Setting:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,6 +50,8 @@ def step(
     accumulate: bool = False,
     update: UpdateRule = "standard",
     max_norm: float | None = None,
+    model: nn.Module | None = None,
+    backward: Callable[[Tensor], object] = Tensor.backward,
 ) -> StepResult:
     """Make one update of the weights, in anyone's loop.
 
@@ -63,6 +65,8 @@ def step(
         accumulate: Whether `batches` is a list of batches.
         update: What the step may change.
         max_norm: Largest norm of the gradient; it is scaled down to it. Above 0.
+        model: A distributed wrapper of `net` to call instead of it.
+        backward: Computes the gradients of a loss, such as Accelerate's.
 
     Returns:
         The loss and what was trained.
@@ -81,20 +85,20 @@ def step(
         >>> batch = torch.ones(6, 3), torch.zeros(6, dtype=torch.long)
         >>> result = step(net, sn.Stochastic(sn.Uniform(space, seed=0)), optimizer, batch, nn.CrossEntropyLoss())
         >>> [str(setting) for setting, _ in result.terms]
-        ['out_features=4']
+        ['out_features=2']
     """
     held = list(batches) if accumulate else [batches]
     terms: list[tuple[Setting, float]] = []
     losses: list[float] = []
     for batch in held:
-        found = objective.terms(net, batch, loss_fn)  # type: ignore[arg-type]
+        found = objective.terms(model or net, batch, loss_fn)  # type: ignore[arg-type]
         loss = total(found)
         try:
             losses.append(check_finite(loss, found))
         except TrainingError:
             optimizer.zero_grad()
             raise
-        (loss / len(held)).backward()  # type: ignore[no-untyped-call]
+        backward(loss / len(held))
         terms += [(term.setting, float(term.loss.detach())) for term in found]
     if max_norm is not None:
         nn.utils.clip_grad_norm_(net.parameters(), max_norm)

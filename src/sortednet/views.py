@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.utils.parametrize import register_parametrization
 
 from .buffers import Private
 from .errors import BuildError
@@ -76,7 +77,6 @@ class Skeleton:
                     self.buffers.append(Slot(target, name, source, path, where[path], id(buffer)))
                 else:
                     self._own_buffers.append((target, name, source))
-        self._recurrent = [one for one in module.modules() if isinstance(one, nn.RNNBase)]
 
     def slots(self) -> Iterator[tuple[str, Cut]]:
         """Yield the full name and the cut of every parameter."""
@@ -97,13 +97,12 @@ class Skeleton:
         self._bind_buffers(private)
         for target, source in self._modules:
             target.training = source.training
-        self._flatten()
 
     def freeze(self, private: Private) -> nn.Module:
         """Make the skeleton an ordinary module for inference, whose parameters share the full model's storage.
 
-        A fused parameter that is cut in several pieces cannot be one view; it is put together for each call and
-        dropped.
+        A fused parameter that is cut in several pieces cannot be one view; it is put together each time it
+        is read, and dropped.
 
         Returns:
             The module, in evaluation mode, its parameters without gradients.
@@ -112,14 +111,15 @@ class Skeleton:
         for slot in self.parameters:
             own = private.find(self.setting, slot.path)
             if own is None and not slot.cut.is_view:
-                _gather_per_call(slot)
+                full = _held(slot.source._parameters, slot)
+                slot.module._parameters[slot.name] = nn.Parameter(full.detach(), requires_grad=False)
+                register_parametrization(slot.module, slot.name, _Gather(slot.cut), unsafe=True)
                 continue
             if slot.tie not in tied:
                 held = slot.cut.of(_held(slot.source._parameters, slot)) if own is None else own
                 tied[slot.tie] = nn.Parameter(held.detach(), requires_grad=False)
             slot.module._parameters[slot.name] = tied[slot.tie]
         self._bind_buffers(private)
-        self._flatten()
         return self.module.eval()
 
     def copy(self, private: Private) -> nn.Module:
@@ -153,7 +153,6 @@ class Skeleton:
         for slot in self.buffers:
             slot.module._buffers[slot.name] = read(slot, _held(slot.source._buffers, slot))
         self._place_own_buffers()
-        self._flatten()
         return self.module
 
     def _bind_buffers(self, private: Private) -> None:
@@ -172,11 +171,6 @@ class Skeleton:
                 dtype = like.dtype if buffer.is_floating_point() == like.is_floating_point() else buffer.dtype
                 module._buffers[name] = buffer.to(buffer.device if like.is_meta else like.device, dtype)
 
-    def _flatten(self) -> None:
-        """Renew the list of weights that torch's recurrent layers keep beside their parameters."""
-        for module in self._recurrent:
-            module._flat_weights = [getattr(module, name, None) for name in module._flat_weights_names]
-
 
 def _held(tensors: dict[str, Any], slot: Slot) -> Tensor:
     tensor: Tensor | None = tensors.get(slot.name)
@@ -185,19 +179,15 @@ def _held(tensors: dict[str, Any], slot: Slot) -> Tensor:
     return tensor
 
 
-def _gather_per_call(slot: Slot) -> None:
-    """Put a fused parameter together before each call of its module, and drop it afterwards."""
-    module, name = slot.module, slot.name
-    del module._parameters[name]
+class _Gather(nn.Module):
+    """Puts a fused parameter together from the pieces of the full one, each time it is read."""
 
-    def gather(*_: object) -> None:
-        module.__dict__[name] = slot.cut.of(_held(slot.source._parameters, slot)).detach()
+    def __init__(self, cut: Cut) -> None:
+        super().__init__()
+        self.cut = cut
 
-    def drop(*_: object) -> None:
-        module.__dict__.pop(name, None)
-
-    module.register_forward_pre_hook(gather)
-    module.register_forward_hook(drop, always_call=True)
+    def forward(self, full: Tensor) -> Tensor:
+        return self.cut.of(full)
 
 
 @contextmanager

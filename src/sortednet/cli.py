@@ -1,0 +1,315 @@
+"""The command line: train, evaluate, select, extract, report, reproduce."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table as RichTable
+from torch.nn import functional
+
+from . import checkpoint, evaluation, export
+from .config import RunConfig
+from .data import ImageData, augment
+from .errors import ConfigError, SettingError, SortedNetError
+from .experiments import order_dependency
+from .network import SortedNet, load
+from .report import write_picture, write_report
+from .space import Setting
+from .table import Row, Table
+from .trainers import Trainer, read_curves
+
+__all__ = ["main"]
+
+CONFIG, TABLE, CHOSEN = "config.json", "table.json", "chosen.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: The words behind `sortednet`; those of the process where left out.
+
+    Returns:
+        The exit status: 0, or 2 after an error, which is printed in one line without a traceback.
+    """
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    parser = _parser()
+    try:
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):
+                parsed = parser.parse_args(arguments)
+        except ArgumentError as error:
+            raise ConfigError(f"{_detail(error)}. See sortednet --help.") from None
+        _COMMANDS[parsed.command](parsed[parsed.command], console)
+    except (SortedNetError, ImportError) as error:
+        console.print("[bold red]error:[/]", end=" ")
+        console.print(str(error), markup=False)
+        return 2
+    except KeyboardInterrupt:
+        console.print("Interrupted. The same command goes on from the last checkpoint.")
+        return 130
+    return 0
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="sortednet", description="One trained network, every size.", exit_on_error=False)
+    commands = parser.add_subcommands(dest="command")
+
+    def command(name: str, purpose: str) -> ArgumentParser:
+        one = ArgumentParser(description=purpose, exit_on_error=False)
+        commands.add_subcommand(name, one, help=purpose)
+        return one
+
+    run = "the run's folder"
+    train = command("train", "Train a network as a YAML file says; goes on from the last checkpoint if there is one.")
+    train.add_argument("config", type=str, help="the YAML file")
+    train.add_argument("changes", nargs="*", type=str, help="values to change, such as training.updates=100")
+    train.add_argument("--output", type=str | None, default=None, help="the run's folder, instead of the file's")
+    train.add_argument("--resume", type=bool, default=True, help="go on from the last checkpoint in the folder")
+    evaluate = command("evaluate", "Measure every sub-model of a run; writes table.json and table.csv.")
+    evaluate.add_argument("run", type=str, help=run)
+    evaluate.add_argument("--measure", type=list[str], default=["flops", "latency", "memory"], help="costs to measure")
+    evaluate.add_argument("--batch_size", type=int, default=256, help="images in a batch, also for latency and memory")
+    select = command("select", "Choose the best sub-model under budgets, such as: select RUN max_params=50000")
+    select.add_argument("run", type=str, help=run)
+    select.add_argument("budgets", nargs="+", type=str, help="max_COLUMN=number or min_COLUMN=number")
+    select.add_argument("--name", type=str | None, default=None, help="label in the report; the budgets where left out")
+    extract = command("extract", "Write a sub-model as an ordinary model.")
+    extract.add_argument("run", type=str, help=run)
+    extract.add_argument("setting", type=str, help="such as depth=4,width=32, or the label of a selection")
+    extract.add_argument("--output", type=str | None, default=None, help="folder; RUN/extracted/SETTING where left out")
+    extract.add_argument("--onnx", type=bool, default=False, help="export to ONNX too, checked in onnxruntime")
+    report = command("report", "Write report.html and report.png of a measured run.")
+    report.add_argument("run", type=str, help=run)
+    report.add_argument("--title", type=str | None, default=None, help="heading of the page")
+    reproduce = command("reproduce", "Repeat an experiment of the papers.")
+    reproduce.add_argument("experiment", type=Literal["order-dependency"], help="which one")
+    reproduce.add_argument("--output", type=str | None, default=None, help="JSON file for the result")
+    return parser
+
+
+def read_config(path: str | Path, changes: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML or JSON file into a `RunConfig`.
+
+    Args:
+        path: The file.
+        changes: Values to change, such as `training.updates=100`.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigError: If the file is missing, a key is unknown, or a value has the wrong type.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"There is no configuration at {path}. Give a YAML file, such as configs/digits.yaml.")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--run", type=RunConfig)
+    words = ["--run", str(path)]
+    for one in changes:
+        key, equals, value = one.partition("=")
+        if not equals:
+            raise ConfigError(f"{one!r} changes nothing. Write key=value, such as training.updates=100.")
+        words += [f"--run.{key}", value]
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return parser.instantiate(parser.parse_args(words)).run  # type: ignore[no-any-return]
+    except SortedNetError:
+        raise
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be used: {_detail(error)}.{_meant(str(error))}") from None
+
+
+def _detail(error: Exception) -> str:
+    """Keep of a parser's message the lines that say what is wrong."""
+    lines = [line.strip(" -\n") for line in str(error).splitlines()]
+    kept = [line for line in lines if line and not re.match(r'Parser key "run":|Unable to load config', line)]
+    return " ".join(kept).replace("run.", "").replace("Group 'run'", "It").rstrip(".")
+
+
+def _meant(message: str) -> str:
+    """Suggest the key that a misspelt one was meant to be."""
+    found = re.search(r"option '([\w.]+)'", message)
+    if not found:
+        return ""
+    known = [
+        name
+        for field in fields(RunConfig)
+        for name in (field.name, *(f"{field.name}.{part.name}" for part in fields(_section(field.name))))
+    ]
+    close = difflib.get_close_matches(found[1], known, n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(close)}?" if close else f" The keys are {', '.join(known)}."
+
+
+def _section(name: str) -> Any:
+    default = RunConfig(space={}).__dict__[name]
+    return default if is_dataclass(default) else _Nothing
+
+
+@dataclass(frozen=True)
+class _Nothing:
+    """A value without parts."""
+
+
+def _train(given: Namespace, console: Console) -> None:
+    config = read_config(given.config, given.changes)
+    output = Path(given.output or config.output)
+    images = config.load_data()
+    net = config.make_network(images)
+    objective = config.make_objective(net.space)
+    checkpoint.write_bytes(output / CONFIG, json.dumps(asdict(config), indent=1).encode())
+    shift, flip = config.data.shift, config.data.flip
+
+    def transform(batch: Any, generator: torch.Generator) -> Any:
+        return augment(batch[0], generator, shift=shift, flip=flip), batch[1]
+
+    trainer = Trainer(
+        net, objective, functional.cross_entropy, (images.train_images, images.train_labels), config.training, output,
+        transform=transform, console=console,
+    )  # fmt: skip
+    trainer.train(resume=given.resume)
+    if config.buffers == "reestimated":
+        net.reestimate(images.train_images[:2048].split(256))
+        net.save_pretrained(output / "model")
+    console.print(f"Trained {len(net.space)} sub-models in one network: {output / 'model'}")
+
+
+def _open(run: str) -> tuple[RunConfig, ImageData, SortedNet]:
+    config = read_config(_in_run(run, CONFIG, "sortednet train"))
+    images = config.load_data()
+    if not (Path(run) / "model").is_dir():
+        raise ConfigError(f"{run} holds no trained network yet. Finish it first: sortednet train {Path(run) / CONFIG}")
+    return config, images, load(Path(run) / "model", config.make_builder(images), space=config.make_space())
+
+
+def _in_run(run: str, name: str, command: str) -> Path:
+    path = Path(run) / name
+    if not path.is_file():
+        raise ConfigError(f"There is no {name} in {run}. Give the folder of a run; '{command}' writes it.")
+    return path
+
+
+def _evaluate(given: Namespace, console: Console) -> None:
+    unknown = sorted(set(given.measure) - {"flops", "latency", "memory"})
+    if unknown or given.batch_size < 1:
+        raise ConfigError(
+            f"measure={given.measure} may hold flops, latency and memory; batch_size={given.batch_size} is at least 1."
+        )
+    _, images, net = _open(given.run)
+    batches = list(
+        zip(images.test_images.split(given.batch_size), images.test_labels.split(given.batch_size), strict=True)
+    )
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("evaluating", total=len(net.space))
+        table = evaluation.evaluate(
+            net,
+            batches,
+            measure=given.measure,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    table.to_json(Path(given.run) / TABLE)
+    table.to_csv(Path(given.run) / "table.csv")
+    front = table.pareto()
+    _print_rows(front, f"{len(table)} sub-models; the {len(front)} that no smaller one beats:")
+    console.print(f"The whole table: {Path(given.run) / 'table.csv'}")
+
+
+def _print_rows(rows: Sequence[Row], title: str) -> None:
+    shown = RichTable(title=title, title_justify="left")
+    for name in ("setting", "accuracy", "recovery", "parameters", "MFLOPs", "latency ms", "memory MB"):
+        shown.add_column(name, justify="left" if name == "setting" else "right")
+    for row in rows:
+        cells = [(row.recovery, "{:.1f} %", 1.0), (row.params, "{:,}", 1), (row.flops, "{:.2f}", 1e-6)]
+        cells += [(row.latency_ms, "{:.2f}", 1.0), (row.memory_bytes, "{:.2f}", 1e-6)]
+        shown.add_row(
+            str(row.setting),
+            f"{row.quality:.2f}",
+            *("-" if v is None else form.format(v * by) for v, form, by in cells),
+        )
+    Console(soft_wrap=True).print(shown)
+
+
+def _select(given: Namespace, console: Console) -> None:
+    table = Table.from_json(_in_run(given.run, TABLE, "sortednet evaluate"))
+    budgets: dict[str, float] = {}
+    for one in given.budgets:
+        key, equals, value = one.partition("=")
+        try:
+            budgets[key] = float(value)
+        except ValueError:
+            raise SettingError(f"{one!r} is no budget. Write max_params=50000 or min_quality=90.") from None
+    setting = table.select(**budgets)
+    chosen = _chosen(given.run)
+    chosen[given.name or " ".join(given.budgets)] = setting
+    text = json.dumps({label: str(one) for label, one in chosen.items()}, indent=1)
+    checkpoint.write_bytes(Path(given.run) / CHOSEN, text.encode())
+    _print_rows([table.row(setting)], f"Best under {' '.join(given.budgets)}:")
+
+
+def _chosen(run: str) -> dict[str, Setting]:
+    path = Path(run) / CHOSEN
+    held = json.loads(path.read_text()) if path.is_file() else {}
+    return {label: Setting.parse(text) for label, text in held.items()}
+
+
+def _extract(given: Namespace, console: Console) -> None:
+    _, images, net = _open(given.run)
+    chosen = _chosen(given.run)
+    setting = chosen.get(given.setting) or net.space.setting(given.setting)
+    output = Path(given.output) if given.output else Path(given.run) / "extracted" / str(setting)
+    model = net.extract(setting).eval()
+    checkpoint.write_bytes(output / "model.safetensors", checkpoint.to_bytes(model.state_dict()))
+    checkpoint.write_bytes(output / "setting.json", json.dumps(dict(setting)).encode())
+    parameters = sum(one.numel() for one in model.parameters())
+    console.print(
+        f"Wrote {type(model).__name__} at {setting}, {parameters:,} parameters: {output / 'model.safetensors'}"
+    )
+    if given.onnx:
+        difference = export.to_onnx(model, images.test_images[:2], output / "model.onnx")
+        console.print(f"Wrote {output / 'model.onnx'}; onnxruntime differs by {difference:.1e} at most.")
+
+
+def _report(given: Namespace, console: Console) -> None:
+    table = Table.from_json(_in_run(given.run, TABLE, "sortednet evaluate"))
+    config = read_config(_in_run(given.run, CONFIG, "sortednet train"))
+    title = given.title or f"{config.model.name} on {config.data.name}"
+    facts = {
+        "updates": f"{config.training.updates:,}",
+        "objective": f"{config.objective.name}, {config.objective.draws} draws a batch",
+        "sampler": config.sampler.name,
+    }
+    write_report(
+        Path(given.run) / "report.html", table, curves=read_curves(given.run), chosen=_chosen(given.run), title=title,
+        facts=facts,
+    )  # fmt: skip
+    write_picture(Path(given.run) / "report.png", table, title=title)
+    console.print(f"Wrote {Path(given.run) / 'report.html'} and report.png; open the page in a browser.")
+
+
+def _reproduce(given: Namespace, console: Console) -> None:
+    result = order_dependency.run()
+    if given.output:
+        checkpoint.write_bytes(Path(given.output), json.dumps(result, indent=1).encode())
+    Console(soft_wrap=True).print(order_dependency.table(result), markup=False)
+
+
+_COMMANDS = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "select": _select,
+    "extract": _extract,
+    "report": _report,
+    "reproduce": _reproduce,
+}

@@ -1,0 +1,209 @@
+"""The configuration of a run: what a YAML file may say, and the objects it stands for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from . import models, objectives, sampling
+from .buffers import BufferPolicy
+from .data import ImageData
+from .data import load as load_images
+from .errors import ConfigError, SortedNetError
+from .network import SortedNet
+from .objectives import Objective
+from .space import Number, Space
+from .trainers import TrainingConfig
+
+__all__ = ["DataConfig", "ModelConfig", "ObjectiveConfig", "RunConfig", "SamplerConfig"]
+
+SAMPLERS: dict[str, type[sampling.Sampler]] = {
+    "uniform": sampling.Uniform,
+    "stratified": sampling.Stratified,
+    "weighted": sampling.Weighted,
+    "per_dimension": sampling.PerDimension,
+    "geometric": sampling.Geometric,
+    "cycle": sampling.Cycle,
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model.
+
+    Args:
+        name: A model of this library (`mlp`, `preresnet`, `transformer`, `mobilenet_v2`), or the import path of your
+            own builder, such as `my_package.my_module:build`.
+        options: Arguments of the builder that are not sorted.
+    """
+
+    name: str = "preresnet"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images.
+
+    Args:
+        name: `digits`, `cifar10`, `npz` or `image_folder`.
+        options: Arguments of the loader, such as `path`.
+        shift: Largest random shift of a training image, in pixels.
+        flip: Whether training images are mirrored at random.
+    """
+
+    name: str = "digits"
+    options: dict[str, Any] = field(default_factory=dict)
+    shift: int = 0
+    flip: bool = False
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How settings are drawn.
+
+    Args:
+        name: `uniform`, `stratified`, `weighted`, `per_dimension`, `geometric` or `cycle`.
+        options: Further arguments of the sampler.
+        always: Settings in every draw: `largest`, or `sandwich` for the largest and the smallest.
+    """
+
+    name: str = "stratified"
+    options: dict[str, Any] = field(default_factory=dict)
+    always: Literal["largest", "sandwich"] | None = None
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Which sub-models a batch trains.
+
+    Args:
+        name: `stochastic`, `stochastic_summation` or `summation`.
+        draws: Sub-models that a batch is split among, for `stochastic`.
+        distillation: Weight of the full model's outputs as targets; 0 for none.
+        temperature: Of the distillation.
+    """
+
+    name: Literal["stochastic", "stochastic_summation", "summation"] = "stochastic"
+    draws: int = 8
+    distillation: float = 0.0
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run of `sortednet train`.
+
+    Args:
+        space: The supports by dimension, or a list of settings.
+        output: Folder for all that the run writes.
+        model: Which model.
+        data: Which images.
+        sampler: How settings are drawn.
+        objective: Which sub-models a batch trains.
+        training: How it is trained.
+        buffers: Whose the running statistics are: `shared`, `private` or `reestimated`.
+        private: Shell patterns of parameters that every sub-model has for itself, such as `head.*`.
+    """
+
+    space: dict[str, list[Number]] | list[dict[str, Number]]
+    output: str = "runs/run"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    buffers: BufferPolicy = "shared"
+    private: list[str] = field(default_factory=list)
+
+    def make_space(self) -> Space:
+        """Return the space.
+
+        Raises:
+            SpaceError: If it is none.
+        """
+        return Space(self.space) if isinstance(self.space, list) else Space(**self.space)
+
+    def make_builder(self, images: ImageData) -> Callable[..., nn.Module]:
+        """Return the builder, told the number of classes and channels where it asks for them and the file does not.
+
+        Raises:
+            ConfigError: If there is no such model, or it does not take an option or a dimension.
+        """
+        build = models.resolve(self.model.name)
+        facts = {
+            "classes": len(images.class_names),
+            "channels": images.train_images.shape[1],
+            "inputs": images.train_images[0].numel(),
+        }
+        taken = inspect.signature(build).parameters
+        if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in taken.values()):
+            for name in (*self.model.options, *self.make_space().supports):
+                if name not in taken:
+                    raise ConfigError(f"{self.model.name} takes no argument {name}. It takes {', '.join(taken)}.")
+        options = {**{name: value for name, value in facts.items() if name in taken}, **self.model.options}
+        return partial(build, **options)
+
+    def make_network(self, images: ImageData) -> SortedNet:
+        """Return the network with fresh weights, the same for the same seed."""
+        torch.manual_seed(self.training.seed)
+        return SortedNet(self.make_builder(images), self.make_space(), buffers=self.buffers, private=self.private)
+
+    def make_objective(self, space: Space) -> Objective:
+        """Return the objective and its sampler.
+
+        Raises:
+            ConfigError: If a name or an option is unknown.
+        """
+        one = self.objective
+        if one.draws < 1 or one.distillation < 0 or one.temperature <= 0:
+            raise ConfigError(
+                f"objective.draws={one.draws} must be at least 1, distillation={one.distillation} at least 0 and "
+                f"temperature={one.temperature} above 0."
+            )
+        distillation = objectives.Distillation(one.distillation, one.temperature) if one.distillation else None
+        if one.name == "summation":
+            return objectives.Summation(space, distillation)
+        if one.name == "stochastic_summation":
+            return objectives.StochasticSummation(self._sampler(space), distillation=distillation)
+        return objectives.Stochastic(self._sampler(space), one.draws, distillation)
+
+    def _sampler(self, space: Space) -> sampling.Sampler:
+        if self.sampler.name not in SAMPLERS:
+            raise ConfigError(f"sampler.name={self.sampler.name!r} is unknown. Choose one of {list(SAMPLERS)}.")
+        options = {**self.sampler.options}
+        if self.sampler.name != "cycle":
+            options.setdefault("seed", self.training.seed)
+        inner = call(SAMPLERS[self.sampler.name], "sampler.options", options, space)
+        if self.sampler.always == "largest":
+            return sampling.WithLargest(inner)
+        return sampling.Sandwich(inner) if self.sampler.always == "sandwich" else inner
+
+    def load_data(self) -> ImageData:
+        """Load the images.
+
+        Raises:
+            DataError: If they are missing or have the wrong shapes.
+            ConfigError: If the loader does not take an option.
+        """
+        return call(load_images, "data.options", self.data.options, self.data.name)  # type: ignore[no-any-return]
+
+
+def call(function: Callable[..., Any], what: str, options: Mapping[str, Any], *args: Any) -> Any:
+    """Call a function with options from a file, and say which option it does not take.
+
+    Raises:
+        ConfigError: If the options do not fit.
+    """
+    try:
+        return function(*args, **options)
+    except SortedNetError:
+        raise
+    except TypeError as error:
+        raise ConfigError(f"{what}={dict(options)} do not fit: {error}. Correct the names or the values.") from error

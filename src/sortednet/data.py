@@ -1,0 +1,456 @@
+"""Labelled images, read, checked and normalised: digits, CIFAR-10, arrays of your own and folders of images."""
+
+from __future__ import annotations
+
+import inspect
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["ImageData", "augment", "load", "load_cifar10", "load_digits", "load_image_folder", "load_npz"]
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_CIFAR10_PARTS = 5
+_TILE, _TILES_PER_ROW = 32, 100
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """Labelled images for training and for testing.
+
+    Attributes:
+        train_images: Normalised per channel to mean 0 and standard deviation 1. Shape (N, C, H, W), float32.
+        train_labels: Class of each image, 0 to the number of classes - 1. Shape (N,), int64.
+        test_images: Normalised with the training images' mean and standard deviation. Shape (M, C, H, W), float32.
+        test_labels: Class of each image. Shape (M,), int64.
+        class_names: Name of each class.
+    """
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    class_names: tuple[str, ...]
+
+
+def load_digits(test_share: float = 0.3, seed: int = 0) -> ImageData:
+    """Load scikit-learn's 1,797 handwritten digits of 8 x 8 pixels.
+
+    Args:
+        test_share: Share of the images to test with, in (0, 1). Each class is split in this proportion.
+        seed: Of the split, at least 0.
+
+    Returns:
+        The data: 1 channel, 10 classes.
+
+    Raises:
+        DataError: If the share leaves no image of some class on one side.
+        ImportError: If scikit-learn is not installed.
+
+    Source:
+        Alpaydin & Kaynak (1998), "Optical Recognition of Handwritten Digits", UCI; the test part, as scikit-learn holds
+        it.
+
+    Example:
+        >>> data = load_digits()
+        >>> data.train_images.shape, data.test_labels.shape
+        (torch.Size([1257, 1, 8, 8]), torch.Size([540]))
+    """
+    with _needs("scikit-learn"):
+        from sklearn import datasets
+        from sklearn.model_selection import train_test_split
+    if not 0 < test_share < 1:
+        raise DataError(f"test_share={test_share!r} is no share. Give a number in (0, 1), such as 0.3.")
+    digits = datasets.load_digits()
+    images = torch.from_numpy(digits.images).to(torch.uint8).unsqueeze(1)  # (N, 1, 8, 8)
+    labels = torch.from_numpy(digits.target).long()
+    try:
+        train, test = train_test_split(
+            range(len(labels)), test_size=test_share, random_state=seed, stratify=digits.target
+        )
+    except ValueError as error:
+        raise DataError(
+            f"The digits cannot be split with test_share={test_share!r}, seed={seed!r}: {error} "
+            "Give a share in (0, 1) that leaves every class an image on both sides, such as 0.3, and a seed of at "
+            "least 0."
+        ) from error
+    return _normalised(images[train], labels[train], images[test], labels[test], [str(i) for i in range(10)], "digits")
+
+
+def load_cifar10(folder: str | Path, *, parts: int = _CIFAR10_PARTS) -> ImageData:
+    """Load CIFAR-10 from lossless mosaics.
+
+    The folder holds `cifar10_train_1of5.webp` to `cifar10_train_5of5.webp` and `cifar10_test_a.webp`, each with 100
+    images of 32 x 32 pixels a row, and `cifar10_labels.npz` with the arrays `train_1of5` to `train_5of5`, `test_a` and
+    `classes`.
+
+    Args:
+        folder: The folder.
+        parts: How many of the training mosaics to use, from the first, 1 to 5.
+
+    Returns:
+        The data: 3 channels, 10 classes, 10,000 training images in each part.
+
+    Raises:
+        DataError: If a file is missing or unreadable, a mosaic has another layout, or labels do not fit the images.
+        ImportError: If Pillow or numpy is not installed.
+
+    Source:
+        Krizhevsky (2009), "Learning Multiple Layers of Features from Tiny Images".
+    """
+    if not isinstance(parts, int) or not 1 <= parts <= _CIFAR10_PARTS:
+        raise DataError(f"parts={parts!r} is not possible. Give how many of the five training mosaics to use, 1 to 5.")
+    folder = Path(folder)
+    names = [f"train_{part}of{_CIFAR10_PARTS}" for part in range(1, parts + 1)]
+    missing = [name for name in (*names, "test_a") if not (folder / f"cifar10_{name}.webp").is_file()]
+    if missing:
+        raise DataError(
+            f"{folder} lacks {', '.join(f'cifar10_{name}.webp' for name in missing)}. Put every mosaic there, or use "
+            f"fewer training mosaics, from the first, with parts=1 to {_CIFAR10_PARTS}."
+        )
+    stored = _arrays(folder / "cifar10_labels.npz", [*names, "test_a", "classes"])
+    mosaics = {name: _mosaic(folder / f"cifar10_{name}.webp") for name in (*names, "test_a")}
+    labels = {name: _labels(stored[name], f"{name} of cifar10_labels.npz") for name in (*names, "test_a")}
+    for name in (*names, "test_a"):
+        _check_counts(mosaics[name], labels[name], f"cifar10_{name}.webp")
+    return _normalised(
+        torch.cat([mosaics[name] for name in names]),
+        torch.cat([labels[name] for name in names]),
+        mosaics["test_a"],
+        labels["test_a"],
+        [str(name) for name in stored["classes"]],
+        str(folder),
+    )
+
+
+def load_npz(path: str | Path) -> ImageData:
+    """Load images of your own from one file of numpy arrays. Nothing in it is unpickled.
+
+    Args:
+        path: File with `train_images` and `test_images`, uint8 of shape (N, H, W) or (N, H, W, C), `train_labels` and
+            `test_labels`, integers from 0 on of shape (N,), and if you like `class_names`, text of shape (classes,);
+            without it, the classes are 0 to the largest training label.
+
+    Returns:
+        The data.
+
+    Raises:
+        DataError: If the file or an array is missing, unreadable, of another type or shape, or labels do not fit.
+        ImportError: If numpy is not installed.
+    """
+    path = Path(path)
+    parts = ("train_images", "train_labels", "test_images", "test_labels")
+    stored = _arrays(path, parts)
+    images = {}
+    for name in ("train_images", "test_images"):
+        array = stored[name]
+        if array.dtype != "uint8" or array.ndim not in (3, 4) or 0 in array.shape:
+            raise DataError(
+                f"{name} of {path} is {array.dtype} of shape {array.shape}. "
+                "Store uint8 of shape (N, H, W) or (N, H, W, C), none of them 0."
+            )
+        tensor = torch.from_numpy(array)
+        images[name] = tensor.unsqueeze(1) if array.ndim == 3 else tensor.permute(0, 3, 1, 2)  # (N, C, H, W)
+    labels = {name: _labels(stored[name], f"{name} of {path}") for name in ("train_labels", "test_labels")}
+    for part in ("train", "test"):
+        _check_counts(images[f"{part}_images"], labels[f"{part}_labels"], f"{part}_images of {path}")
+    if "class_names" in stored:
+        names = [str(name) for name in stored["class_names"].reshape(-1)]
+    else:
+        names = [str(i) for i in range(int(labels["train_labels"].max()) + 1)]
+    return _normalised(
+        images["train_images"], labels["train_labels"], images["test_images"], labels["test_labels"], names, str(path)
+    )
+
+
+def load_image_folder(folder: str | Path, *, mode: Literal["RGB", "L"] = "RGB") -> ImageData:
+    """Load images of your own from `train/<class>/` and `test/<class>/`.
+
+    Args:
+        folder: Folder of `train` and `test`. Files ending in .png, .jpg, .jpeg or .webp are read, in the order of their
+            names; all images have one size. The classes are the folders of `train`, in the order of their names.
+        mode: `RGB` for three channels, `L` for one of grey.
+
+    Returns:
+        The data.
+
+    Raises:
+        DataError: If a folder is missing or empty, an image cannot be read or has another size, or `test` has a class
+            that `train` lacks.
+        ImportError: If Pillow or numpy is not installed.
+    """
+    if mode not in ("RGB", "L"):
+        raise DataError(f"mode={mode!r} is unknown. Choose 'RGB' for three channels or 'L' for grey.")
+    folder = Path(folder)
+    classes = {part: _class_folders(folder / part) for part in ("train", "test")}
+    names = [one.name for one in classes["train"]]
+    unknown = sorted({one.name for one in classes["test"]} - set(names))
+    if unknown:
+        raise DataError(f"{folder / 'test'} has the classes {unknown}, which {folder / 'train'} lacks. It has {names}.")
+    images: dict[str, list[Tensor]] = {"train": [], "test": []}
+    labels: dict[str, list[int]] = {"train": [], "test": []}
+    first: tuple[Path, torch.Size] | None = None
+    for part, folders in classes.items():
+        for one in folders:
+            files = sorted(path for path in one.iterdir() if _is_image(path))
+            if not files:
+                raise DataError(
+                    f"{one} holds no image. Put files ending in {', '.join(_SUFFIXES)} there, or remove it."
+                )
+            for path in files:
+                image = _image(path, mode).permute(2, 0, 1)  # (C, H, W)
+                first = first or (path, image.shape)
+                if image.shape != first[1]:
+                    raise DataError(
+                        f"{path} is {_size(image.shape)}, but {first[0]} is {_size(first[1])}. "
+                        "Resize all images to one height and width."
+                    )
+                images[part].append(image)
+                labels[part].append(names.index(one.name))
+    return _normalised(
+        torch.stack(images["train"]),
+        torch.tensor(labels["train"]),
+        torch.stack(images["test"]),
+        torch.tensor(labels["test"]),
+        names,
+        str(folder),
+    )
+
+
+_LOADERS: dict[str, Callable[..., ImageData]] = {
+    "digits": load_digits,
+    "cifar10": load_cifar10,
+    "npz": load_npz,
+    "image_folder": load_image_folder,
+}
+
+
+def load(name: str, **options: Any) -> ImageData:
+    """Load the data that a configuration names.
+
+    Args:
+        name: `digits`, `cifar10`, `npz` or `image_folder`.
+        options: The arguments of the function `load_<name>`.
+
+    Returns:
+        The data.
+
+    Raises:
+        DataError: If the name or an option is unknown, an option is left out, or the data cannot be loaded.
+        ImportError: If a package is not installed.
+
+    Example:
+        >>> load("digits", test_share=0.5).class_names[:3]
+        ('0', '1', '2')
+    """
+    if name not in _LOADERS:
+        raise DataError(f"data={name!r} is unknown. Choose one of {list(_LOADERS)}.")
+    signature = inspect.signature(_LOADERS[name])
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        raise DataError(
+            f"The options {options} do not fit the data {name!r}: {error}. Give {', '.join(signature.parameters)}."
+        ) from None
+    return _LOADERS[name](**options)
+
+
+def augment(images: Tensor, generator: torch.Generator, *, shift: int = 0, flip: bool = False) -> Tensor:
+    """Shift and mirror images at random, each on its own.
+
+    Args:
+        images: Normalised images. Shape (B, C, H, W).
+        generator: Of the random numbers.
+        shift: Greatest shift up, down, left and right in pixels, 0 to min(H, W) - 1. What comes in is 0, the channel's
+            mean.
+        flip: Whether to mirror left and right with probability 1/2.
+
+    Returns:
+        The images, moved. Shape (B, C, H, W).
+
+    Raises:
+        DataError: If the images have another number of axes, or the shift is outside its range.
+
+    Source:
+        He et al. (2015), arXiv:1512.03385v1, Sec. 4.2: for CIFAR, a shift of up to 4 pixels and mirroring.
+
+    Example:
+        >>> augment(torch.tensor([[[[1.0, 2.0, 3.0]]]]), torch.Generator().manual_seed(1), flip=True)
+        tensor([[[[3., 2., 1.]]]])
+    """
+    if images.dim() != 4:
+        raise DataError(f"The images have shape {tuple(images.shape)}. Give shape (B, C, H, W).")
+    count, channels, height, width = images.shape
+    if not isinstance(shift, int) or not 0 <= shift < min(height, width):
+        raise DataError(
+            f"shift={shift!r} is not possible for images of {height} x {width} pixels. "
+            f"Give 0 to {min(height, width) - 1} pixels."
+        )
+
+    def draw(high: int) -> Tensor:
+        return torch.randint(high, (count, 1), generator=generator, device=generator.device).to(images.device)
+
+    rows = torch.arange(height, device=images.device).expand(count, -1)  # (B, H)
+    columns = torch.arange(width, device=images.device).expand(count, -1)  # (B, W)
+    if flip:
+        columns = torch.where(draw(2).bool(), columns.flip(1), columns)
+    if shift:
+        rows, columns = rows + draw(2 * shift + 1), columns + draw(2 * shift + 1)
+        images = F.pad(images, (shift, shift, shift, shift))
+    example = torch.arange(count, device=images.device).view(-1, 1, 1, 1)
+    channel = torch.arange(channels, device=images.device).view(1, -1, 1, 1)
+    return images[example, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+@contextmanager
+def _needs(package: str) -> Iterator[None]:
+    """Say how to install a package that is not there."""
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(
+            f'Loading these data needs {package}, which is not installed: pip install "sortednet[data]".'
+        ) from error
+
+
+def _arrays(path: Path, needed: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
+    """Read a file of numpy arrays, pickled ones refused."""
+    with _needs("numpy"):
+        import numpy as np
+    if not path.is_file():
+        raise DataError(f"There is no file {path}. Give the path of a .npz file with {', '.join(needed)}.")
+    try:
+        with path.open("rb") as file:
+            stored = np.load(file, allow_pickle=False)
+            if isinstance(stored, np.ndarray):
+                raise ValueError("it holds a single array without a name")
+            found = {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        # Not numpy's own text, which advises to unpickle.
+        raise DataError(
+            f"{path} cannot be read as named arrays of numbers and text ({type(error).__name__}). Write it with "
+            "numpy.savez_compressed; pickled objects are refused."
+        ) from error
+    missing = [name for name in needed if name not in found]
+    if missing:
+        raise DataError(
+            f"{path} lacks {', '.join(missing)}; it holds {', '.join(found) or 'nothing'}. Add the missing."
+        )
+    return found
+
+
+def _image(path: Path, mode: str) -> Tensor:
+    """Read an image. Shape (H, W, C), uint8."""
+    with _needs("Pillow and numpy"):
+        import numpy as np
+        from PIL import Image
+    try:
+        with Image.open(path) as image:
+            if image.mode[0] in "IF":
+                # Pillow would cut off every value above 255.
+                raise ValueError(f"its pixels are {image.mode}, of more than 8 bits")
+            pixels = torch.from_numpy(np.array(image.convert(mode)))
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{path} cannot be read as an image: {error}. Give an image of 8 bits a channel, or remove it."
+        ) from error
+    return pixels.unsqueeze(2) if mode == "L" else pixels
+
+
+def _mosaic(path: Path) -> Tensor:
+    """Read a mosaic and take it apart, row by row. Shape (N, 3, 32, 32), uint8."""
+    pixels = _image(path, "RGB")
+    height, width, _ = pixels.shape
+    if width != _TILE * _TILES_PER_ROW or height % _TILE:
+        raise DataError(
+            f"{path} is {height} x {width} pixels. A mosaic has rows of {_TILES_PER_ROW} images of {_TILE} x {_TILE}: "
+            f"a width of {_TILE * _TILES_PER_ROW} and a height that {_TILE} divides. Replace the file."
+        )
+    tiles = pixels.view(height // _TILE, _TILE, _TILES_PER_ROW, _TILE, 3)
+    return tiles.permute(0, 2, 4, 1, 3).reshape(-1, 3, _TILE, _TILE)
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder}. Put one folder per class there, with its images.")
+    found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not found:
+        raise DataError(f"{folder} is empty. Put one folder per class there, with its images.")
+    return found
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
+
+
+def _size(shape: torch.Size) -> str:
+    return f"{shape[1]} x {shape[2]} pixels"
+
+
+def _labels(array: np.ndarray[Any, Any], what: str) -> Tensor:
+    """Turn an array of integers into labels. Shape (N,), int64."""
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        raise DataError(f"{what} is {array.dtype} of shape {array.shape}. Store integers of shape (N,).")
+    return torch.from_numpy(array.astype("int64"))
+
+
+def _check_counts(images: Tensor, labels: Tensor, what: str) -> None:
+    if len(images) != len(labels):
+        raise DataError(f"{what} holds {len(images)} images, but there are {len(labels)} labels. Give one for each.")
+
+
+def _normalised(
+    train_images: Tensor,
+    train_labels: Tensor,
+    test_images: Tensor,
+    test_labels: Tensor,
+    class_names: Sequence[str],
+    what: str,
+) -> ImageData:
+    """Check labels and shapes, and normalise images of uint8 per channel."""
+    if train_images.shape[1:] != test_images.shape[1:]:
+        raise DataError(
+            f"The training images of {what} have shape {tuple(train_images.shape[1:])} (C, H, W), the test images "
+            f"{tuple(test_images.shape[1:])}. Give both the same."
+        )
+    for part, labels in (("training", train_labels), ("test", test_labels)):
+        outside = labels[(labels < 0) | (labels >= len(class_names))]
+        if len(outside):
+            raise DataError(
+                f"A {part} label of {what} is {int(outside[0])}, but the {len(class_names)} classes are numbered 0 to "
+                f"{len(class_names) - 1}. Number the labels from 0, and let the training labels hold every class."
+            )
+    values = torch.arange(256, dtype=torch.float64)
+    means, deviations = [], []
+    for channel in range(train_images.shape[1]):
+        # A histogram gives the exact mean and variance of 150 million bytes without a copy in float64.
+        share = torch.bincount(train_images[:, channel].flatten(), minlength=256).double()
+        share /= share.sum()
+        mean = float(share @ values)
+        deviation = float(share @ (values - mean).square()) ** 0.5
+        if deviation == 0:
+            raise DataError(
+                f"Channel {channel} of the training images of {what} is {mean:g} everywhere, so it cannot be "
+                "normalised to a standard deviation of 1. Leave the channel out."
+            )
+        means.append(mean)
+        deviations.append(deviation)
+    mean_of, deviation_of = (torch.tensor(one).view(1, -1, 1, 1) for one in (means, deviations))
+
+    def normalise(images: Tensor) -> Tensor:
+        return images.to(torch.float32, memory_format=torch.contiguous_format).sub_(mean_of).div_(deviation_of)
+
+    return ImageData(normalise(train_images), train_labels, normalise(test_images), test_labels, tuple(class_names))

@@ -1,0 +1,158 @@
+"""The pre-activation ResNet for small images, sorted in depth and width."""
+
+from typing import Literal, final, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from .sizes import check_sizes
+
+__all__ = ["Norm", "PreResNet", "PreResNetBlock"]
+
+Norm = Literal["batch", "instance", "group"]
+"""`batch`: `BatchNorm2d`. `instance`: `InstanceNorm2d` with scale and shift. `group`: `GroupNorm(1, channels)`.
+
+One group, because groups of more channels would divide the channels differently at each width, and one group fits any.
+"""
+
+
+@final
+class PreResNetBlock(nn.Module):
+    """Norm, ReLU, convolution, twice, around a shortcut.
+
+    Args:
+        inputs: Channels that come in.
+        outputs: Channels that go out.
+        stride: Of the first convolution and the shortcut, 1 or 2.
+        norm: The normalisation.
+        projects: Whether the shortcut is a 1 x 1 convolution of the pre-activated input, as where the shape changes.
+
+    Raises:
+        ConfigError: If the norm is unknown.
+
+    Source:
+        He et al. (2016), arXiv:1603.05027v3, Fig. 1 (b).
+
+    Example:
+        >>> PreResNetBlock(4, 8, stride=2, norm="batch", projects=True)(torch.ones(2, 4, 8, 8)).shape
+        torch.Size([2, 8, 4, 4])
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int, norm: Norm, projects: bool) -> None:
+        super().__init__()
+        self.norm1 = _norm(norm, inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.norm2 = _norm(norm, outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if projects else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the block.
+
+        Args:
+            x: Features. Shape (B, inputs, H, W).
+
+        Returns:
+            Features. Shape (B, outputs, ceil(H / stride), ceil(W / stride)).
+        """
+        active = torch.relu(self.norm1(x))
+        kept = x if self.shortcut is None else self.shortcut(active)
+        output: Tensor = kept + self.conv2(torch.relu(self.norm2(self.conv1(active))))
+        return output
+
+
+@final
+class PreResNet(nn.Module):
+    """A pre-activation ResNet for images of about 32 x 32 pixels.
+
+    With three stages its layers number 6 * depth + 2: `depth=3, width=16` is the cPreResNet20 of the papers. The blocks
+    of every stage are counted from its start, so that fewer blocks are a prefix of more, in each stage.
+
+    Args:
+        depth: Blocks of each stage, at least 1. A sortable dimension.
+        width: Channels of the first stage, at least 1; each further stage has twice as many. A sortable dimension.
+        stages: Number of stages, at least 1; each but the first halves the height and width of the image.
+        norm: `batch`, `instance` or `group`; see `Norm`. In training, `instance` needs more than one pixel to be left.
+        classes: Number of outputs, at least 1.
+        channels: Channels of the images, at least 1.
+
+    Attributes:
+        stem: The first convolution.
+        stages: The blocks of each stage.
+        norm: The last normalisation.
+        head: The linear head.
+
+    Raises:
+        ConfigError: If a size is no whole number of at least 1, or the norm is unknown.
+
+    Source:
+        He et al. (2016), arXiv:1603.05027v3; the sizes for CIFAR are those of He et al. (2015), arXiv:1512.03385v1,
+        Sec. 4.2. Where the shape changes, we project by a 1 x 1 convolution (option B there).
+
+    Example:
+        >>> PreResNet(depth=1, width=8, stages=1, channels=1)(torch.ones(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        depth: int = 3,
+        width: int = 16,
+        *,
+        stages: int = 3,
+        norm: Norm = "batch",
+        classes: int = 10,
+        channels: int = 3,
+    ) -> None:
+        super().__init__()
+        check_sizes("PreResNet", depth=depth, width=width, stages=stages, classes=classes, channels=channels)
+        widths = [width * 2**stage for stage in range(stages)]
+        self.stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.stages = nn.ModuleList(
+            nn.ModuleList(
+                PreResNetBlock(
+                    outputs // 2 if stage and not block else outputs,
+                    outputs,
+                    stride=2 if stage and not block else 1,
+                    norm=norm,
+                    projects=bool(stage) and not block,
+                )
+                for block in range(depth)
+            )
+            for stage, outputs in enumerate(widths)
+        )
+        self.norm = _norm(norm, widths[-1])
+        self.head = nn.Linear(widths[-1], classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute the outputs.
+
+        Args:
+            images: Normalised images. Shape (B, channels, H, W).
+
+        Returns:
+            Logits. Shape (B, classes).
+        """
+        x = self.stem(images)
+        for stage in self.stages:
+            assert isinstance(stage, nn.ModuleList)
+            for block in stage:
+                x = block(x)
+        x = torch.relu(self.norm(x)).mean((2, 3))  # (B, W of the last stage)
+        output: Tensor = self.head(x)
+        return output
+
+
+def _norm(norm: Norm, channels: int) -> nn.Module:
+    """Make the normalisation of so many channels."""
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    if norm == "instance":
+        return nn.InstanceNorm2d(channels, affine=True)
+    if norm == "group":
+        return nn.GroupNorm(1, channels)
+    raise ConfigError(f"norm={norm!r} is unknown. Choose one of {list(get_args(Norm))}.")

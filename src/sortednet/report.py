@@ -1,0 +1,377 @@
+"""The report: one page, and one picture, of what every sub-model is worth and what it costs."""
+
+from __future__ import annotations
+
+import io
+import math
+import statistics
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from . import figures
+from .checkpoint import write_bytes
+from .space import Setting
+from .table import Row, Table, readable
+
+__all__ = ["write_picture", "write_report"]
+
+_COST_CAPTION = (
+    "Every point is one sub-model; the line joins those that nothing at most as costly equals or betters "
+    "(the Pareto front). Hover for the setting."
+)
+_CURVES_CAPTION = (
+    "One line per sub-model, each point the mean of a few neighbouring updates; the darker, the fewer parameters. "
+    "Chosen sub-models are drawn bold. Hover for the name."
+)
+_TABLE_CAPTION = "Click a heading to sort. Bold: on the Pareto front of the parameters."
+# The browser itself then refuses to load anything from elsewhere.
+_OFFLINE = (
+    '<meta http-equiv="Content-Security-Policy" content="'
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+    '">'
+)
+_STYLE = """
+:root { color-scheme: light; --accent: #0b62a8; --ink: #1f2933; --soft: #52606d; --line: #e4e8ee; }
+* { box-sizing: border-box; }
+body { margin: 0; color: var(--ink); background: #fff;
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+main { max-width: 1080px; margin: 0 auto; padding: 28px 20px 64px; }
+h1 { font-size: 26px; line-height: 1.25; margin: 0 0 18px; }
+h2 { font-size: 18px; margin: 44px 0 2px; }
+h2::first-letter { text-transform: uppercase; }
+p { margin: 0 0 12px; color: var(--soft); max-width: 75ch; }
+dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 14px 28px; margin: 0; }
+dl div { border-left: 3px solid var(--accent); padding-left: 12px; overflow-wrap: anywhere; }
+dt, th { color: var(--soft); font-size: 13px; font-weight: 500; }
+dd { margin: 0; font-size: 20px; line-height: 1.3; font-variant-numeric: tabular-nums; }
+dd small { display: block; font-size: 13px; color: var(--soft); }
+.scroll { overflow: auto; }
+.tall { max-height: 70vh; border-bottom: 1px solid var(--line); }
+.choose { display: inline-block; margin: 0 0 8px; color: var(--soft); }
+select { font: inherit; color: var(--ink); padding: 3px 8px; border: 1px solid #9aa8b8; border-radius: 4px;
+  background: #fff; max-width: 100%; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: 5px 12px 5px 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+.name { text-align: left; white-space: normal; min-width: 90px; }
+thead th { position: sticky; top: 0; background: #fff; }
+th button { all: unset; cursor: pointer; }
+th button:hover, th[aria-sort] button { color: var(--accent); }
+th button:focus-visible, select:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+th[aria-sort="ascending"] button::after { content: " \\2191"; }
+th[aria-sort="descending"] button::after { content: " \\2193"; }
+tr.front td { font-weight: 600; }
+@media (max-width: 600px) { main { padding: 18px 12px 40px; } h1 { font-size: 21px; } h2 { margin-top: 32px; }
+  dl { grid-template-columns: 1fr 1fr; } dd { font-size: 17px; } }
+"""
+_SCRIPT = """
+const config = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
+for (const data of document.querySelectorAll("script[type='application/json']")) {
+  const figure = JSON.parse(data.textContent);
+  const place = document.getElementById(data.id.replace("-data", ""));
+  const options = figure.layout.meta.options;
+  const show = (value) => Plotly.update(
+    place, { visible: figure.data.map((trace) => trace.meta === undefined || trace.meta === value) },
+    options[value].layout);
+  Plotly.newPlot(place, figure.data, figure.layout, config).then(() => {
+    if (Object.keys(options).length) show(Object.keys(options)[0]);
+  });
+  const select = document.querySelector(`select[data-figure="${place.id}"]`);
+  if (select) select.addEventListener("change", () => show(select.value));
+}
+for (const button of document.querySelectorAll("th button")) {
+  button.addEventListener("click", () => {
+    const head = button.parentElement, body = head.closest("table").tBodies[0];
+    const sign = head.getAttribute("aria-sort") === "descending" ? 1 : -1;
+    for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", sign === 1 ? "ascending" : "descending");
+    const value = (row) => parseFloat(row.cells[head.cellIndex].dataset.value);
+    const order = (a, b) => isNaN(value(a)) - isNaN(value(b)) || sign * (value(a) - value(b)) || 0;
+    body.append(...[...body.rows].sort(order));
+  });
+}
+"""
+
+
+def write_report(
+    path: str | Path,
+    table: Table,
+    *,
+    curves: Mapping[str, figures.Curve] | None = None,
+    chosen: Mapping[str, Setting] | None = None,
+    title: str = "Every sub-model of one network",
+    facts: Mapping[str, str] | None = None,
+) -> None:
+    """Write one HTML page that shows the table: a grid, quality against cost, training, and all rows.
+
+    The page holds all it needs and loads nothing, so that it opens offline and can be sent as one file (about 5 MB).
+
+    Args:
+        path: File; what was there is replaced once all is written.
+        table: What was measured, any number of dimensions; a setting that the table lacks stays blank in the grid.
+        curves: Pairs of (update, loss) by the text of a setting. Lines are averaged lightly, and grey where the table
+            has no such setting.
+        chosen: Settings to mark, by label.
+        title: Heading of the page.
+        facts: More key facts, by name.
+
+    Raises:
+        SettingError: If a chosen setting is not in the table.
+        CheckpointError: If the file cannot be written.
+        ImportError: If plotly is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from sortednet.table import Row, Table
+        >>> table = Table([Row(Setting({"depth": d}), quality=0.1 * d, params=100 * d) for d in (2, 4, 8)])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_report(f"{folder}/report.html", table, chosen={"phone": table.select(max_params=500)})
+        ...     "depth=4" in Path(folder, "report.html").read_text(encoding="utf-8")
+        True
+    """
+    marked = {label: table.row(setting) for label, setting in (chosen or {}).items()}
+    drawn = {"grid": figures.grid_figure(table), "cost": figures.cost_figure(table, marked)}
+    if curves:
+        drawn["curves"] = figures.curves_figure(table, curves, marked)
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        _facts(table, facts or {}),
+        _section("grid", f"{table.metric} of every sub-model", _grid_caption(table), drawn["grid"]),
+        _section("cost", f"{table.metric} against cost", _COST_CAPTION, drawn["cost"]),
+        _section("curves", "Training", _CURVES_CAPTION, drawn["curves"]) if curves else "",
+        f"<section><h2>Chosen sub-models</h2>{_chosen_table(table, marked)}</section>" if marked else "",
+        f"<section><h2>All sub-models</h2><p>{_TABLE_CAPTION}</p>{_whole_table(table)}</section>",
+    ]
+    data = "".join(
+        f'<script type="application/json" id="{name}-data">{_inert(figure.to_json())}</script>'
+        for name, figure in drawn.items()
+    )
+    page = (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">{_OFFLINE}<style>{_STYLE}</style>'
+        f"<script>{figures.plotly_source()}</script></head>\n<body><main>{''.join(body)}</main>\n"
+        f"{data}<script>{_SCRIPT}</script></body></html>\n"
+    )
+    write_bytes(Path(path), page.encode())
+
+
+def _inert(data: str) -> str:
+    """Keep JSON from ending the script element that holds it."""
+    return data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _section(name: str, heading: str, caption: str, figure: Any) -> str:
+    options = figure.layout.meta["options"]
+    select = ""
+    if len(options) > 1:
+        entries = "".join(f'<option value="{escape(v)}">{escape(o["label"])}</option>' for v, o in options.items())
+        what = escape(figure.layout.meta["choose"])
+        select = f'<label class="choose">{what} <select data-figure="{name}">{entries}</select></label>'
+    least = figure.layout.meta["least_width"]
+    return (
+        f'<section><h2>{escape(heading)}</h2><p>{escape(caption)}</p>{select}<div class="scroll">'
+        f'<div id="{name}" style="height:{figure.layout.height}px;min-width:{least}px"></div></div></section>'
+    )
+
+
+def _grid_caption(table: Table) -> str:
+    recovery = ", and its recovery: per cent of the full model's" if "recovery" in table.columns else ""
+    what = f"The {table.metric} of each sub-model{recovery}."
+    return what if len(table.dimensions) == 1 else f"{what} Grey cells were not evaluated."
+
+
+def _facts(table: Table, more: Mapping[str, str]) -> str:
+    """List the key facts."""
+    largest = _largest(table)
+    recoveries = [row.recovery for row in table if row.recovery is not None and math.isfinite(row.recovery)]
+    shown = [("Sub-models", f"{len(table):,}", f"over {', '.join(table.dimensions)}")]
+    for name, row in ((largest[0], largest[1]), ("Smallest", table[0])):
+        note = f"{row.setting}, {table.text(row, 'params')} parameters"
+        shown.append((f"{name}: {table.metric}", table.text(row, "quality"), note))
+    if recoveries:
+        shown.append(("Mean recovery", f"{statistics.fmean(recoveries):.1f} %", "of the full model's quality"))
+    shown += [(name, value, "") for name, value in more.items()]
+    items = (
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{_breakable(note)}</small></dd></div>"
+        for name, value, note in shown
+    )
+    return f"<dl>{''.join(items)}</dl>"
+
+
+def _breakable(text: str) -> str:
+    """Let a long setting wrap between its dimensions only."""
+    return escape(text).replace(",", ",<wbr>")
+
+
+def _largest(table: Table) -> tuple[str, Row]:
+    """Find the full model, or what comes closest where a list of settings leaves it out."""
+    full = Setting({name: max(row.setting[name] for row in table) for name in table.dimensions})
+    found = next((row for row in table if row.setting == full), None)
+    return ("Largest", table[-1]) if found is None else ("Full model", found)
+
+
+def _heads(table: Table, columns: list[str]) -> list[str]:
+    names = {"quality": table.metric[:1].upper() + table.metric[1:], "recovery": "Recovery", **figures.HEADS}
+    return [escape(names[column]) for column in columns]
+
+
+def _cells(table: Table, row: Row, columns: list[str]) -> str:
+    values = (getattr(row, column) for column in columns)
+    return "".join(
+        f'<td data-value="{"" if value is None else value}">{table.text(row, column)}</td>'
+        for column, value in zip(columns, values, strict=True)
+    )
+
+
+def _chosen_table(table: Table, marked: Mapping[str, Row]) -> str:
+    columns = list(table.columns)
+    heads = "".join(f"<th>{head}</th>" for head in _heads(table, columns))
+    lines = "".join(
+        f'<tr><td class="name"><b>{escape(label)}</b></td><td class="name">{_breakable(str(row.setting))}</td>'
+        f"{_cells(table, row, columns)}</tr>"
+        for label, row in marked.items()
+    )
+    return (
+        '<div class="scroll"><table><thead><tr><th class="name">Label</th><th class="name">Setting</th>'
+        f"{heads}</tr></thead><tbody>{lines}</tbody></table></div>"
+    )
+
+
+def _whole_table(table: Table) -> str:
+    columns = list(table.columns)
+    front = set(table.pareto())
+    ordered = sorted(table, key=lambda row: tuple(row.setting[name] for name in table.dimensions))
+    places = {row: place for place, row in enumerate(ordered)}
+    heads = "".join(f'<th><button type="button">{head}</button></th>' for head in _heads(table, columns))
+    lines = "".join(
+        f'<tr{" class=front" if row in front else ""}><td class="name" data-value="{places[row]}">'
+        f"{_breakable(str(row.setting))}</td>{_cells(table, row, columns)}</tr>"
+        for row in table
+    )
+    return (
+        '<div class="scroll tall"><table><thead><tr><th class="name"><button type="button">Setting</button></th>'
+        f"{heads}</tr></thead><tbody>{lines}</tbody></table></div>"
+    )
+
+
+def write_picture(path: str | Path, table: Table, *, title: str | None = None) -> None:
+    """Write a PNG, 2000 pixels wide: the grid at the left, quality against parameters at the right.
+
+    Of more than two dimensions, the others stand at their largest value.
+
+    Args:
+        path: File; what was there is replaced once all is written.
+        table: What was measured.
+        title: Line above both parts; none where left out.
+
+    Raises:
+        CheckpointError: If the file cannot be written.
+        ImportError: If matplotlib is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from sortednet.table import Row, Table
+        >>> table = Table([Row(Setting({"depth": d}), quality=0.1 * d, params=100 * d) for d in (2, 4, 8)])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_picture(f"{folder}/table.png", table)
+        ...     Path(folder, "table.png").read_bytes()[1:4]
+        b'PNG'
+    """
+    canvas = figures.optional("matplotlib.backends.backend_agg").FigureCanvasAgg
+    picture = figures.optional("matplotlib.figure").Figure(figsize=(10, 4.3), dpi=200, layout="constrained")
+    canvas(picture)
+    picture.get_layout_engine().set(wspace=0.06)
+    left, right = picture.subplots(1, 2)
+    if len(table.dimensions) == 1:
+        _picture_line(left, table)
+    else:
+        _picture_grid(picture, left, table)
+    _picture_front(right, table)
+    if title is not None:
+        picture.suptitle(title, fontsize=12, color=figures.INK, parse_math=False)
+    data = io.BytesIO()
+    picture.savefig(data, format="png")
+    write_bytes(Path(path), data.getvalue())
+
+
+def _named(axes: Any, across: str, up: str) -> None:
+    axes.set_xlabel(across, color=figures.INK, parse_math=False)
+    axes.set_ylabel(up, color=figures.INK, parse_math=False)
+    axes.tick_params(labelsize=8, colors=figures.INK)
+    for side in axes.spines.values():
+        side.set_color(figures.MUTED)
+
+
+def _picture_line(axes: Any, table: Table) -> None:
+    name = table.dimensions[0]
+    rows = sorted(table, key=lambda row: row.setting[name])
+    axes.plot([row.setting[name] for row in rows], [row.quality for row in rows], "o-", color=figures.ACCENT, ms=4)
+    axes.grid(color=figures.LINE)
+    axes.set_axisbelow(True)
+    _named(axes, name, table.metric)
+
+
+def _picture_grid(picture: Any, axes: Any, table: Table) -> None:
+    across, up, others = figures.axes_of(table)
+    columns, lines, grids = figures.grids_of(table)
+    where, grid = next(iter(grids.items()))
+    values = [[math.nan if row is None else row.quality for row in line] for line in grid]
+    shown = [value for line in values for value in line if math.isfinite(value)]
+    low, high = min(shown, default=0.0), max(shown, default=1.0)
+    colours = "viridis" if table.higher_is_better else "viridis_r"
+    axes.set_facecolor("#eef1f5")
+    image = axes.imshow(values, aspect="auto", origin="lower", cmap=colours, vmin=low, vmax=high)
+    picture.colorbar(image, ax=axes, pad=0.02, fraction=0.05).ax.tick_params(labelsize=8)
+    for set_ticks, names in ((axes.set_xticks, columns), (axes.set_yticks, lines)):
+        every = math.ceil(len(names) / 16)
+        set_ticks(range(0, len(names), every), names[::every])
+    if len(columns) <= 12 and len(lines) <= 20:
+        for y, line in enumerate(grid):
+            for x, row in enumerate(line):
+                if row is not None and math.isfinite(row.quality):
+                    axes.text(
+                        x,
+                        y,
+                        table.text(row, "quality"),
+                        ha="center",
+                        va="center",
+                        fontsize=7.5,
+                        color=figures.ink_on(row.quality, low, high, table),
+                    )
+    _named(axes, across, up)
+    axes.set_title(
+        f"{table.metric}{' at ' + where if others else ''}", fontsize=10, color=figures.INK, parse_math=False
+    )
+
+
+def _picture_front(axes: Any, table: Table) -> None:
+    front = table.pareto()
+    axes.plot(
+        [row.params for row in table],
+        [row.quality for row in table],
+        "o",
+        color=figures.MUTED,
+        ms=4,
+        alpha=0.75,
+        mew=0,
+        label="sub-models",
+    )
+    axes.plot(
+        [row.params for row in front],
+        [row.quality for row in front],
+        "o-",
+        color=figures.ACCENT,
+        ms=5,
+        label="Pareto front",
+    )
+    if table[0].params > 0:
+        axes.set_xscale("log")
+        marks = figures.ticks_of([row.params for row in table])
+        axes.set_xticks(marks, [readable(mark) for mark in marks])
+        axes.minorticks_off()
+    axes.grid(color=figures.LINE)
+    axes.set_axisbelow(True)
+    axes.legend(loc="lower right" if table.higher_is_better else "upper right", fontsize=8, frameon=False)
+    _named(axes, "parameters (log scale)" if table[0].params > 0 else "parameters", table.metric)
+    axes.set_title(f"{table.metric} against parameters", fontsize=10, color=figures.INK, parse_math=False)

@@ -1,0 +1,401 @@
+"""A training loop on Accelerate: precision, schedule, clipping, checkpoints, exact resume, progress and metrics."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import send_to_device
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from . import checkpoint
+from .errors import CheckpointError, ConfigError, DataError
+from .network import SortedNet
+from .objectives import Batch, LossFunction, Objective
+from .space import Setting
+from .training import UpdateRule, step
+
+__all__ = ["Trainer", "TrainingConfig", "read_curves"]
+
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a network is trained.
+
+    Args:
+        updates: Optimiser steps.
+        batch_size: Examples in a batch, over all processes.
+        accumulate: Batches per update (g_acc in the papers), each with draws of its own.
+        optimizer: `adamw` or `sgd` (with Nesterov-free momentum 0.9).
+        learning_rate: Its largest value, above 0.
+        weight_decay: At least 0.
+        schedule: From the largest value to 0 along a half `cosine` or a `linear` line, or `constant`.
+        warmup_share: Share of the updates over which the learning rate rises linearly from 0, in [0, 1).
+        max_norm: Largest norm of the gradient, above 0; none where null.
+        update: What a step may change: `standard`, `touched` or `unique`.
+        precision: `no` (float32) or `bf16` (autocast).
+        compile: Whether to compile the blocks.
+        checkpoint_every: Updates between checkpoints.
+        keep: Checkpoints kept, at least 1.
+        log_every: Updates averaged in a line of `metrics.jsonl`.
+        tensorboard: Whether to write TensorBoard events too.
+        seed: Of the data's order, the augmentation and dropout.
+
+    Raises:
+        ConfigError: If a value is outside its range.
+    """
+
+    updates: int = 1000
+    batch_size: int = 128
+    accumulate: int = 1
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.01
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_share: float = 0.1
+    max_norm: float | None = 1.0
+    update: UpdateRule = "standard"
+    precision: Literal["no", "bf16"] = "no"
+    compile: bool = False
+    checkpoint_every: int = 500
+    keep: int = 2
+    log_every: int = 10
+    tensorboard: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "batch_size", "accumulate", "checkpoint_every", "keep", "log_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"training.{name}={getattr(self, name)} is below 1. Give at least 1.")
+        if not self.learning_rate > 0 or self.weight_decay < 0 or not 0 <= self.warmup_share < 1:
+            raise ConfigError(
+                f"training.learning_rate={self.learning_rate} must be above 0, weight_decay={self.weight_decay} at "
+                f"least 0 and warmup_share={self.warmup_share} in [0, 1)."
+            )
+        if self.max_norm is not None and not self.max_norm > 0:
+            raise ConfigError(f"training.max_norm={self.max_norm} must be above 0, or null for no clipping.")
+
+    def rate_at(self, update: int) -> float:
+        """Return the learning rate of an update, 0 to `updates` - 1."""
+        warmup = round(self.warmup_share * self.updates)
+        if update < warmup:
+            return self.learning_rate * (update + 1) / warmup
+        done = (update - warmup) / max(1, self.updates - warmup)
+        shape = {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}
+        return self.learning_rate * shape[self.schedule]
+
+
+class Trainer:
+    """Trains a network and keeps what is needed to go on after an interruption.
+
+    All randomness of an update is a function of the seed and the update's number, so a resumed run takes the very steps
+    an uninterrupted one would have taken, drawn settings included.
+
+    Args:
+        net: The network.
+        objective: Which sub-models each batch trains.
+        loss_fn: Mean loss of an output and the targets.
+        data: A map-style data set of `(inputs, ..., target)` or mappings, or a tuple of tensors of equal length.
+        config: How to train.
+        output: Folder for metrics, checkpoints and the trained network.
+        transform: Changes a batch before use, given it and a seeded generator, such as random shifts.
+        console: Where progress is shown; standard error where left out.
+
+    Raises:
+        DataError: If the data are empty or hold fewer examples than a batch.
+    """
+
+    def __init__(
+        self,
+        net: SortedNet,
+        objective: Objective,
+        loss_fn: LossFunction,
+        data: Dataset[Any] | Sequence[Tensor],
+        config: TrainingConfig,
+        output: str | Path,
+        *,
+        transform: Callable[[Any, torch.Generator], Batch] | None = None,
+        console: Console | None = None,
+    ) -> None:
+        self.net, self.objective, self.loss_fn, self.config = net, objective, loss_fn, config
+        self.output = Path(output)
+        self.data: Any = _Tensors(data) if isinstance(data, (tuple, list)) else data
+        self.transform = transform
+        self.console = console or Console(stderr=True)
+        if len(self.data) < config.batch_size:
+            raise DataError(
+                f"The data hold {len(self.data)} examples, fewer than a batch of {config.batch_size}. "
+                "Lower training.batch_size, or give more data."
+            )
+
+    def train(self, resume: bool = True) -> SortedNet:
+        """Train to the end, write the network to `output/model`, and return it.
+
+        Args:
+            resume: Whether to go on from the last checkpoint in `output`; it starts anew where there is none.
+
+        Returns:
+            The trained network.
+
+        Raises:
+            TrainingError: If a loss is not finite.
+            CheckpointError: If a checkpoint is damaged or of another run, or the disk is full.
+        """
+        config = self.config
+        accelerator = Accelerator(
+            mixed_precision=config.precision,
+            log_with="tensorboard" if config.tensorboard else None,
+            project_dir=str(self.output) if config.tensorboard else None,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        if config.tensorboard:
+            accelerator.init_trackers("tensorboard")
+        if config.compile:
+            self.net.compile()
+        model, optimizer = accelerator.prepare(self.net.train(), self._optimizer())
+        start = self._resume(model, optimizer) if resume else 0
+        log = _Log(self.output / METRICS, start, enabled=accelerator.is_main_process)
+        batches = self._batches(start, accelerator)
+        with self._progress(accelerator.is_main_process) as progress:
+            task = progress.add_task("training", total=config.updates, completed=start, loss=math.nan)
+            for update in range(start, config.updates):
+                held = [next(batches) for _ in range(config.accumulate)]
+                torch.manual_seed(_seed(config.seed, "model", update, accelerator.process_index))
+                for group in optimizer.param_groups:
+                    group["lr"] = config.rate_at(update)
+                result = step(
+                    self.net, self.objective, optimizer, held, self.loss_fn, accumulate=True, update=config.update,
+                    max_norm=config.max_norm, model=model, backward=accelerator.backward,
+                )  # fmt: skip
+                log.add(result.terms, result.loss)
+                done = update + 1
+                if done % config.log_every == 0 or done == config.updates:
+                    line = log.write(done, config.rate_at(update))
+                    accelerator.log({"loss": line["loss"], "learning_rate": line["learning_rate"]}, step=done)
+                    progress.update(task, completed=done, loss=line["loss"])
+                if done % config.checkpoint_every == 0 or done == config.updates:
+                    self._save(model, optimizer, done, accelerator.is_main_process)
+        accelerator.end_training()
+        if accelerator.is_main_process:
+            self.net.save_pretrained(self.output / "model")
+        return self.net
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        parameters = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
+        rate, decay = self.config.learning_rate, self.config.weight_decay
+        if self.config.optimizer == "sgd":
+            return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=decay)
+        return torch.optim.AdamW(parameters, rate, weight_decay=decay)
+
+    def _batches(self, start: int, accelerator: Accelerator) -> Iterator[Batch]:
+        """Yield this process's share of every batch from an update on."""
+        config = self.config
+        order = _Order(
+            len(self.data), config.batch_size, config.seed, start * config.accumulate,
+            accelerator.process_index, accelerator.num_processes,
+        )  # fmt: skip
+        collate = _as_is if isinstance(self.data, _Tensors) else default_collate
+        loader: Iterable[Any] = DataLoader(self.data, batch_sampler=order, collate_fn=collate)  # type: ignore[arg-type]
+        for number, batch in enumerate(loader, start * config.accumulate):
+            if self.transform is not None:
+                generator = torch.Generator().manual_seed(
+                    _seed(config.seed, "transform", number, accelerator.process_index)
+                )
+                batch = self.transform(batch, generator)
+            yield send_to_device(batch, accelerator.device, non_blocking=True)
+
+    def _progress(self, shown: bool) -> Progress:
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"),
+            TimeElapsedColumn(), TimeRemainingColumn(),
+        )  # fmt: skip
+        return Progress(*columns, console=self.console, disable=not shown)
+
+    def _identity(self) -> dict[str, Any]:
+        """Describe what must be equal for a run to be continued; how often it saves and logs may change."""
+        free = {"checkpoint_every", "keep", "log_every", "tensorboard", "compile"}
+        kept = {name: value for name, value in asdict(self.config).items() if name not in free}
+        return {"space": self.net.space.to_json(), "training": kept}
+
+    def _save(self, model: nn.Module, optimizer: torch.optim.Optimizer, update: int, main: bool) -> None:
+        """Write one file that holds all that a resumed run needs; no pickle."""
+        weights, state = get_state_dict(model, _inner(optimizer), options=_OPTIONS)
+        if not main:
+            return
+        tensors: dict[str, Any] = {f"model|{name}": value for name, value in weights.items()}
+        numbers: dict[str, Any] = {}
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer|{name}"] = value
+            else:
+                numbers[name] = value
+        described = {
+            "update": update,
+            "objective": self.objective.state_dict(),
+            "optimizer": numbers,
+            **self._identity(),
+        }
+        data = checkpoint.to_bytes(tensors, {"run": json.dumps(described)})
+        checkpoint.write_bytes(self._checkpoints() / f"update-{update:08d}.safetensors", data)
+        for stale in self._found()[: -self.config.keep]:
+            stale.unlink(missing_ok=True)
+
+    def _resume(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        """Take over the last checkpoint and return the number of updates done."""
+        found = self._found()
+        if not found:
+            return 0
+        tensors, metadata = checkpoint.read_file(found[-1])
+        described = json.loads(metadata["run"])
+        for name, value in json.loads(json.dumps(self._identity())).items():
+            if described[name] != value:
+                changed = {
+                    key: (described[name].get(key), value.get(key))
+                    for key in {*described[name], *value}
+                    if described[name].get(key) != value.get(key)
+                }
+                raise CheckpointError(
+                    f"{found[-1]} belongs to another run: of {name}, (then, now) are {changed}. "
+                    "Give another output folder, restore the old configuration, or start anew without resuming."
+                )
+        weights: dict[str, Any] = {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model|")}
+        state: dict[str, Any] = {name[10:]: tensor for name, tensor in tensors.items() if name.startswith("optimizer|")}
+        state.update({name: _as_given(value) for name, value in described["optimizer"].items()})
+        with checkpoint.fitting(found[-1]):
+            set_state_dict(model, _inner(optimizer), model_state_dict=weights, optim_state_dict=state, options=_OPTIONS)
+        self.objective.load_state_dict(described["objective"])
+        return int(described["update"])
+
+    def _checkpoints(self) -> Path:
+        return self.output / "checkpoints"
+
+    def _found(self) -> list[Path]:
+        return sorted(self._checkpoints().glob("update-*.safetensors"))
+
+
+_OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
+
+
+class _Tensors(Dataset[Any]):
+    """Examples held as tensors of equal length, fetched a batch at a time."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.tensors = tuple(tensors)
+        lengths = {len(tensor) for tensor in self.tensors}
+        if len(lengths) != 1:
+            raise DataError(f"The tensors have lengths {[len(t) for t in self.tensors]}. Give tensors of equal length.")
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return tuple(tensor[index] for tensor in self.tensors)
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
+        return tuple(tensor[indices] for tensor in self.tensors)
+
+
+class _Order:
+    """Indices of batch after batch, without end: each pass over the data in an order of its own."""
+
+    def __init__(self, length: int, batch_size: int, seed: int, start: int, rank: int, processes: int) -> None:
+        self.length, self.batch_size, self.seed, self.start = length, batch_size, seed, start
+        self.rank, self.processes = rank, processes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        per_pass = self.length // self.batch_size
+        first = self.start
+        while True:
+            turn, place = divmod(first, per_pass)
+            generator = torch.Generator().manual_seed(_seed(self.seed, "order", turn))
+            order = torch.randperm(self.length, generator=generator)
+            for batch in order[: per_pass * self.batch_size].view(per_pass, -1)[place:]:
+                yield batch[self.rank :: self.processes].tolist()
+            first = (turn + 1) * per_pass
+
+
+class _Log:
+    """Averages losses by sub-model and appends lines of JSON. Lines beyond the point of resumption are dropped."""
+
+    def __init__(self, path: Path, start: int, enabled: bool) -> None:
+        self.path, self.enabled = path, enabled
+        self.losses: list[float] = []
+        self.terms: dict[str, list[float]] = defaultdict(list)
+        if enabled:
+            kept = [line for line in _lines(path) if line["update"] <= start]
+            checkpoint.write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    def add(self, terms: Iterable[tuple[Setting, float]], loss: float) -> None:
+        self.losses.append(loss)
+        for setting, value in terms:
+            self.terms[str(setting)].append(value)
+
+    def write(self, update: int, learning_rate: float) -> dict[str, Any]:
+        line = {
+            "update": update,
+            "loss": sum(self.losses) / len(self.losses),
+            "learning_rate": learning_rate,
+            "terms": {setting: sum(values) / len(values) for setting, values in self.terms.items()},
+        }
+        self.losses, self.terms = [], defaultdict(list)
+        if self.enabled:
+            with open(self.path, "a") as file:
+                file.write(json.dumps(line) + "\n")
+        return line
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    lines = []
+    if path.is_file():
+        for text in path.read_text().splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                break  # A kill can leave the last line unfinished.
+    return lines
+
+
+def read_curves(output: str | Path) -> dict[str, list[tuple[int, float]]]:
+    """Read the training loss of every sub-model from a run's metrics.
+
+    Args:
+        output: The run's folder.
+
+    Returns:
+        For each setting's text, pairs of update and loss.
+    """
+    curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for line in _lines(Path(output) / METRICS):
+        for setting, loss in line["terms"].items():
+            curves[setting].append((line["update"], loss))
+    return dict(curves)
+
+
+def _seed(*parts: object) -> int:
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def _as_given(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _inner(optimizer: Any) -> torch.optim.Optimizer:
+    return getattr(optimizer, "optimizer", optimizer)  # type: ignore[no-any-return]
