@@ -291,13 +291,13 @@ def test_equation_4_3_bound_holds_around_the_minimum_of_a_quadratic():
     for angle in range(0, 360, 15):
         step = 0.7 * torch.tensor([math.cos(math.radians(angle)), math.sin(math.radians(angle))], dtype=torch.float64)
         module.weight.data = step
-        assert float(module(0)) <= loss_bound(lipschitz, 0.7) + 1e-12
+        assert module(0).item() <= loss_bound(lipschitz, 0.7) + 1e-12
 
 
 def test_equation_4_3_bound_is_reached_along_the_steepest_direction():
     module = Quadratic([[2.0, 1.0], [1.0, 2.0]])
     module.weight.data = torch.tensor([1.0, 1.0], dtype=torch.float64)
-    assert float(module(0)) == pytest.approx(loss_bound(3.0, math.sqrt(2)))
+    assert module(0).item() == pytest.approx(loss_bound(3.0, math.sqrt(2)))
 
 
 def test_loss_bound_refuses_negative_values():

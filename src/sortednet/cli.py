@@ -50,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             with contextlib.redirect_stderr(io.StringIO()):
                 parsed = parser.parse_args(arguments)
+            if parsed.command is None:
+                parser.print_help()
+                return 2
         except ArgumentError as error:
             raise ConfigError(f"{_detail(error)}. See sortednet --help.") from None
         _COMMANDS[parsed.command](parsed[parsed.command], console)
@@ -65,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="sortednet", description="One trained network, every size.", exit_on_error=False)
-    commands = parser.add_subcommands(dest="command")
+    commands = parser.add_subcommands(dest="command", required=False)
 
     def command(name: str, purpose: str) -> ArgumentParser:
         one = ArgumentParser(description=purpose, exit_on_error=False)
@@ -81,7 +84,8 @@ def _parser() -> ArgumentParser:
     evaluate = command("evaluate", "Measure every sub-model of a run; writes table.json and table.csv.")
     evaluate.add_argument("run", type=str, help=run)
     evaluate.add_argument("--measure", type=list[str], default=["flops", "latency", "memory"], help="costs to measure")
-    evaluate.add_argument("--batch_size", type=int, default=256, help="images in a batch, also for latency and memory")
+    evaluate.add_argument("--batch_size", type=int, default=256, help="images in a batch")
+    evaluate.add_argument("--cost_batch", type=int, default=1, help="images that latency and memory are measured on")
     select = command("select", "Choose the best sub-model under budgets, such as: select RUN max_params=50000")
     select.add_argument("run", type=str, help=run)
     select.add_argument("budgets", nargs="+", type=str, help="max_COLUMN=number or min_COLUMN=number")
@@ -141,7 +145,7 @@ def _detail(error: Exception) -> str:
 
 def _meant(message: str) -> str:
     """Suggest the key that a misspelt one was meant to be."""
-    found = re.search(r"option '([\w.]+)'", message)
+    found = re.search(r"(?:option '|arguments: --run\.)([\w.]+)", message)
     if not found:
         return ""
     known = [
@@ -181,7 +185,7 @@ def _train(given: Namespace, console: Console) -> None:
     )  # fmt: skip
     trainer.train(resume=given.resume)
     if config.buffers == "reestimated":
-        net.reestimate(images.train_images[:2048].split(256))
+        net.reestimate(torch.split(images.train_images[:2048], 256))
         net.save_pretrained(output / "model")
     console.print(f"Trained {len(net.space)} sub-models in one network: {output / 'model'}")
 
@@ -203,13 +207,14 @@ def _in_run(run: str, name: str, command: str) -> Path:
 
 def _evaluate(given: Namespace, console: Console) -> None:
     unknown = sorted(set(given.measure) - {"flops", "latency", "memory"})
-    if unknown or given.batch_size < 1:
+    if unknown or given.batch_size < 1 or given.cost_batch < 1:
         raise ConfigError(
-            f"measure={given.measure} may hold flops, latency and memory; batch_size={given.batch_size} is at least 1."
+            f"measure={given.measure} may hold flops, latency and memory; batch_size={given.batch_size} and "
+            f"cost_batch={given.cost_batch} are at least 1."
         )
     _, images, net = _open(given.run)
     batches = list(
-        zip(images.test_images.split(given.batch_size), images.test_labels.split(given.batch_size), strict=True)
+        zip(*(torch.split(one, given.batch_size) for one in (images.test_images, images.test_labels)), strict=True)
     )
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("evaluating", total=len(net.space))
@@ -217,6 +222,7 @@ def _evaluate(given: Namespace, console: Console) -> None:
             net,
             batches,
             measure=given.measure,
+            cost_batch=given.cost_batch,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     table.to_json(Path(given.run) / TABLE)
@@ -238,14 +244,15 @@ def _print_rows(rows: Sequence[Row], title: str) -> None:
             f"{row.quality:.2f}",
             *("-" if v is None else form.format(v * by) for v, form, by in cells),
         )
-    Console(soft_wrap=True).print(shown)
+    out = Console()
+    Console(width=max(out.width, 110)).print(shown)
 
 
 def _select(given: Namespace, console: Console) -> None:
     table = Table.from_json(_in_run(given.run, TABLE, "sortednet evaluate"))
     budgets: dict[str, float] = {}
     for one in given.budgets:
-        key, equals, value = one.partition("=")
+        key, _, value = one.partition("=")
         try:
             budgets[key] = float(value)
         except ValueError:

@@ -12,7 +12,7 @@ from . import cost
 from .errors import DataError
 from .network import SortedNet, call_with
 from .objectives import Batch
-from .space import Number, Setting
+from .space import Number
 from .table import Row, Table
 
 __all__ = ["accuracy", "evaluate", "quality"]
@@ -46,6 +46,7 @@ def evaluate(
     *,
     settings: Iterable[Mapping[str, Number] | str] | None = None,
     measure: Collection[Measurement] = ("flops", "latency", "memory"),
+    cost_batch: int = 1,
     metric_name: str | None = None,
     higher_is_better: bool = True,
     progress: Callable[[int, int], object] | None = None,
@@ -58,8 +59,9 @@ def evaluate(
         metric: Scores of an output and the targets (with a mapping, and the mapping): one for each example, shape
             (B,), or their mean, shape ().
         settings: Which sub-models; all of the space where left out. The full model is always among them.
-        measure: Which costs beside the parameters: FLOPs of one example of the first batch, median latency of that
-            batch in milliseconds, peak memory of that batch in bytes.
+        measure: Which costs beside the parameters: FLOPs of one example, median latency in milliseconds and peak memory
+            in bytes of `cost_batch` examples.
+        cost_batch: Examples of the first batch that latency and memory are measured on, at least 1.
         metric_name: The name of the metric; the function's own where left out.
         higher_is_better: Whether a larger quality is the better one.
         progress: Called with the number of sub-models done and their total.
@@ -85,7 +87,7 @@ def evaluate(
         raise DataError("The data to evaluate on are empty. Give at least one batch of (inputs, targets).")
     device = next(net.full.parameters()).device
     inputs = _to(_inputs_and_targets(first)[0], device)
-    example = _first_example(inputs)
+    example, examples = _first(inputs, 1), _first(inputs, cost_batch)
     wanted = list(
         dict.fromkeys([*(net.space if settings is None else map(net.space.setting, settings)), net.space.full])
     )
@@ -98,8 +100,8 @@ def evaluate(
                 quality(module, batches, metric),
                 cost.count_parameters(net, setting),
                 cost.count_flops(net, setting, example) if "flops" in measure else None,
-                cost.measure_latency(module, inputs) if "latency" in measure else None,
-                cost.measure_memory(module, inputs) if "memory" in measure else None,
+                cost.measure_latency(module, examples) if "latency" in measure else None,
+                cost.measure_memory(module, examples) if "memory" in measure else None,
             )
         )
         if progress is not None:
@@ -107,7 +109,7 @@ def evaluate(
     whole = next(row[1] for row in rows if row[0] == net.space.full)
     return Table(
         [Row(*row, recovery=100 * row[1] / whole if whole else None) for row in rows],
-        metric=metric_name or getattr(metric, "__name__", "quality"),
+        metric=metric_name or str(getattr(metric, "__name__", "quality")),
         higher_is_better=higher_is_better,
     )
 
@@ -146,12 +148,12 @@ def _length(targets: Any) -> int:
     return len(value) if isinstance(value, Tensor) and value.dim() else 1
 
 
-def _first_example(inputs: Any) -> Any:
+def _first(inputs: Any, count: int) -> Any:
     if isinstance(inputs, Tensor):
-        return inputs[:1]
+        return inputs[:count]
     if isinstance(inputs, Mapping):
-        return {name: _first_example(value) for name, value in inputs.items()}
-    return type(inputs)(_first_example(value) for value in inputs) if isinstance(inputs, (tuple, list)) else inputs
+        return {name: _first(value, count) for name, value in inputs.items()}
+    return type(inputs)(_first(value, count) for value in inputs) if isinstance(inputs, (tuple, list)) else inputs
 
 
 def _to(values: Any, device: torch.device | None) -> Any:
@@ -160,8 +162,3 @@ def _to(values: Any, device: torch.device | None) -> Any:
     if isinstance(values, Mapping):
         return {name: _to(value, device) for name, value in values.items()}
     return type(values)(_to(value, device) for value in values) if isinstance(values, (tuple, list)) else values
-
-
-def settings_by_cost(net: SortedNet) -> list[Setting]:
-    """List the settings of a network from the fewest parameters to the most."""
-    return net.space.ordered(lambda setting: cost.count_parameters(net, setting))

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
+import logging
+import math
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,21 +56,21 @@ def to_onnx(
     """
     runtime = _import_onnx()
     _refuse_views(module)
-    args, kwargs = _as_arguments(inputs)
-    _refuse_bfloat16(module, args, kwargs)
-    first = next((one for one in (*args, *kwargs.values()) if isinstance(one, Tensor) and one.dim() > 0), None)
+    frozen = _OfTensors(copy.deepcopy(module), inputs).eval()
+    tensors = _named_tensors(module, inputs)
+    _refuse_bfloat16(module, tensors)
+    first = next((one for one in tensors.values() if one.dim() > 0), None)
     if first is None:
         raise ExportError("The inputs hold no tensor with an axis. Give the tensors that the model's forward takes.")
-    frozen = copy.deepcopy(module).eval()
-    batch_size = first.shape[0]
-    batches = [(args, kwargs)]
-    if dynamic_batch:
-        batches.append(_with_batch(args, kwargs, batch_size, batch_size + 1))
+    batch_size = first.shape[0] if dynamic_batch else None
+    batches = [tensors]
+    if batch_size is not None:
+        batches.append(_with_batch(tensors, batch_size, batch_size + 1))
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         written = Path(folder) / target.name
-        _export(frozen, args, kwargs, written, batch_size if dynamic_batch else None)
+        _export(frozen, tensors, written, batch_size)
         difference = _compare(runtime, frozen, batches, written)
         # Written this way round, a difference that is not a number is refused.
         if not difference <= tolerance:
@@ -76,6 +80,27 @@ def to_onnx(
             )
         os.replace(written, target)
     return difference
+
+
+class _OfTensors(nn.Module):
+    """A model as a function of its tensors alone, everything else fixed."""
+
+    def __init__(self, module: nn.Module, inputs: Any) -> None:
+        super().__init__()
+        self.module = module
+        args, kwargs = _as_arguments(inputs)
+        self._args = tuple(None if isinstance(one, Tensor) else one for one in args)
+        self._kwargs = {name: None if isinstance(one, Tensor) else one for name, one in kwargs.items()}
+        self._places = [place for place, one in enumerate(args) if isinstance(one, Tensor)]
+        self._names = [name for name, one in kwargs.items() if isinstance(one, Tensor)]
+
+    def forward(self, *tensors: Tensor) -> Any:
+        args, kwargs = list(self._args), dict(self._kwargs)
+        for place, tensor in zip(self._places, tensors, strict=False):
+            args[place] = tensor
+        for name, tensor in zip(self._names, tensors[len(self._places) :], strict=True):
+            kwargs[name] = tensor
+        return self.module(*args, **kwargs)
 
 
 def _import_onnx() -> Any:
@@ -101,9 +126,8 @@ def _refuse_views(module: nn.Module) -> None:
             )
 
 
-def _refuse_bfloat16(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    tensors = (*module.parameters(), *args, *kwargs.values())
-    if any(isinstance(one, Tensor) and one.dtype == torch.bfloat16 for one in tensors):
+def _refuse_bfloat16(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    if any(one.dtype == torch.bfloat16 for one in (*module.parameters(), *tensors.values())):
         raise ExportError(
             "The model or its inputs are in bfloat16, whose outputs cannot be checked. Convert both with .float()."
         )
@@ -115,41 +139,45 @@ def _as_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,), {}
 
 
-def _has_batch(value: Any, size: int) -> bool:
-    return isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == size
+def _named_tensors(module: nn.Module, inputs: Any) -> dict[str, Tensor]:
+    """Name the tensors among the inputs as the model's forward does, in the order given."""
+    args, kwargs = _as_arguments(inputs)
+    names: list[str] = []
+    for name, parameter in inspect.signature(module.forward).parameters.items():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            names += [f"{name}_{place}" for place in range(len(args) - len(names))]
+        elif parameter.kind is not parameter.KEYWORD_ONLY:
+            names.append(name)
+    named = {**dict(zip(names, args, strict=False)), **kwargs}
+    return {name: one for name, one in named.items() if isinstance(one, Tensor)}
 
 
-def _with_batch(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any], size: int, new: int
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Repeat the examples of a batch until there are `new` of them."""
-
-    def fit(value: Any) -> Any:
-        if not _has_batch(value, size):
-            return value
-        return value[torch.arange(new, device=value.device) % size]
-
-    return tuple(fit(one) for one in args), {name: fit(one) for name, one in kwargs.items()}
+def _with_batch(tensors: Mapping[str, Tensor], size: int, new: int) -> dict[str, Tensor]:
+    """Repeat the examples of a batch of `size` until there are `new` of them."""
+    return {
+        name: one[torch.arange(new, device=one.device) % size] if _has_batch(one, size) else one
+        for name, one in tensors.items()
+    }
 
 
-def _export(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: Path, batch_size: int | None
-) -> None:
-    shapes: Any = None
+def _has_batch(tensor: Tensor, size: int | None) -> bool:
+    return tensor.dim() > 0 and tensor.shape[0] == size
+
+
+def _export(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, batch_size: int | None) -> None:
+    shapes = None
     if batch_size is not None:
-        axis = {0: torch.export.Dim("batch")}
-        shapes = {name: axis if _has_batch(one, batch_size) else None for name, one in kwargs.items()}
-        shapes = shapes or tuple(axis if _has_batch(one, batch_size) else None for one in args)
+        batch = torch.export.Dim("batch")
+        shapes = (tuple({0: batch} if _has_batch(one, batch_size) else None for one in tensors.values()),)
         # A traced size of 1 would be taken for a constant.
-        args, kwargs = _with_batch(args, kwargs, batch_size, max(2, batch_size))
+        tensors = _with_batch(tensors, batch_size, max(2, batch_size))
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            _ignore_own_warnings()
+        with _quiet(), torch.no_grad():
             torch.onnx.export(
                 module,
-                args,
+                tuple(tensors.values()),
                 path,
-                kwargs=kwargs,
+                input_names=list(tensors),
                 dynamo=True,
                 dynamic_shapes=shapes,
                 external_data=False,
@@ -162,25 +190,21 @@ def _export(
         ) from error
 
 
-def _compare(
-    runtime: Any, module: nn.Module, batches: list[tuple[tuple[Any, ...], dict[str, Any]]], path: Path
-) -> float:
+def _compare(runtime: Any, module: nn.Module, batches: Sequence[Mapping[str, Tensor]], path: Path) -> float:
     """Return the largest absolute difference between the model and the file over some batches."""
     session = runtime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
-    names = [one.name for one in session.get_inputs()]
     largest = 0.0
-    for args, kwargs in batches:
-        positional = [one for one in args if isinstance(one, Tensor)]
-        tensors = {**dict(zip(names, positional, strict=False)), **kwargs}
-        feed = {name: tensors[name].detach().cpu().numpy() for name in names if isinstance(tensors.get(name), Tensor)}
-        with torch.no_grad():
-            expected = [one for one in tree_leaves(module(*args, **kwargs)) if isinstance(one, Tensor)]
+    for tensors in batches:
+        feed = {name: one.detach().cpu().numpy() for name, one in tensors.items()}
         try:
+            with torch.no_grad():
+                expected = [one for one in tree_leaves(module(*tensors.values())) if isinstance(one, Tensor)]
             found = [torch.from_numpy(one) for one in session.run(None, feed)]
         except Exception as error:
+            shapes = {name: tuple(one.shape) for name, one in tensors.items()}
             raise ExportError(
-                f"onnxruntime cannot run the exported model on inputs of shapes "
-                f"{ {name: one.shape for name, one in feed.items()} }: {error}. Try dynamic_batch=False."
+                f"The model or its file does not run on inputs of shapes {shapes}: {error}. "
+                "Try dynamic_batch=False if a shape is fixed in the model."
             ) from error
         if [one.shape for one in expected] != [one.shape for one in found]:
             raise ExportError(
@@ -191,16 +215,33 @@ def _compare(
             ours, theirs = ours.cpu().double(), theirs.double()
             # Equal infinities differ by nothing.
             difference = torch.where(ours == theirs, 0.0, (ours - theirs).abs())
+            if difference.isnan().any():
+                return math.nan
             if difference.numel():
-                worst = float(difference.max())
-                largest = worst if worst != worst else max(largest, worst)
-                if largest != largest:
-                    return largest
+                largest = max(largest, float(difference.max()))
     return largest
 
 
-def _ignore_own_warnings() -> None:
-    """Ignore what the exporter warns of and its caller can do nothing about."""
-    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
-    # Recurrent layers renew their list of weights; the parameters themselves stay.
-    warnings.filterwarnings("ignore", r"The tensor attributes? .*_flat_weights", UserWarning)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ignore what the exporter says and its caller can do nothing about."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for message, category in (
+                # Of the exporter's own use of torch.
+                (r".*isinstance\(treespec, LeafSpec\)", FutureWarning),
+                (r"_check_is_size will be removed", FutureWarning),
+                # Several inputs share the batch's axis, which can have one name only.
+                (r"# The axis name: batch will not be used", UserWarning),
+                # Recurrent layers renew their list of weights; the parameters themselves stay.
+                (r"The tensor attributes? .*_flat_weights", UserWarning),
+            ):
+                warnings.filterwarnings("ignore", message, category)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

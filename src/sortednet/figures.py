@@ -137,28 +137,7 @@ def grid_figure(table: Table) -> Any:
     """Draw quality over the dimensions: a heat map with a choice for every further dimension, or a line for one."""
     graph = _plotly("graph_objects")
     if len(table.dimensions) == 1:
-        name = table.dimensions[0]
-        rows = sorted(table, key=lambda row: row.setting[name])
-        line = graph.Scatter(
-            x=[str(row.setting[name]) for row in rows],
-            y=[row.quality for row in rows],
-            text=[_cell(table, row, "<br>({})") for row in rows],
-            textposition="top center",
-            mode="lines+markers+text" if len(rows) <= 16 else "lines+markers",
-            line={"color": ACCENT, "width": 2},
-            marker={"size": 9},
-            hovertext=[_hover(table, row) for row in rows],
-            hoverinfo="text",
-            cliponaxis=False,
-        )
-        low, high = span([row.quality for row in rows])
-        return _figure(
-            [line],
-            380,
-            xaxis={"title": {"text": escape(name)}, "type": "category"},
-            yaxis={"title": {"text": worth_title(table)}, "range": [low, high + 0.12 * (high - low)]},
-            meta={"least_width": min(len(rows), 16) * 60},
-        )
+        return _line_figure(table)
     across, up, others = axes_of(table)
     columns, lines, grids = grids_of(table)
     qualities = [row.quality for row in table if math.isfinite(row.quality)]
@@ -207,14 +186,51 @@ def grid_figure(table: Table) -> Any:
         traces,
         90 + max(180, len(lines) * (40 if legible else 14)),
         plot_bgcolor="#eef1f5",
-        xaxis={"title": {"text": escape(across)}, "type": "category", "showgrid": False},
-        yaxis={"title": {"text": escape(up)}, "type": "category", "showgrid": False},
+        xaxis=_categories(across, columns),
+        yaxis=_categories(up, lines),
         meta={
             "options": {key: {"label": key, "layout": {}} for key in grids},
             "choose": "At" if others else "",
             "least_width": 150 + len(columns) * (52 if legible else 12),
         },
     )
+
+
+def _line_figure(table: Table) -> Any:
+    graph = _plotly("graph_objects")
+    name = table.dimensions[0]
+    rows = sorted(table, key=lambda row: row.setting[name])
+    line = graph.Scatter(
+        x=[str(row.setting[name]) for row in rows],
+        y=[row.quality for row in rows],
+        text=[_cell(table, row, "<br>({})") for row in rows],
+        textposition="top center",
+        mode="lines+markers+text" if len(rows) <= 16 else "lines+markers",
+        line={"color": ACCENT, "width": 2},
+        marker={"size": 9},
+        hovertext=[_hover(table, row) for row in rows],
+        hoverinfo="text",
+        cliponaxis=False,
+    )
+    low, high = span([row.quality for row in rows])
+    return _figure(
+        [line],
+        380,
+        xaxis={"title": {"text": escape(name)}, "type": "category"},
+        yaxis={"title": {"text": worth_title(table)}, "range": [low, high + 0.12 * (high - low)]},
+        meta={"least_width": min(len(rows), 16) * 60},
+    )
+
+
+def _categories(name: str, values: Sequence[str]) -> dict[str, Any]:
+    ends = [-0.5, len(values) - 0.5]
+    return {
+        "title": {"text": escape(name)},
+        "type": "category",
+        "categoryarray": list(values),
+        "range": ends,
+        "showgrid": False,
+    }
 
 
 def ink_on(quality: float, low: float, high: float, table: Table) -> str:
@@ -241,7 +257,7 @@ def ticks_of(values: Sequence[float]) -> list[float]:
     """Choose round ticks for a logarithmic axis, at most about eight."""
     low, high = min(values), max(values)
     ticks: list[float] = []
-    for steps in ([1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 6, 8]):
+    for steps in ([1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 4, 6, 8]):
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         ticks = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
         if len(ticks) >= 4:
@@ -288,7 +304,7 @@ def cost_figure(table: Table, marked: Mapping[str, Row]) -> Any:
                 "annotations": _annotations(table, labels, cost, log),
             },
         }
-    room = 0.16 * (high - low) if marked else 0.0
+    room = 0.22 * (high - low) if marked else 0.0
     return _figure(
         traces,
         460,
@@ -326,7 +342,7 @@ def _annotations(table: Table, labels: Sequence[tuple[Row, str]], cost: str, log
                 "y": row.quality,
                 "text": f"<b>{escape(label)}</b>",
                 "ax": 0 if left else -18,
-                "ay": (-1 if table.higher_is_better else 1) * (26 + 18 * (place % 3)),
+                "ay": (-1 if table.higher_is_better else 1) * (26 + 16 * (place % 3)),
                 "xanchor": "left" if left else "right",
                 "arrowcolor": ACCENT,
                 "arrowwidth": 1,
@@ -379,29 +395,7 @@ def curves_figure(table: Table, curves: Mapping[str, Curve], marked: Mapping[str
                 hovertemplate=f"<b>{escape(text)}</b><br>{note}<br>update %{{x:.0f}}: loss %{{y:.4g}}<extra></extra>",
             )
         )
-    ticks = [low + (high - low) * part for part in (0, 0.5, 1)] if high > low else [low]
-    traces.append(
-        graph.Scatter(
-            x=[None],
-            y=[None],
-            mode="markers",
-            hoverinfo="skip",
-            marker={
-                "color": [low],
-                "cmin": low,
-                "cmax": high if high > low else low + 1,
-                "colorscale": [[place / 20, colour] for place, colour in enumerate(scale)],
-                "showscale": True,
-                "colorbar": {
-                    "title": {"text": "parameters", "side": "right"},
-                    "thickness": 12,
-                    "outlinewidth": 0,
-                    "tickvals": ticks,
-                    "ticktext": [readable(10**tick) for tick in ticks],
-                },
-            },
-        )
-    )
+    traces.append(_size_bar(low, high, scale))
     log = bool(losses) and min(losses) > 0 and max(losses) > 20 * min(losses)
     return _figure(
         traces,
@@ -411,5 +405,30 @@ def curves_figure(table: Table, curves: Mapping[str, Curve], marked: Mapping[str
             "title": {"text": "loss (log scale)" if log else "loss"},
             "type": "log" if log else "linear",
             "tickvals": ticks_of(losses) if log else None,
+        },
+    )
+
+
+def _size_bar(low: float, high: float, scale: Sequence[str]) -> Any:
+    """Draw no point, only the bar that tells parameters by colour; `low` and `high` are powers of ten."""
+    ticks = [low + (high - low) * part for part in (0, 0.5, 1)] if high > low else [low]
+    return _plotly("graph_objects").Scatter(
+        x=[None],
+        y=[None],
+        mode="markers",
+        hoverinfo="skip",
+        marker={
+            "color": [low],
+            "cmin": low,
+            "cmax": high if high > low else low + 1,
+            "colorscale": [[place / 20, colour] for place, colour in enumerate(scale)],
+            "showscale": True,
+            "colorbar": {
+                "title": {"text": "parameters", "side": "right"},
+                "thickness": 12,
+                "outlinewidth": 0,
+                "tickvals": ticks,
+                "ticktext": [readable(10**tick) for tick in ticks],
+            },
         },
     )

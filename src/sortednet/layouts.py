@@ -8,10 +8,12 @@ is reported, never cut silently.
 from __future__ import annotations
 
 import fnmatch
+import itertools
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Union
 
 import torch
 from torch import Tensor, nn
@@ -90,18 +92,26 @@ class Cut:
         # A view even at full size, so that a compiled block sees the same kind of tensor at every setting.
         return part.view_as(part) if part is full else part
 
-    def read(self, stored: Any) -> Tensor:
-        """Read the sub-model's part from a slice of a safetensors file, and nothing else of it."""
-        if not self.shape:
-            return stored[...]  # type: ignore[no-any-return]
+    def runs(self, full_shape: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Yield the (start, length) of the stretches that make up the part, in a full parameter stored row by row.
 
-        def along(axis: int, index: tuple[slice, ...]) -> Tensor:
-            if axis == len(self.pieces):
-                return stored[index].clone()  # type: ignore[no-any-return]
-            parts = [along(axis + 1, (*index, slice(a, a + length))) for a, length in self.pieces[axis]]
-            return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
+        Args:
+            full_shape: Shape of the full parameter.
 
-        return along(0, ())
+        Returns:
+            Stretches in units of one number, in the order of the part's own numbers.
+        """
+        cut = [axis for axis, size in enumerate(full_shape) if self.pieces[axis] != ((0, size),)]
+        if not cut:
+            yield 0, math.prod(full_shape)
+            return
+        strides = [math.prod(full_shape[axis + 1 :]) for axis in range(len(full_shape))]
+        last = cut[-1]
+        indices = [[i for start, length in axis for i in range(start, start + length)] for axis in self.pieces[:last]]
+        for outer in itertools.product(*indices):
+            offset = sum(index * stride for index, stride in zip(outer, strides, strict=False))
+            for start, length in self.pieces[last]:
+                yield offset + start * strides[last], length * strides[last]
 
     def mark(self, mask: Tensor, value: bool) -> None:
         """Write `value` into the sub-model's part of `mask`, a tensor of the full parameter's shape."""

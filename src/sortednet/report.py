@@ -178,7 +178,8 @@ def _section(name: str, heading: str, caption: str, figure: Any) -> str:
 def _grid_caption(table: Table) -> str:
     recovery = ", and its recovery: per cent of the full model's" if "recovery" in table.columns else ""
     what = f"The {table.metric} of each sub-model{recovery}."
-    return what if len(table.dimensions) == 1 else f"{what} Grey cells were not evaluated."
+    cells = math.prod(len({row.setting[name] for row in table}) for name in table.dimensions)
+    return what if cells == len(table) else f"{what} Grey cells were not evaluated."
 
 
 def _facts(table: Table, more: Mapping[str, str]) -> str:
@@ -310,6 +311,7 @@ def _picture_line(axes: Any, table: Table) -> None:
     axes.grid(color=figures.LINE)
     axes.set_axisbelow(True)
     _named(axes, name, table.metric)
+    axes.set_title(f"{table.metric} against {name}", fontsize=10, color=figures.INK, parse_math=False)
 
 
 def _picture_grid(picture: Any, axes: Any, table: Table) -> None:

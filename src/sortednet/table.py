@@ -257,8 +257,8 @@ class Table(Sequence[Row]):
             Their rows; none where nothing is that good.
 
         Source:
-            Valipour et al. (2023), arXiv:2309.00255v3: the count of sub-models that keep a share of the full model's
-            performance.
+            Valipour (2024), PhD thesis, University of Waterloo, Fig. 4.5: the automatic choice by a threshold. We keep
+            those at the threshold too, the thesis those better than it.
 
         Example:
             >>> rows = [Row(Setting({"depth": d}), quality=0.1 * d, params=100 * d) for d in (2, 4, 8)]

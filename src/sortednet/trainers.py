@@ -133,12 +133,14 @@ class Trainer:
     ) -> None:
         self.net, self.objective, self.loss_fn, self.config = net, objective, loss_fn, config
         self.output = Path(output)
-        self.data: Any = _Tensors(data) if isinstance(data, (tuple, list)) else data
+        held: Any = _Tensors(data) if isinstance(data, (tuple, list)) else data
+        self.data = held
+        length = len(held)
         self.transform = transform
         self.console = console or Console(stderr=True)
-        if len(self.data) < config.batch_size:
+        if length < config.batch_size:
             raise DataError(
-                f"The data hold {len(self.data)} examples, fewer than a batch of {config.batch_size}. "
+                f"The data hold {length} examples, fewer than a batch of {config.batch_size}. "
                 "Lower training.batch_size, or give more data."
             )
 
@@ -209,7 +211,7 @@ class Trainer:
             accelerator.process_index, accelerator.num_processes,
         )  # fmt: skip
         collate = _as_is if isinstance(self.data, _Tensors) else default_collate
-        loader: Iterable[Any] = DataLoader(self.data, batch_sampler=order, collate_fn=collate)  # type: ignore[arg-type]
+        loader: Iterable[Any] = DataLoader(self.data, batch_sampler=order, collate_fn=collate)
         for number, batch in enumerate(loader, start * config.accumulate):
             if self.transform is not None:
                 generator = torch.Generator().manual_seed(
@@ -220,8 +222,8 @@ class Trainer:
 
     def _progress(self, shown: bool) -> Progress:
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"),
-            TimeElapsedColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}"), TimeElapsedColumn(), TimeRemainingColumn(),
         )  # fmt: skip
         return Progress(*columns, console=self.console, disable=not shown)
 
@@ -238,7 +240,8 @@ class Trainer:
             return
         tensors: dict[str, Any] = {f"model|{name}": value for name, value in weights.items()}
         numbers: dict[str, Any] = {}
-        for name, value in state.items():
+        held: dict[str, Any] = dict(state)
+        for name, value in held.items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer|{name}"] = value
             else:

@@ -65,7 +65,7 @@ class TorchEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class Case:
-    """One family: its builder and space, an input, and the settings whose dropped units can be zeroed in the full one."""
+    """One family: its builder and space, an input, and settings whose dropped units can be zeroed in the full one."""
 
     name: str
     build: Callable[..., nn.Module]
