@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Union
 
@@ -29,23 +29,26 @@ class Compilation:
         for block in blocks(module):
             block.compile(dynamic=True, backend=self.backend, mode=self.mode)
 
-    def active(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def active(self) -> Iterator[None]:
         """Return the context in which compiled blocks are called.
 
-        Sizes of weights and integers of modules count as unknown, so that a graph traced at one setting serves others.
+        Sizes of weights and integers of modules count as unknown, and equal ones as equal by chance, so that a graph
+        traced at one setting serves others.
         """
-        from torch._dynamo import config
+        # Imported when compiling, since it takes a second.
+        from torch._dynamo import config as dynamo_config
+        from torch.fx.experimental import _config as shape_config
 
-        return config.patch(  # type: ignore[no-any-return]
-            force_nn_module_property_static_shapes=False,
-            force_parameter_static_shapes=False,
-            allow_unspec_int_on_nn_module=True,
-        )
-
-
-def inactive() -> AbstractContextManager[None]:
-    """Return a context that does nothing."""
-    return nullcontext()
+        with (
+            dynamo_config.patch(
+                force_nn_module_property_static_shapes=False,
+                force_parameter_static_shapes=False,
+                allow_unspec_int_on_nn_module=True,
+            ),
+            shape_config.patch(use_duck_shape=False),
+        ):
+            yield
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:

@@ -1,0 +1,109 @@
+"""Quality on the digits: one sorted run of the demo's config against networks trained alone, and order dependency.
+
+Each network trained alone has the architecture of one sub-model, the same hyper-parameters and as many updates as the
+sorted run. Finished trainings are kept under runs/quality, so that the command goes on where it was interrupted.
+"""
+
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from measuring import context, output, write
+from rich.console import Console
+from torch.nn import functional
+
+from sortednet import Setting, evaluate
+from sortednet.cli import read_config
+from sortednet.config import ObjectiveConfig, RunConfig
+from sortednet.data import ImageData, augment
+from sortednet.experiments import order_dependency
+from sortednet.trainers import Trainer
+
+ROOT = Path(__file__).parent.parent
+KEPT = ROOT / "runs" / "quality"
+SEEDS = (0, 1, 2)
+SPREAD = [(1, 8), (1, 64), (2, 32), (4, 16), (4, 48), (8, 8), (8, 32), (8, 64)]
+
+
+def trained(config: RunConfig, images: ImageData, name: str) -> dict[str, float]:
+    """Train as a config says and return the accuracy of every setting; or read what an earlier run found."""
+    result = KEPT / f"{name}.json"
+    key = {"model": config.model.options, "training": config.training.__dict__, "objective": config.objective.__dict__}
+    if result.is_file() and (held := json.loads(result.read_text()))["config"] == json.loads(json.dumps(key)):
+        return held["accuracy"]
+    net = config.make_network(images)
+    trainer = Trainer(
+        net,
+        config.make_objective(net.space),
+        functional.cross_entropy,
+        (images.train_images, images.train_labels),
+        config.training,
+        KEPT / name,
+        transform=lambda batch, generator: (
+            augment(batch[0], generator, shift=config.data.shift, flip=config.data.flip),
+            batch[1],
+        ),
+        console=Console(quiet=True),
+    )
+    trainer.train(resume=False)
+    table = evaluate(net, [(images.test_images, images.test_labels)], measure=())
+    accuracy = {str(row.setting): row.quality for row in table}
+    result.write_text(json.dumps({"config": key, "accuracy": accuracy}))
+    print(name, statistics.mean(accuracy.values()), flush=True)
+    return accuracy
+
+
+def main() -> None:
+    path = output(__doc__ or "")
+    KEPT.mkdir(parents=True, exist_ok=True)
+    config = read_config(ROOT / "configs" / "digits.yaml")
+    images = config.load_data()
+    settings = [Setting({"depth": depth, "width": width}) for depth, width in SPREAD]
+    gaps: dict[str, list[float]] = {str(setting): [] for setting in settings}
+    rows = []
+    for seed in SEEDS:
+        seeded = replace(config, training=replace(config.training, seed=seed))
+        ours = trained(seeded, images, f"sorted-{seed}")
+        for setting in settings:
+            alone = replace(
+                seeded,
+                space={name: [value] for name, value in setting.items()},
+                objective=ObjectiveConfig(draws=1),
+            )
+            theirs = trained(alone, images, f"alone-{seed}-{setting}")[str(setting)]
+            gaps[str(setting)].append(theirs - ours[str(setting)])
+            rows.append({"seed": seed, "setting": str(setting), "alone": theirs, "sorted": ours[str(setting)]})
+        rows.append({"seed": seed, "setting": "mean of 40", "sorted": statistics.mean(ours.values())})
+    by_seed = [statistics.mean(gaps[str(s)][place] for s in settings) for place in range(len(SEEDS))]
+    full = gaps[str(settings[-1])]
+    order = order_dependency.run()
+    metrics = {
+        "gap_to_alone": statistics.mean(by_seed),
+        "gap_to_alone_sd": statistics.stdev(by_seed),
+        "full_gap": statistics.mean(full),
+        "full_gap_sd": statistics.stdev(full),
+        "mean_accuracy": statistics.mean(row["sorted"] for row in rows if row["setting"] == "mean of 40"),
+        "order_dependency_target": order["sorted"]["target"]["mean"],
+        "order_dependency_reverse": order["sorted"]["reverse"]["mean"],
+        "order_dependency_plain_target": order["plain"]["target"]["mean"],
+        "order_dependency_plain_reverse": order["plain"]["reverse"]["mean"],
+    }
+    details = {
+        "updates": config.training.updates,
+        "batch_size": config.training.batch_size,
+        "draws": config.objective.draws,
+        "train_images": len(images.train_images),
+        "test_images": len(images.test_images),
+        "seeds": list(SEEDS),
+        "unit": "points of test accuracy",
+        "rows": rows,
+        "order_dependency": order,
+    }
+    write(path, metrics, context(**details))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    main()
