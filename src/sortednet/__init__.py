@@ -1,13 +1,20 @@
 """Many-in-one networks: one set of weights, one training run, every size."""
 
+from . import models
+from .analysis import curvature, distance_bound, gradient_gap, loss_bound, parameter_distance
 from .buffers import BufferPolicy
+from .classifiers import adjust_classifiers
+from .cost import count_flops, count_parameters, measure_latency, measure_memory
 from .errors import SortedNetError
+from .evaluation import accuracy, evaluate
+from .export import to_onnx
 from .layouts import Layout
 from .network import SortedNet, SubModel, load
 from .objectives import Distillation, Objective, Stochastic, StochasticSummation, Summation
 from .sampling import Cycle, Geometric, PerDimension, Sampler, Sandwich, Stratified, Uniform, Weighted, WithLargest
 from .space import Setting, Space, Support
-from .training import StepResult, step
+from .table import Row, Table
+from .training import StepResult, apply_update, step
 
 __all__ = [
     "BufferPolicy",
@@ -17,6 +24,7 @@ __all__ = [
     "Layout",
     "Objective",
     "PerDimension",
+    "Row",
     "Sampler",
     "Sandwich",
     "Setting",
@@ -30,11 +38,27 @@ __all__ = [
     "SubModel",
     "Summation",
     "Support",
+    "Table",
     "Uniform",
     "Weighted",
     "WithLargest",
+    "accuracy",
+    "adjust_classifiers",
+    "apply_update",
+    "count_flops",
+    "count_parameters",
+    "curvature",
+    "distance_bound",
+    "evaluate",
+    "gradient_gap",
     "load",
+    "loss_bound",
+    "measure_latency",
+    "measure_memory",
+    "models",
+    "parameter_distance",
     "step",
+    "to_onnx",
 ]
 
 __version__ = "0.1.0"

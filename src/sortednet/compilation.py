@@ -46,7 +46,7 @@ class Compilation:
                 force_parameter_static_shapes=False,
                 allow_unspec_int_on_nn_module=True,
             ),
-            shape_config.patch(use_duck_shape=False),
+            shape_config.patch(use_duck_shape=False),  # type: ignore[attr-defined]
         ):
             yield
 

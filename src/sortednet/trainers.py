@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from accelerate.utils import send_to_device
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -158,7 +159,11 @@ class Trainer:
             CheckpointError: If a checkpoint is damaged or of another run, or the disk is full.
         """
         config = self.config
+        # Accelerate keeps the precision for the process; a later run may want another.
+        AcceleratorState._reset_state()
         accelerator = Accelerator(
+            # Said outright: where there is no accelerator, Accelerate would take each process for a run of its own.
+            cpu=not torch.accelerator.is_available(),
             mixed_precision=config.precision,
             log_with="tensorboard" if config.tensorboard else None,
             project_dir=str(self.output) if config.tensorboard else None,
@@ -191,7 +196,8 @@ class Trainer:
                     progress.update(task, completed=done, loss=line["loss"])
                 if done % config.checkpoint_every == 0 or done == config.updates:
                     self._save(model, optimizer, done, accelerator.is_main_process)
-        accelerator.end_training()
+        for tracker in accelerator.trackers:
+            tracker.finish()  # `end_training` would destroy the process group, which is the caller's
         if accelerator.is_main_process:
             self.net.save_pretrained(self.output / "model")
         return self.net
@@ -239,17 +245,13 @@ class Trainer:
         if not main:
             return
         tensors: dict[str, Any] = {f"model|{name}": value for name, value in weights.items()}
-        numbers: dict[str, Any] = {}
         held: dict[str, Any] = dict(state)
-        for name, value in held.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer|{name}"] = value
-            else:
-                numbers[name] = value
+        for name, values in held["state"].items():
+            tensors.update({f"optimizer|{name}|{key}": torch.as_tensor(value) for key, value in values.items()})
         described = {
             "update": update,
             "objective": self.objective.state_dict(),
-            "optimizer": numbers,
+            "param_groups": held["param_groups"],
             **self._identity(),
         }
         data = checkpoint.to_bytes(tensors, {"run": json.dumps(described)})
@@ -275,9 +277,16 @@ class Trainer:
                     f"{found[-1]} belongs to another run: of {name}, (then, now) are {changed}. "
                     "Give another output folder, restore the old configuration, or start anew without resuming."
                 )
-        weights: dict[str, Any] = {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model|")}
-        state: dict[str, Any] = {name[10:]: tensor for name, tensor in tensors.items() if name.startswith("optimizer|")}
-        state.update({name: _as_given(value) for name, value in described["optimizer"].items()})
+        weights: dict[str, Any] = {}
+        state: dict[str, Any] = {"state": defaultdict(dict), "param_groups": described["param_groups"]}
+        for name, tensor in tensors.items():
+            kind, path, *key = name.split("|")
+            if kind == "model":
+                weights[path] = tensor
+            else:
+                state["state"][path][key[0]] = tensor
+        for group in state["param_groups"]:
+            group.update({key: tuple(value) for key, value in group.items() if key == "betas"})
         with checkpoint.fitting(found[-1]):
             set_state_dict(model, _inner(optimizer), model_state_dict=weights, optim_state_dict=state, options=_OPTIONS)
         self.objective.load_state_dict(described["objective"])
@@ -290,7 +299,7 @@ class Trainer:
         return sorted(self._checkpoints().glob("update-*.safetensors"))
 
 
-_OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
+_OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class _Tensors(Dataset[Any]):
@@ -394,10 +403,6 @@ def _seed(*parts: object) -> int:
 
 def _as_is(batch: Any) -> Any:
     return batch
-
-
-def _as_given(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _inner(optimizer: Any) -> torch.optim.Optimizer:
