@@ -303,6 +303,9 @@ def fresh_dynamo():
     torch._dynamo.reset()
 
 
+quiet = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor")
+
+
 class Block(nn.Module):
     def __init__(self, width):
         super().__init__()
@@ -338,6 +341,7 @@ def compiled(build):
     return net, counter, plain, gradients
 
 
+@quiet
 @pytest.mark.usefixtures("fresh_dynamo")
 def test_compiled_sub_models_give_equal_outputs_at_all_settings():
     net, counter, plain, _ = compiled(Blocks)
@@ -345,6 +349,7 @@ def test_compiled_sub_models_give_equal_outputs_at_all_settings():
     assert counter.frame_count > 0
 
 
+@quiet
 @pytest.mark.usefixtures("fresh_dynamo")
 def test_compilation_takes_few_graphs_for_many_settings():
     net, counter, _, _ = compiled(Blocks)
@@ -353,12 +358,20 @@ def test_compilation_takes_few_graphs_for_many_settings():
     assert 1 <= counter.frame_count <= 4
 
 
+@quiet
 @pytest.mark.usefixtures("fresh_dynamo")
 def test_compiled_gradients_equal_plain_ones():
     net, _, _, gradients = compiled(Blocks)
     torch.stack([net.at(one)(data()).square().sum() for one in net.space]).sum().backward()
     for parameter, gradient in zip(net.parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
+
+
+@pytest.mark.xfail(strict=True, reason="torch warns that bound views, which are no leaves, have no .grad")
+@pytest.mark.usefixtures("fresh_dynamo")
+def test_compiled_training_warns_of_nothing():
+    net, _, _, _ = compiled(Blocks)
+    net(data())
 
 
 @pytest.mark.usefixtures("fresh_dynamo")

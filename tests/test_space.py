@@ -137,7 +137,7 @@ def test_a_setting_needs_a_dimension():
         Setting({})
 
 
-def test_an_integer_beyond_floats_is_a_number_or_refused_in_words():
+def test_a_large_integer_is_a_value():
     assert Setting({"depth": 10**300}) == {"depth": 10**300}
 
 
@@ -226,9 +226,6 @@ def test_full_and_smallest_hold_the_largest_and_smallest_values(space):
     for name in space.supports:
         assert space.full[name] == max(one[name] for one in space)
         assert space.smallest[name] == min(one[name] for one in space)
-    assert space.is_product == (len(space) == math.prod(len(s.values) for s in space.supports.values())) or (
-        not space.is_product
-    )
 
 
 @few
@@ -431,10 +428,8 @@ def test_weights_that_do_not_fit_are_refused(weights):
 @pytest.mark.xfail(strict=True, reason="float() and iter() of the weights raise plain errors without a remedy")
 @pytest.mark.parametrize("weights", [["much", 1], 3, [None, 1]])
 def test_weights_that_are_no_numbers_are_refused_in_words(weights):
-    try:
+    with pytest.raises(SpaceError, match="weights"):
         Support([2, 4], weights=weights)
-    except (TypeError, ValueError) as error:
-        assert isinstance(error, SpaceError)  # noqa: PT017
 
 
 @pytest.mark.parametrize("arguments", [((), {}), (([{"depth": 2}],), {"width": [1]})])
@@ -466,14 +461,10 @@ def test_a_list_with_a_value_that_is_no_number_is_refused():
 
 
 @pytest.mark.xfail(strict=True, reason="Setting(...) of an element that is no mapping raises AttributeError: .items")
-@pytest.mark.parametrize("values", [[2, 4], {"depth": [2, 4]}, ["depth=2"], "depth=2"])
+@pytest.mark.parametrize("values", [[2, 4], {"depth": [2, 4]}, "depth=2"])
 def test_a_list_of_what_is_no_setting_is_refused_in_words(values):
-    try:
-        space = Space(values)
-    except AttributeError as error:
-        assert isinstance(error, SpaceError)  # noqa: PT017
-    else:
-        assert space == Space([{"depth": 2}])  # taking the text form would do as well
+    with pytest.raises(SpaceError, match="setting"):
+        Space(values)
 
 
 SPACE = Space(depth=[2, 4], width=[8, 16])
@@ -556,10 +547,8 @@ def test_a_mapping_without_dimensions_is_refused_with_a_setting_error():
 @pytest.mark.xfail(strict=True, reason="what is neither text nor mapping raises a plain TypeError")
 @pytest.mark.parametrize("value", [5, ["depth"]])
 def test_what_is_neither_text_nor_mapping_is_refused_in_words(value):
-    try:
+    with pytest.raises(SettingError, match="depth"):
         SPACE.setting(value)
-    except TypeError as error:
-        assert isinstance(error, SettingError)  # noqa: PT017
 
 
 @pytest.mark.xfail(strict=True, reason="2.0 == 2 passes the check and goes on to the builder and the private key")
@@ -577,7 +566,5 @@ def test_json_that_describes_no_space_is_refused(data):
 @pytest.mark.xfail(strict=True, reason="dict(data) of the message fails itself where data is no mapping")
 @pytest.mark.parametrize("data", [[1], 5, None, "text"])
 def test_json_that_is_no_mapping_is_refused(data):
-    try:
+    with pytest.raises(SpaceError, match="does not describe a space"):
         Space.from_json(data)
-    except (TypeError, ValueError) as error:
-        assert isinstance(error, SpaceError)  # noqa: PT017

@@ -121,7 +121,7 @@ def test_a_builder_that_reuses_a_module_is_refused():
     def build(width):
         return nn.Sequential(backbone, nn.Linear(4, width))
 
-    with pytest.raises(BuildError):
+    with pytest.raises(BuildError, match="new"):
         SortedNet(build, SPACE)(torch.ones(1, 3))
 
 
@@ -129,7 +129,7 @@ def test_a_builder_that_reuses_a_module_is_refused():
     strict=True, reason="a given model larger than build(full) is cut without a word: net(x) != model(x)"
 )
 def test_a_given_model_larger_than_the_full_setting_is_refused():
-    with pytest.raises(BuildError):
+    with pytest.raises(BuildError, match="full"):
         SortedNet(mlp, Space(depth=[1, 2], width=[2, 4]), model=mlp(depth=3, width=8))
 
 

@@ -1,0 +1,113 @@
+"""Write docs/results.md and the README's table from the JSON under benchmarks/results."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- results: made by benchmarks/tables.py -->", "<!-- end of results -->"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A figure, what it says, and the bound it is held against."""
+
+    file: str
+    key: str
+    what: str
+    bound: float
+    at_least: bool = False
+    unit: str = ""
+    form: str = "{:.2f}"
+
+    def holds(self, value: float) -> bool:
+        return value >= self.bound if self.at_least else value <= self.bound
+
+
+CLAIMS = [
+    Claim("core", "inference_ratio", "time of `submodel(s)(x)` over the extracted model's, 30 M transformer", 1.02, form="{:.3f}"),
+    Claim("core", "training_step_ratio", "time of forward and backward through `at(s)` over the extracted model's", 1.10, form="{:.3f}"),
+    Claim("core", "uniform_step_over_flops", "mean training step under uniform sampling over (FLOP share x full step)", 1.15, form="{:.3f}"),
+    Claim("core", "switch_ms", "going from one used setting to another", 1, unit=" ms"),
+    Claim("core", "compiled_graphs", "graphs for 40 settings of a transformer, training, each visited twice", 6, form="{:.0f}"),
+    Claim("core", "extra_parameter_bytes", "parameter memory that 160 sub-models of MobileNetV2 add in inference", 0, unit=" bytes", form="{:.0f}"),
+    Claim("core", "corner_read_ratio", "bytes that `load(at=...)` reads over the bytes of the corner, 500 MB file", 1.2),
+    Claim("core", "demo_seconds", "`make demo` after installation, two cores", 180, unit=" s", form="{:.0f}"),
+    Claim("quality", "gap_to_alone", "digits: networks trained alone minus the same inside one sorted run, 8 settings", 2.0, unit=" points"),
+    Claim("quality", "full_gap", "the same for the largest setting", 1.0, unit=" points"),
+    Claim("quality", "order_dependency_target", "neurons kept in target order, sorted training (papers 89.25)", 86, True, " %"),
+    Claim("quality", "order_dependency_reverse", "neurons kept in reverse order, sorted training (papers 59.38)", 60, unit=" %"),
+]  # fmt: skip
+
+
+def results() -> dict[str, Any]:
+    return {file.stem: json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))}
+
+
+def table(found: dict[str, Any]) -> str:
+    lines = ["| figure | what | target | measured | made by |", "| --- | --- | ---: | ---: | --- |"]
+    for claim in CLAIMS:
+        value = found.get(claim.file, {}).get("metrics", {}).get(claim.key)
+        shown = "not measured" if value is None else claim.form.format(value + 0.0) + claim.unit
+        sd = found.get(claim.file, {}).get("metrics", {}).get(f"{claim.key}_sd")
+        if sd is not None:
+            shown += f" (sd {sd:.2f})"
+        mark = "" if value is None or claim.holds(value) else " **missed**"
+        sign = "at least" if claim.at_least else "at most"
+        lines.append(
+            f"| `{claim.key}` | {claim.what} | {sign} {claim.bound:g}{claim.unit} | {shown}{mark} "
+            f"| `benchmarks/{claim.file}.py` |"
+        )
+    return "\n".join(lines)
+
+
+def described(found: dict[str, Any]) -> str:
+    lines = []
+    for name, result in found.items():
+        about = result["context"]
+        lines.append(
+            f"`benchmarks/{name}.py`: commit {about['commit']}, {about['cores']} cores, Python {about['python']}, "
+            f"torch {about['torch']}."
+        )
+    return "\n\n".join(lines)
+
+
+def quality(found: dict[str, Any]) -> str:
+    about = found["quality"]["context"]
+    lines = ["| seed | setting | trained alone | sorted | gap |", "| ---: | --- | ---: | ---: | ---: |"]
+    for row in about["rows"]:
+        if "alone" in row:
+            gap = row["alone"] - row["sorted"]
+            lines.append(f"| {row['seed']} | {row['setting']} | {row['alone']:.2f} | {row['sorted']:.2f} | {gap:.2f} |")
+        else:
+            lines.append(f"| {row['seed']} | {row['setting']} | | {row['sorted']:.2f} | |")
+    return (
+        f"Digits, {about['train_images']} training and {about['test_images']} test images, {about['updates']} updates of "
+        f"{about['batch_size']} images each, split among {about['draws']} draws in the sorted run; test accuracy in per "
+        "cent. A network trained alone has the same hyper-parameters and as many updates.\n\n" + "\n".join(lines)
+    )
+
+
+def order(found: dict[str, Any]) -> str:
+    from sortednet.experiments import order_dependency
+
+    return order_dependency.table(found["quality"]["context"]["order_dependency"])
+
+
+def main() -> None:
+    found = results()
+    page = ["# Results", "", "Made by `python benchmarks/tables.py` from `benchmarks/results/*.json`.", "", table(found)]
+    page += ["", described(found)]
+    if "quality" in found:
+        page += ["", "## Networks trained alone against one sorted run", "", quality(found)]
+        page += ["", "## Order dependency (table C.4 of the papers)", "", order(found)]
+    (ROOT / "docs" / "results.md").write_text("\n".join(page) + "\n")
+    readme = (ROOT / "README.md").read_text()
+    before, after = readme.split(BEGIN)[0], readme.split(END)[1]
+    (ROOT / "README.md").write_text(f"{before}{BEGIN}\n{table(found)}\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()

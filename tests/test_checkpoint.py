@@ -1,0 +1,526 @@
+"""Checkpoints that are damaged, missing, interrupted or of something else."""
+
+import errno
+import json
+import os
+import pickle
+import re
+import signal
+import struct
+import subprocess
+import sys
+import textwrap
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from sortednet import Layout, SortedNet, Space, load
+from sortednet.errors import BuildError, CheckpointError, SettingError
+from sortednet.models import MLP
+
+SPACE = Space(depth=[1, 2], width=[2, 4])
+build = partial(MLP, inputs=3, classes=2)
+
+
+def network(fill=None, **options):
+    torch.manual_seed(0)
+    net = SortedNet(build, SPACE, **options)
+    if fill is not None:
+        with torch.no_grad():
+            [parameter.fill_(fill) for parameter in net.parameters()]
+    return net
+
+
+def filled(path):
+    """Return the one number that all weights of a whole checkpoint hold, private ones included."""
+    net = load(path, build)
+    values = {value for parameter in net.parameters() for value in parameter.flatten().tolist()}
+    assert len(values) == 1, values
+    assert len(list(net.parameters())) in (6, 6 + 3 * 2)
+    return values.pop()
+
+
+def names(path):
+    return sorted(file.name for file in path.iterdir())
+
+
+def headed(metadata, path):
+    """Write weights whose header carries `metadata` instead of the space."""
+    net = network()
+    path.mkdir(exist_ok=True)
+    save_file(net.full.state_dict(), path / "model.safetensors", {} if metadata is None else {"sortednet": metadata})
+
+
+# --- what is written ------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_is_the_weights_and_a_description(tmp_path):
+    network().save_pretrained(tmp_path / "deep" / "folder")
+    assert names(tmp_path / "deep" / "folder") == ["model.safetensors", "sortednet.json"]
+    described = json.loads((tmp_path / "deep" / "folder" / "sortednet.json").read_text())
+    assert described == {"format": 1, "space": SPACE.to_json(), "buffers": "shared", "private": []}
+
+
+def test_the_weights_alone_are_enough_to_load(tmp_path):
+    network(3.0).save_pretrained(tmp_path)
+    (tmp_path / "sortednet.json").unlink()
+    assert filled(tmp_path) == 3
+
+
+def test_the_private_file_is_named_by_its_digest_and_the_stale_one_removed(tmp_path):
+    network(1.0, private="head.*").save_pretrained(tmp_path)
+    (first,) = tmp_path.glob("private-*.safetensors")
+    assert re.fullmatch(r"private-[0-9a-f]{12}\.safetensors", first.name)
+    network(1.0, private="head.*").save_pretrained(tmp_path)
+    assert list(tmp_path.glob("private-*")) == [first]
+    network(2.0, private="head.*").save_pretrained(tmp_path)
+    (second,) = tmp_path.glob("private-*.safetensors")
+    assert second != first
+    assert filled(tmp_path) == 2
+
+
+def test_saving_without_private_tensors_removes_the_private_file(tmp_path):
+    network(1.0, private="head.*").save_pretrained(tmp_path)
+    network(2.0).save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("private-*"))
+    assert filled(tmp_path) == 2
+
+
+def test_tied_weights_are_saved_under_each_name_and_load_tied(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.embed = nn.Embedding(7, width)
+            self.head = nn.Linear(width, 7, bias=False)
+            self.head.weight = self.embed.weight
+
+    net = SortedNet(Tied, Space(width=[2, 4]))
+    net.save_pretrained(tmp_path)
+    assert set(load_file(tmp_path / "model.safetensors")) == {"embed.weight", "head.weight"}
+    whole, part = load(tmp_path, Tied), load(tmp_path, Tied, at="width=2")
+    assert whole.full.embed.weight is whole.full.head.weight
+    assert part.embed.weight is part.head.weight
+    assert torch.equal(part.embed.weight, net.extract(width=2).embed.weight)
+
+
+# --- reading a part -------------------------------------------------------------------------------------------------
+
+
+class Everything(nn.Module):
+    """Fused axes, statistics, a scalar, an integer buffer and a non-persistent one."""
+
+    def __init__(self, width, depth):
+        super().__init__()
+        self.qkv = nn.Linear(3, 3 * width)
+        self.norm = nn.BatchNorm1d(3 * width)
+        self.both = nn.Parameter(torch.randn(2 * width, 3 * width))
+        self.scale = nn.Parameter(torch.tensor(1.5))
+        self.blocks = nn.ModuleList(nn.Linear(2 * width, 2 * width) for _ in range(depth))
+        self.register_buffer("order", torch.arange(width))
+        self.register_buffer("steps", torch.arange(width) / 2, persistent=False)
+
+
+EVERYTHING = Space(width=[1, 2, 4], depth=[1, 2])
+LAYOUTS = [
+    Layout("qkv.*", blocks=3),
+    Layout("norm.*", blocks=3),
+    Layout("both", 0, 2),
+    Layout("both", 1, 3),
+    Layout("blocks.*", 0, 2),
+    Layout("blocks.*", 1, 2),
+]
+
+
+@pytest.mark.parametrize("options", [{}, {"private": "scale"}, {"buffers": "private"}, {"private": ["both", "norm.*"]}])
+def test_every_part_that_is_read_equals_the_extracted_model(tmp_path, options):
+    torch.manual_seed(0)
+    net = SortedNet(Everything, EVERYTHING, layouts=LAYOUTS, **options)
+    with torch.no_grad():
+        [tensor.add_(torch.randn_like(tensor)) for tensor in net.parameters()]
+    net.full.norm.running_mean.normal_()
+    net.save_pretrained(tmp_path)
+    for one in EVERYTHING:
+        part = load(tmp_path, Everything, at=one, layouts=LAYOUTS)
+        expected = net.extract(one)
+        assert part.state_dict().keys() == expected.state_dict().keys()
+        for name, tensor in expected.state_dict().items():
+            assert torch.equal(part.state_dict()[name], tensor), (str(one), name)
+            assert part.state_dict()[name].dtype == tensor.dtype
+        assert torch.equal(part.steps, expected.steps)
+
+
+@pytest.mark.parametrize("form", ["depth=1,width=2", {"depth": 1, "width": 2}, SPACE.smallest])
+def test_a_part_is_named_by_text_or_mapping(tmp_path, form):
+    network().save_pretrained(tmp_path)
+    assert load(tmp_path, build, at=form).head.weight.shape == (2, 2)
+
+
+def test_a_part_is_independent_of_the_file(tmp_path):
+    network(1.0).save_pretrained(tmp_path)
+    part = load(tmp_path, build, at=SPACE.smallest)
+    with torch.no_grad():
+        [parameter.fill_(5) for parameter in part.parameters()]
+    assert filled(tmp_path) == 1
+
+
+def test_a_part_outside_the_space_is_refused(tmp_path):
+    network().save_pretrained(tmp_path)
+    with pytest.raises(SettingError, match=r"depth=3 is outside its support \[1, 2\]"):
+        load(tmp_path, build, at={"depth": 3, "width": 2})
+    with pytest.raises(SettingError, match=r"leaves out width"):
+        load(tmp_path, build, at="depth=1")
+
+
+@pytest.mark.xfail(
+    strict=True, reason="the weights are copied into the builder's float32 model, and rounded in silence"
+)
+def test_a_network_loads_in_the_type_it_was_saved_in(tmp_path):
+    net = network().double()
+    net.save_pretrained(tmp_path)
+    again = load(tmp_path, build)
+    assert again.full.head.weight.dtype == torch.float64
+    assert torch.equal(again.full.head.weight, net.full.head.weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_a_part_loads_in_the_type_it_was_saved_in(tmp_path, dtype):
+    net = network().to(dtype)
+    net.save_pretrained(tmp_path)
+    part = load(tmp_path, build, at=SPACE.smallest)
+    assert part.head.weight.dtype == dtype
+    assert torch.equal(part.head.weight, net.extract(SPACE.smallest).head.weight)
+
+
+@pytest.mark.xfail(strict=True, reason="a buffer that the builder computes keeps its type beside weights of another")
+def test_the_buffers_a_builder_computes_take_the_type_of_a_part(tmp_path):
+    net = SortedNet(Everything, EVERYTHING, layouts=LAYOUTS).double()
+    net.save_pretrained(tmp_path)
+    part = load(tmp_path, Everything, at=EVERYTHING.smallest, layouts=LAYOUTS)
+    assert part.steps.dtype == net.extract(EVERYTHING.smallest).steps.dtype
+
+
+# --- damaged, missing, of something else ----------------------------------------------------------------------------
+
+each_way = pytest.mark.parametrize("options", [{}, {"at": SPACE.smallest}], ids=["whole", "part"])
+
+
+@each_way
+@pytest.mark.parametrize("size", [0, 4, 8, 40, -1, -4, 0.5])
+def test_a_truncated_file_is_refused(tmp_path, options, size):
+    network().save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[: int(len(data) * size) if isinstance(size, float) else size])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged or cut short .* take an earlier check"):
+        load(tmp_path, build, **options)
+
+
+@each_way
+@pytest.mark.parametrize("data", [b"garbage", b"\0" * 100, b"\xff" * 100, struct.pack("<Q", 10) + b"not json!!"])
+def test_garbage_is_refused(tmp_path, options, data):
+    network().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged or cut short"):
+        load(tmp_path, build, **options)
+
+
+class Trap:
+    """Leaves a file behind where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@each_way
+@pytest.mark.parametrize("writer", [pickle.dump, torch.save])
+def test_a_pickle_is_refused_and_never_opened(tmp_path, options, writer):
+    network().save_pretrained(tmp_path)
+    with open(tmp_path / "model.safetensors", "wb") as file:
+        writer(Trap(tmp_path / "sprung"), file)
+    with pytest.raises(CheckpointError, match=r"is damaged or cut short"):
+        load(tmp_path, build, **options)
+    assert not (tmp_path / "sprung").exists()
+
+
+@each_way
+def test_a_missing_folder_or_file_is_refused(tmp_path, options):
+    for path in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(
+            CheckpointError, match=r"There is no checkpoint at .*: model\.safetensors is missing\. Give"
+        ):
+            load(path, build, **options)
+
+
+@each_way
+def test_weights_without_a_description_are_refused(tmp_path, options):
+    headed(None, tmp_path)
+    with pytest.raises(
+        CheckpointError, match=r"holds weights but no sortednet\.json, so its space is not known\. Save"
+    ):
+        load(tmp_path, build, **options)
+
+
+@each_way
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "5", "null", '{"format": 1}', '{"space": {}, "buffers": 1, "private": []}']
+)
+def test_a_damaged_description_is_refused(tmp_path, options, text):
+    headed(text, tmp_path)
+    with pytest.raises(CheckpointError, match=r"sortednet\.json is damaged .* Restore it or save again"):
+        load(tmp_path, build, **options)
+
+
+@each_way
+def test_a_later_format_is_refused(tmp_path, options):
+    text = json.dumps({"format": 2, "space": SPACE.to_json(), "buffers": "shared", "private": []})
+    headed(text, tmp_path)
+    with pytest.raises(CheckpointError, match=r"has format 2; this version reads format 1\. Update sortednet, or save"):
+        load(tmp_path, build, **options)
+
+
+@pytest.mark.xfail(strict=True, reason="the keys of format 1 are looked for before the format is")
+def test_a_later_format_with_other_keys_is_refused_as_later(tmp_path):
+    headed(json.dumps({"format": 2, "spaces": []}), tmp_path)
+    with pytest.raises(CheckpointError, match=r"has format 2"):
+        load(tmp_path, build)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="what Space.from_json and SortedNet raise is passed on; some of it plain TypeError"
+)
+@pytest.mark.parametrize(
+    "part", [{"space": 5}, {"space": {"supports": {"depth": {"values": [2, 1]}}}}, {"buffers": "mine"}]
+)
+def test_a_description_with_a_bad_part_is_refused_as_a_damaged_checkpoint(tmp_path, part):
+    described = {"format": 1, "space": SPACE.to_json(), "buffers": "shared", "private": [], **part}
+    headed(json.dumps(described), tmp_path)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load(tmp_path, build)
+
+
+@each_way
+def test_a_checkpoint_of_another_space_is_refused(tmp_path, options):
+    network().save_pretrained(tmp_path)
+    with pytest.raises(
+        CheckpointError, match=r"holds Space\(depth=\[1, 2\], width=\[2, 4\]\), not Space\(depth=\[1\]\)"
+    ):
+        load(tmp_path, build, space=Space(depth=[1]), **options)
+    load(tmp_path, build, space=SPACE, **options)
+
+
+def test_the_builder_of_larger_weights_is_refused(tmp_path):
+    network().save_pretrained(tmp_path)
+    wider = partial(MLP, inputs=5, classes=2)
+    with pytest.raises(CheckpointError, match=r"(?s)does not fit the builder: .*size mismatch for hidden\.0\.weight"):
+        load(tmp_path, wider)
+    with pytest.raises(
+        CheckpointError, match=r"hidden\.0\.weight in .* has shape \(4, 3\); .* at least \(2, 5\)\. Load"
+    ):
+        load(tmp_path, wider, at=SPACE.smallest)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        pytest.param(
+            {"at": SPACE.smallest},
+            marks=pytest.mark.xfail(strict=True, reason="the stored shape is not held against the full outline's"),
+        ),
+    ],
+    ids=["whole", "part"],
+)
+def test_the_builder_of_smaller_weights_is_refused(tmp_path, options):
+    network().save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"does not fit the builder|hidden\.0\.weight"):
+        load(tmp_path, partial(MLP, inputs=2, classes=2), **options)
+
+
+@each_way
+def test_the_builder_of_other_names_is_refused(tmp_path, options):
+    network().save_pretrained(tmp_path)
+
+    def other(depth, width):
+        return nn.Sequential(nn.Linear(3, width), nn.Linear(width, 2))
+
+    with pytest.raises(
+        CheckpointError, match=r"does not fit the builder|holds no 0\.weight\. Load it with the builder"
+    ):
+        load(tmp_path, other, **options)
+
+
+@each_way
+def test_a_builder_that_fails_is_refused(tmp_path, options):
+    network().save_pretrained(tmp_path)
+    with pytest.raises(BuildError, match=r"failed with TypeError"):
+        load(tmp_path, lambda heads: nn.Linear(3, heads), **options)
+
+
+@each_way
+def test_a_missing_private_file_is_refused(tmp_path, options):
+    network(private="head.*").save_pretrained(tmp_path)
+    (file,) = tmp_path.glob("private-*")
+    file.unlink()
+    with pytest.raises(CheckpointError, match=rf"{file.name} is missing, which holds the private tensors of .*Restore"):
+        load(tmp_path, build, **options)
+
+
+@each_way
+def test_a_truncated_private_file_is_refused(tmp_path, options):
+    network(private="head.*").save_pretrained(tmp_path)
+    (file,) = tmp_path.glob("private-*")
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(CheckpointError, match=rf"{file.name} is damaged or cut short"):
+        load(tmp_path, build, **options)
+
+
+@pytest.mark.xfail(strict=True, reason="the digest in the private file's name is not held against its bytes")
+def test_a_private_file_with_a_changed_byte_is_refused(tmp_path):
+    network(1.0, private="head.*").save_pretrained(tmp_path)
+    (file,) = tmp_path.glob("private-*")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load(tmp_path, build)
+
+
+# --- saves that fail ------------------------------------------------------------------------------------------------
+
+
+def fail_at(monkeypatch, function, turn, error):
+    """Let the `turn`-th call of a function of `os` fail."""
+    real, calls = getattr(os, function), []
+
+    def failing(*args):
+        calls.append(args)
+        if len(calls) == turn:
+            raise error
+        return real(*args)
+
+    monkeypatch.setattr(os, function, failing)
+
+
+@pytest.mark.parametrize("function", ["replace", "fsync"])
+@pytest.mark.parametrize("turn", [1, 2, 3])
+def test_a_full_disk_is_reported_and_leaves_a_whole_checkpoint_and_no_rubbish(tmp_path, monkeypatch, function, turn):
+    network(1.0, private="head.*").save_pretrained(tmp_path)
+    new = network(2.0, private="head.*")
+    with monkeypatch.context() as patch:
+        fail_at(patch, function, turn, OSError(errno.ENOSPC, "No space left on device"))
+        with pytest.raises(
+            CheckpointError, match=r"could not be written \(No space left on device\); .* bytes are need"
+        ):
+            new.save_pretrained(tmp_path)
+    assert filled(tmp_path) == (2 if turn == 3 else 1)  # the third file is the description beside the weights
+    assert not list(tmp_path.glob(".*"))
+    new.save_pretrained(tmp_path)
+    assert filled(tmp_path) == 2
+    assert len(names(tmp_path)) == 3
+
+
+def test_a_failed_first_save_leaves_no_checkpoint(tmp_path, monkeypatch):
+    fail_at(monkeypatch, "replace", 1, OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(CheckpointError, match="No space left"):
+        network().save_pretrained(tmp_path)
+    assert names(tmp_path) == []
+    with pytest.raises(CheckpointError, match="There is no checkpoint"):
+        load(tmp_path, build)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="only OSError is cleaned up after: an interrupted save leaves its unfinished file"
+)
+def test_an_interrupted_save_leaves_no_rubbish(tmp_path, monkeypatch):
+    network(1.0).save_pretrained(tmp_path)
+    fail_at(monkeypatch, "replace", 1, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        network(2.0).save_pretrained(tmp_path)
+    assert names(tmp_path) == ["model.safetensors", "sortednet.json"]
+
+
+@pytest.mark.xfail(strict=True, reason="removing the unfinished file below a file raises NotADirectoryError itself")
+def test_a_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(CheckpointError, match="could not be written"):
+        network().save_pretrained(tmp_path / "file")
+
+
+KILLED = textwrap.dedent("""
+    import os, signal, sys
+    from functools import partial
+    import torch
+    from sortednet import SortedNet, Space
+    from sortednet.models import MLP
+
+    folder, after = sys.argv[1], sys.argv[2] == "after"
+
+    def network(fill):
+        net = SortedNet(partial(MLP, inputs=3, classes=2), Space(depth=[1, 2], width=[2, 4]), private="head.*")
+        with torch.no_grad():
+            [parameter.fill_(fill) for parameter in net.parameters()]
+        return net
+
+    first, second, real = network(1.0), network(2.0), os.replace
+    for turn in (1, 2, 3):
+        path = os.path.join(folder, str(turn))
+        first.save_pretrained(path)
+        if os.fork() == 0:
+            calls = []
+
+            def replace(*args):
+                calls.append(args)
+                if len(calls) == turn and not after:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                real(*args)
+                if len(calls) == turn:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            os.replace = replace
+            second.save_pretrained(path)
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.wait()[1]))
+""")
+
+
+@pytest.fixture(scope="module", params=["before", "after"])
+def killed(request, tmp_path_factory):
+    """Kill a process inside each of its three replacements in turn, before or after the file is in its place."""
+    folder = tmp_path_factory.mktemp(request.param)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(folder), request.param], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [str(-signal.SIGKILL)] * 3, done.stderr
+    return request.param, folder
+
+
+@pytest.mark.parametrize("turn", [1, 2, 3])
+def test_a_save_that_is_killed_leaves_the_last_good_checkpoint_whole(killed, turn):
+    when, folder = killed
+    new = turn == 3 or (turn == 2 and when == "after")  # the weights come second, and count once they are in place
+    assert filled(folder / str(turn)) == (2 if new else 1)
+    part = load(folder / str(turn), build, at=SPACE.smallest)
+    assert {value for p in part.parameters() for value in p.flatten().tolist()} == {2.0 if new else 1.0}
+
+
+@pytest.mark.parametrize("turn", [1, 2, 3])
+def test_the_next_save_after_a_kill_succeeds_and_removes_stale_private_files(killed, turn, tmp_path):
+    import shutil
+
+    path = shutil.copytree(killed[1] / str(turn), tmp_path / "copy")
+    network(3.0, private="head.*").save_pretrained(path)
+    assert filled(path) == 3
+    assert len(list(path.glob("private-*"))) == 1
+
+
+@pytest.mark.xfail(strict=True, reason="unfinished files of killed processes are never removed, and pile up")
+def test_the_next_save_removes_the_unfinished_file_of_a_killed_one(tmp_path):
+    (tmp_path / ".model.safetensors.999999.new").write_bytes(b"half")
+    network().save_pretrained(tmp_path)
+    assert names(tmp_path) == ["model.safetensors", "sortednet.json"]

@@ -1,0 +1,193 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sortednet.cli import main, read_config
+from sortednet.errors import ConfigError
+from sortednet.models import PreResNet
+
+DIGITS = Path(__file__).parent.parent / "configs" / "digits.yaml"
+
+CONFIG = """
+output: {output}
+space: {{depth: [1, 2], width: [4, 8]}}
+model: {{name: preresnet, options: {{stages: 1, norm: group}}}}
+data: {{name: npz, options: {{path: {data}}}, shift: 1}}
+objective: {{draws: 2}}
+training: {{updates: 12, batch_size: 8, checkpoint_every: 5}}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    arrays = {
+        "train_images": generator.integers(0, 255, (40, 8, 8), dtype=np.uint8),
+        "train_labels": np.arange(40) % 3,
+        "test_images": generator.integers(0, 255, (20, 8, 8), dtype=np.uint8),
+        "test_labels": np.arange(20) % 3,
+    }
+    np.savez(tmp_path / "data.npz", **arrays)
+    file = tmp_path / "config.yaml"
+    file.write_text(CONFIG.format(output=tmp_path / "run", data=tmp_path / "data.npz"))
+    return file
+
+
+@pytest.fixture
+def run(config: Path) -> str:
+    assert main(["train", str(config)]) == 0
+    return str(config.parent / "run")
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Run a command that must fail, and return its message."""
+    capsys.readouterr()
+    assert main(list(words)) == 2
+    message = capsys.readouterr().err
+    assert "error: " in message
+    assert "Traceback" not in message
+    return " ".join(message.split())
+
+
+def test_the_main_job_goes_from_a_config_to_an_ordinary_model(run: str, capsys) -> None:
+    assert main(["evaluate", run]) == 0
+    assert main(["select", run, "max_params=1000", "--name", "small"]) == 0
+    assert main(["extract", run, "small", "--onnx", "true"]) == 0
+    assert main(["report", run]) == 0
+    chosen = json.loads((Path(run) / "chosen.json").read_text())["small"]
+    folder = Path(run) / "extracted" / chosen
+    setting = json.loads((folder / "setting.json").read_text())
+    model = PreResNet(**setting, stages=1, norm="group", channels=1, classes=3)
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    assert (folder / "model.onnx").stat().st_size > 0
+    page = (Path(run) / "report.html").read_text()
+    assert "small" in page
+    assert (Path(run) / "report.png").stat().st_size > 0
+
+
+def test_a_setting_can_be_extracted_by_its_text(run: str, tmp_path: Path) -> None:
+    assert main(["extract", run, "depth=1,width=4", "--output", str(tmp_path / "small")]) == 0
+    assert (tmp_path / "small" / "model.safetensors").is_file()
+
+
+def test_a_finished_run_trains_no_further(run: str, config: Path) -> None:
+    before = load_file(Path(run) / "model" / "model.safetensors")
+    assert main(["train", str(config)]) == 0
+    after = load_file(Path(run) / "model" / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_values_can_be_changed_on_the_command_line() -> None:
+    changed = read_config(DIGITS, ["training.updates=7", "space={depth: [1, 2], width: [0.5, 1.0]}"])
+    assert changed.training.updates == 7
+    assert changed.space == {"depth": [1, 2], "width": [0.5, 1.0]}
+    assert changed.training.learning_rate == read_config(DIGITS).training.learning_rate
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10_preresnet", "cifar10_mobilenet_v2"])
+def test_every_shipped_config_describes_a_network(name: str) -> None:
+    config = read_config(DIGITS.with_name(f"{name}.yaml"))
+    assert len(config.make_space()) >= 4
+
+
+def test_a_run_with_measured_statistics_keeps_them(config: Path) -> None:
+    text = config.read_text() + "buffers: reestimated\n"
+    config.write_text(text.replace("norm: group", "norm: batch"))
+    assert main(["train", str(config)]) == 0
+    assert list((config.parent / "run" / "model").glob("private-*.safetensors"))
+    assert main(["evaluate", str(config.parent / "run")]) == 0
+
+
+def test_no_command_shows_the_commands(capsys) -> None:
+    assert main([]) == 2
+    assert "{train,evaluate,select,extract,report,reproduce}" in capsys.readouterr().out
+
+
+def test_reproduce_writes_the_result(tmp_path: Path, capsys, monkeypatch) -> None:
+    from sortednet.experiments import order_dependency
+
+    plain = order_dependency.run
+    monkeypatch.setattr(order_dependency, "run", lambda: plain((0,), epochs=1))
+    assert main(["reproduce", "order-dependency", "--output", str(tmp_path / "order.json")]) == 0
+    assert "average, target order" in capsys.readouterr().out
+    assert json.loads((tmp_path / "order.json").read_text())
+
+
+def test_a_missing_config_is_named(capsys) -> None:
+    assert "no configuration at nowhere.yaml" in error_of(capsys, "train", "nowhere.yaml")
+
+
+def test_a_misspelt_command_lists_the_commands(capsys) -> None:
+    assert "'train', 'evaluate'" in error_of(capsys, "tran")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("updates: 12", "updaets: 12", r"training.updaets'. Did you mean training.updates"),
+        ("updates: 12", "updates: many", r"training.updates.*Expected a <class 'int'>. Got value: many"),
+        ("updates: 12", "updates: 0", r"training.updates=0 is below 1"),
+        ("draws: 2", "name: stocastic", r"objective.name.*stochastic_summation.*Got value: stocastic"),
+        ("name: preresnet", "name: resnet", r"'resnet'.*preresnet"),
+        ("norm: group", "norms: group", r"preresnet takes no argument norms. It takes depth, width"),
+        ("width: [4, 8]", "height: [4, 8]", r"preresnet takes no argument height"),
+        ("width: [4, 8]", "width: []", r"Dimension width: A support is empty"),
+        ("width: [4, 8]", "width: [8, 4]", r"Dimension width: The support \[8, 4\] is not strictly increasing"),
+        ("width: [4, 8]", "width: [0, 4]", r"width=0"),
+        ("data.npz", "nodata.npz", r"nodata.npz"),
+        ("name: npz", "name: npx", r"'npx'.*npz"),
+        ("shift: 1", "shift: -1", r"-1"),
+        ("draws: 2", "draws: 0", r"objective.draws=0 must be at least 1"),
+        ("batch_size: 8", "batch_size: 64", r"40 examples, fewer than a batch of 64"),
+    ],
+)
+def test_a_wrong_config_is_one_clear_error(config: Path, capsys, old: str, new: str, message: str) -> None:
+    import re
+
+    text = config.read_text()
+    assert old in text
+    config.write_text(text.replace(old, new))
+    assert re.search(message, error_of(capsys, "train", str(config)))
+
+
+def test_a_file_that_is_no_yaml_is_refused(config: Path, capsys) -> None:
+    config.write_text("space: {depth: [1")
+    assert "cannot be used" in error_of(capsys, "train", str(config))
+
+
+def test_evaluating_what_is_not_trained_says_what_to_do(tmp_path: Path, capsys) -> None:
+    assert "'sortednet train' writes it" in error_of(capsys, "evaluate", str(tmp_path))
+
+
+def test_selecting_before_evaluating_says_what_to_do(run: str, capsys) -> None:
+    assert "'sortednet evaluate' writes it" in error_of(capsys, "select", run, "max_params=100")
+
+
+def test_a_budget_that_nothing_meets_says_what_is_possible(run: str, capsys) -> None:
+    main(["evaluate", run, "--measure", "[]"])
+    assert "max_params=1" in error_of(capsys, "select", run, "max_params=1")
+
+
+def test_a_budget_that_cannot_be_read_is_refused(run: str, capsys) -> None:
+    main(["evaluate", run, "--measure", "[]"])
+    assert "no budget" in error_of(capsys, "select", run, "max_params=few")
+
+
+def test_extracting_an_unknown_setting_lists_the_support(run: str, capsys) -> None:
+    assert "width=5 is outside its support [4, 8]" in error_of(capsys, "extract", run, "depth=1,width=5")
+
+
+def test_a_damaged_network_is_named(run: str, capsys) -> None:
+    file = Path(run) / "model" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    assert "damaged or cut short" in error_of(capsys, "evaluate", run)
+
+
+def test_a_config_error_is_also_a_value_error() -> None:
+    with pytest.raises(ValueError, match="no configuration"):
+        read_config("nowhere.yaml")
+    assert issubclass(ConfigError, ValueError)

@@ -1,0 +1,126 @@
+import pytest
+import torch
+from torch import nn
+
+import sortednet as sn
+from sortednet.errors import DataError, SettingError
+from sortednet.models import MLP, PreResNet
+
+
+def make_net() -> sn.SortedNet:
+    torch.manual_seed(0)
+    return sn.SortedNet(
+        lambda depth, width: MLP(depth, width, inputs=5, classes=3), sn.Space(depth=[1, 2], width=[4, 8])
+    )
+
+
+def batches(count: int = 3) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    sizes = [4, 4, 2][:count]
+    return [(torch.randn(n, 5, generator=generator), torch.randint(0, 3, (n,), generator=generator)) for n in sizes]
+
+
+def test_every_sub_model_has_one_row() -> None:
+    net = make_net()
+    table = sn.evaluate(net, batches(), measure=())
+    assert {row.setting for row in table} == set(net.space)
+
+
+def test_quality_is_the_mean_over_examples_not_over_batches() -> None:
+    net = make_net()
+    data = batches()
+    row = sn.evaluate(net, data, measure=()).row(net.space.full)
+    right = sum(int((net(x).argmax(-1) == y).sum()) for x, y in data)
+    assert row.quality == pytest.approx(100 * right / 10)
+
+
+def test_a_metric_that_is_a_mean_is_weighted_by_the_batch() -> None:
+    net = make_net()
+    data = batches()
+    loss = sn.evaluate(net, data, nn.functional.cross_entropy, measure=(), higher_is_better=False).row(net.space.full)
+    whole = torch.cat([x for x, _ in data]), torch.cat([y for _, y in data])
+    assert loss.quality == pytest.approx(float(nn.functional.cross_entropy(net(whole[0]), whole[1]).detach()), abs=1e-6)
+
+
+def test_the_quality_of_a_row_is_the_extracted_models() -> None:
+    net = make_net()
+    data = batches()
+    for row in sn.evaluate(net, data, measure=()):
+        model = net.extract(row.setting)
+        right = sum(int((model(x).argmax(-1) == y).sum()) for x, y in data)
+        assert row.quality == pytest.approx(100 * right / 10)
+
+
+def test_recovery_is_in_per_cent_of_the_full_model() -> None:
+    table = sn.evaluate(make_net(), batches(), measure=())
+    full = table.row(make_net().space.full).quality
+    assert all(row.recovery == pytest.approx(100 * row.quality / full) for row in table)
+
+
+def test_costs_are_those_of_the_sub_model() -> None:
+    net = make_net()
+    row = sn.evaluate(net, batches(), settings=["depth=1,width=4"]).row("depth=1,width=4")
+    assert row.params == sum(p.numel() for p in net.extract(depth=1, width=4).parameters()) == 5 * 4 + 4 + 4 * 3 + 3
+    assert row.flops == 2 * (5 * 4 + 4 * 3)
+    assert row.latency_ms > 0
+    assert row.memory_bytes >= 4 * row.params
+
+
+def test_only_what_is_asked_for_is_measured() -> None:
+    row = sn.evaluate(make_net(), batches(), measure=("flops",))[0]
+    assert row.flops is not None
+    assert row.latency_ms is None
+    assert row.memory_bytes is None
+
+
+def test_the_full_model_is_always_measured_for_the_recovery() -> None:
+    net = make_net()
+    table = sn.evaluate(net, batches(), settings=["depth=1,width=4"], measure=())
+    assert {str(row.setting) for row in table} == {"depth=1,width=4", "depth=2,width=8"}
+
+
+def test_nothing_of_the_network_changes() -> None:
+    torch.manual_seed(0)
+    net = sn.SortedNet(lambda width: PreResNet(1, width, stages=1, channels=1), sn.Space(width=[2, 4])).train()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    sn.evaluate(net, [(torch.randn(3, 1, 8, 8), torch.tensor([0, 1, 2]))])
+    assert net.training
+    assert net.full.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in net.parameters())
+
+
+def test_an_iterator_serves_all_sub_models() -> None:
+    net = make_net()
+    assert sn.evaluate(net, iter(batches()), measure=()) == sn.evaluate(net, batches(), measure=())
+
+
+def test_batches_of_keyword_arguments_serve() -> None:
+    class Named(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.body = MLP(1, width, inputs=5, classes=3)
+
+        def forward(self, x, labels):
+            return self.body(x)
+
+    net = sn.SortedNet(Named, sn.Space(width=[4, 8]))
+    data = [{"x": x, "labels": y} for x, y in batches()]
+    table = sn.evaluate(net, data, lambda output, batch: sn.accuracy(output, batch["labels"]), metric_name="accuracy")
+    assert len(table) == 2
+
+
+def test_progress_is_told() -> None:
+    told = []
+    sn.evaluate(make_net(), batches(), measure=(), progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_empty_data_are_refused() -> None:
+    with pytest.raises(DataError, match=r"empty. Give at least one batch"):
+        sn.evaluate(make_net(), [])
+
+
+def test_an_unknown_setting_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"width=5 is outside its support \[4, 8\]"):
+        sn.evaluate(make_net(), batches(), settings=["depth=1,width=5"])
