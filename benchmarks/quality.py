@@ -9,7 +9,6 @@ import statistics
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from measuring import context, output, write
 from rich.console import Console
 from torch.nn import functional
@@ -105,5 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
     main()

@@ -76,7 +76,6 @@ def test_several_settings_each_get_the_whole_batch():
     assert all(torch.equal(out, net.at(one)(data())) for one, out in zip(SPACE, outputs, strict=True))
 
 
-@pytest.mark.xfail(strict=True, reason="2.0 == 2 passes, and the private tensors of depth=2 are not found under 2.0")
 def test_a_float_that_equals_a_value_names_the_same_sub_model():
     space = Space(classes=[2, 3], width=[2, 4])
     net = SortedNet(lambda classes, width: MLP(1, int(width), inputs=3, classes=int(classes)), space, private="head.*")
@@ -130,7 +129,6 @@ def test_split_parts_differ_by_one_at_most_and_lose_nothing(parts):
     assert torch.cat(split).tolist() == list(range(5))
 
 
-@pytest.mark.xfail(strict=True, reason="a named tuple is rebuilt from one generator instead of its fields")
 def test_split_batch_cuts_named_tuples():
     pair = namedtuple("pair", "x y")
     first, _ = split_batch(pair(torch.arange(4), torch.arange(4)), 2)
@@ -224,7 +222,6 @@ def test_the_state_dict_holds_the_full_model_only():
     assert len(list(net.parameters())) == len(list(net.full.parameters()))
 
 
-@pytest.mark.xfail(strict=True, reason="statistics measured later are private buffers that a new network has not yet")
 def test_the_state_dict_of_a_reestimated_network_loads_into_a_new_one():
     def norms(width):
         return nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width))
@@ -367,7 +364,6 @@ def test_compiled_gradients_equal_plain_ones():
         torch.testing.assert_close(parameter.grad, gradient)
 
 
-@pytest.mark.xfail(strict=True, reason="torch warns that bound views, which are no leaves, have no .grad")
 @pytest.mark.usefixtures("fresh_dynamo")
 def test_compiled_training_warns_of_nothing():
     net, _, _, _ = compiled(Blocks)
@@ -382,7 +378,6 @@ def test_a_frozen_sub_model_is_not_compiled():
     assert counter.frame_count == 0
 
 
-@pytest.mark.xfail(strict=True, reason="torch skips frames of its own layers, so lists of bare layers stay uncompiled")
 @pytest.mark.usefixtures("fresh_dynamo")
 @pytest.mark.parametrize("build", [build, lambda depth, width: nn.Sequential(nn.Linear(3, width), nn.ReLU())])
 def test_blocks_that_are_torchs_own_layers_are_compiled_too(build):
@@ -394,7 +389,6 @@ def test_blocks_that_are_torchs_own_layers_are_compiled_too(build):
 # --- buffers that a module assigns ----------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="a buffer that is assigned, not written in place, changes the skeleton only")
 def test_a_persistent_buffer_that_is_assigned_reaches_the_full_model():
     class Averaged(nn.Module):
         def __init__(self, width):

@@ -185,7 +185,7 @@ def test_a_table_without_the_full_model_says_largest(tmp_path):
 
 def test_text_from_outside_cannot_become_markup(tmp_path):
     evil = "</script><script>alert(1)</script>"
-    table = Table([Row(Setting({evil: 1}), 0.5, 10), Row(Setting({evil: 2}), 0.6, 20)], metric=evil)
+    table = Table([Row(Setting({"depth": 1}), 0.5, 10), Row(Setting({"depth": 2}), 0.6, 20)], metric=evil)
     harmless = page_of(tmp_path, table_of(SPACES["one"])).scripts
     chosen = {evil: table[0].setting}
     page = page_of(tmp_path, table, title=evil, facts={evil: evil}, chosen=chosen, curves={evil: [(0, 1.0)]})

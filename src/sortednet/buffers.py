@@ -28,13 +28,15 @@ class Private(nn.Module):
         patterns: Shell patterns of parameters and buffers that each sub-model has for itself.
         policy: The policy for all other persistent buffers.
         full: The full setting, whose tensors are always those of the full model.
+        trainable: The full model's parameters by name, and whether they are trained.
     """
 
-    def __init__(self, patterns: Sequence[str], policy: BufferPolicy, full: Setting) -> None:
+    def __init__(
+        self, patterns: Sequence[str], policy: BufferPolicy, full: Setting, trainable: Mapping[str, bool]
+    ) -> None:
         super().__init__()
-        self.patterns, self.policy, self.full = tuple(patterns), policy, full
+        self.patterns, self.policy, self.full, self.trainable = tuple(patterns), policy, full, dict(trainable)
         self.owners = nn.ModuleDict()
-        self._settings: dict[str, Setting] = {}
 
     def covers(self, name: str, is_buffer: bool) -> bool:
         """Whether each sub-model has its own tensor of this name from the start."""
@@ -64,22 +66,22 @@ class Private(nn.Module):
         return owner._buffers.get(entry)
 
     def add(self, setting: Setting, tensors: Mapping[str, Tensor]) -> None:
-        """Give a sub-model tensors of its own: parameters as parameters, all else as buffers."""
+        """Give a sub-model tensors of its own: parameters for the full model's parameters, buffers for all else."""
         key = _key(setting)
         if key not in self.owners:
             self.owners[key] = nn.Module()
-            self._settings[key] = setting
         for name, tensor in tensors.items():
             entry = name.replace(".", "/")
-            if isinstance(tensor, nn.Parameter):
-                self.owners[key].register_parameter(entry, tensor)
+            if name in self.trainable:
+                parameter = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, self.trainable[name])
+                self.owners[key].register_parameter(entry, parameter)
             else:
                 self.owners[key].register_buffer(entry, tensor)
 
     def tensors(self) -> dict[tuple[str, str], Tensor]:
-        """Return everything held, by the setting's text and the full name; parameters as parameters."""
+        """Return everything held, by the setting's text and the full name."""
         return {
-            (str(self._settings[key]), entry.replace("/", ".")): tensor
+            (key.replace(":", "."), entry.replace("/", ".")): tensor
             for key, owner in self.owners.items()
             for entry, tensor in (*owner._parameters.items(), *owner._buffers.items())
             if tensor is not None
@@ -90,10 +92,20 @@ class Private(nn.Module):
         for (setting, name), tensor in tensors.items():
             self.add(Setting.parse(setting), {name: tensor})
 
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        """Make room for what was added later in the saved network, such as statistics measured after training."""
+        for path, tensor in state_dict.items():
+            if path.startswith(f"{prefix}owners."):
+                key, _, entry = path.removeprefix(f"{prefix}owners.").partition(".")
+                setting, name = Setting.parse(key.replace(":", ".")), entry.replace("/", ".")
+                if key not in self.owners or entry not in dict(self.owners[key].state_dict()):
+                    self.add(setting, {name: torch.zeros_like(tensor)})
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
 
 def _key(setting: Setting) -> str:
     # Names of modules must not hold a dot.
-    return str(setting).replace(".", "p")
+    return str(setting).replace(".", ":")
 
 
 def estimate_statistics(module: nn.Module, batches: Iterable[Any], run: Callable[[nn.Module, Any], object]) -> None:

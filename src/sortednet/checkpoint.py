@@ -6,21 +6,22 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
-from .errors import CheckpointError
+from .errors import CheckpointError, SpaceError
 from .layouts import Cut
 
 __all__ = [
     "corners",
+    "described",
     "fitting",
     "read_file",
     "read_metadata",
@@ -45,13 +46,18 @@ def write_bytes(path: Path, data: bytes) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for stale in path.parent.glob(f".{path.name}.*.new"):  # of a process that was killed
+            stale.unlink(missing_ok=True)
         with open(beside, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise CheckpointError(
             f"{path} could not be written ({error.strerror or error}); {len(data):,} bytes are needed. "
             "What was there before is unchanged. Free some space, or save elsewhere."
@@ -82,9 +88,8 @@ def write(
     described: dict[str, Any] = {"format": VERSION, **metadata}
     own = {f"{setting}|{name}": tensor for (setting, name), tensor in private.items()}
     if own:
-        parameters = sorted(key for key, tensor in own.items() if isinstance(tensor, nn.Parameter))
-        data = to_bytes(own, {"parameters": json.dumps(parameters)})
-        described["private_file"] = f"private-{hashlib.sha256(data).hexdigest()[:12]}.safetensors"
+        data = save(_savable(own))
+        described["private_file"] = f"private-{_digest(data)}.safetensors"
         write_bytes(folder / described["private_file"], data)
     text = json.dumps(described, indent=1)
     write_bytes(folder / WEIGHTS, to_bytes(state, {"sortednet": text}))
@@ -92,6 +97,10 @@ def write(
     for stale in folder.glob("private-*.safetensors"):
         if stale.name != described.get("private_file"):
             stale.unlink(missing_ok=True)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:12]
 
 
 def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -121,9 +130,10 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     try:
         if text is None:
             text = (Path(path) / METADATA).read_text()
-        described: dict[str, Any] = json.loads(text)
-        version = described["format"]
-        described["space"], described["buffers"], described["private"]
+        held: dict[str, Any] = json.loads(text)
+        version = held["format"]
+        if version == VERSION:
+            held["space"], held["buffers"], held["private"]
     except FileNotFoundError:
         raise CheckpointError(
             f"{path} holds weights but no {METADATA}, so its space is not known. "
@@ -136,7 +146,16 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
             f"{path} has format {version}; this version reads format {VERSION}. "
             "Update sortednet, or save again with it."
         )
-    return described
+    return held
+
+
+@contextmanager
+def described(path: str | Path) -> Iterator[None]:
+    """Turn what goes wrong while a description is taken up into a `CheckpointError`."""
+    try:
+        yield
+    except (SpaceError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{Path(path) / METADATA} is damaged ({error}). Restore it or save again.") from None
 
 
 @contextmanager
@@ -184,7 +203,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_private(path: str | Path) -> dict[tuple[str, str], Tensor]:
-    """Read the private tensors by setting and name; parameters as parameters.
+    """Read the private tensors by setting and name.
 
     Raises:
         CheckpointError: If the file that the checkpoint names is missing or damaged.
@@ -197,24 +216,24 @@ def read_private(path: str | Path) -> dict[tuple[str, str], Tensor]:
         raise CheckpointError(
             f"{file} is missing, which holds the private tensors of {path}. Restore it, or save again."
         )
-    tensors, metadata = read_file(file)
-    parameters = set(json.loads(metadata["parameters"]))
-    return {
-        (setting, entry): nn.Parameter(tensor) if f"{setting}|{entry}" in parameters else tensor
-        for key, tensor in tensors.items()
-        for setting, _, entry in [key.partition("|")]
-    }
+    if f"private-{_digest(file.read_bytes())}.safetensors" != name:
+        raise CheckpointError(f"{file} is damaged: its bytes are not those that were saved. Restore it, or save again.")
+    entries = {tuple(key.split("|")): tensor for key, tensor in read_file(file)[0].items()}
+    return {(setting, name): tensor for (setting, name), tensor in entries.items()}
 
 
 @contextmanager
-def corners(path: str | Path) -> Iterator[Callable[[str, Cut], Tensor]]:
+def corners(
+    path: str | Path,
+) -> Iterator[tuple[dict[str, torch.dtype], Callable[[str, Cut, Sequence[int]], Tensor]]]:
     """Open the weights for reading in part.
 
     The stretches of a corner are read one by one. (`safetensors` maps the file into memory, and the system then reads
     far ahead of each row.)
 
     Yields:
-        A function of a name and a cut that reads that part only.
+        The types of the stored tensors, and a function of a name, a cut and the shape of the full tensor that reads
+        that part only.
 
     Raises:
         CheckpointError: If the file is missing or damaged, or does not hold a tensor as large as the cut.
@@ -226,21 +245,20 @@ def corners(path: str | Path) -> Iterator[Callable[[str, Cut], Tensor]]:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
         length = int.from_bytes(_read(file, 0, 8), "little")
         header = json.loads(_read(file, 8, length))
+        unknown = {header[name]["dtype"] for name in names} - _DTYPES.keys()
+        if unknown:
+            raise CheckpointError(f"{path} holds numbers of type {unknown}. Save it in types of {list(_DTYPES)}.")
+        types = {name: _DTYPES[header[name]["dtype"]] for name in names}
 
-        def read(name: str, cut: Cut) -> Tensor:
+        def read(name: str, cut: Cut, full_shape: Sequence[int]) -> Tensor:
             if name not in names:
                 raise CheckpointError(f"{path} holds no {name}. Load it with the builder that it was saved with.")
             stored = header[name]
-            shape, dtype = stored["shape"], _DTYPES.get(stored["dtype"])
-            ends = [max(start + length for start, length in axis) for axis in cut.pieces]
-            if dtype is None:
+            shape, dtype = stored["shape"], _DTYPES[stored["dtype"]]
+            if list(shape) != list(full_shape):
                 raise CheckpointError(
-                    f"{name} in {path} has type {stored['dtype']}. Save it in one of {list(_DTYPES)}."
-                )
-            if len(shape) != len(ends) or any(end > size for end, size in zip(ends, shape, strict=True)):
-                raise CheckpointError(
-                    f"{name} in {path} has shape {tuple(shape)}; the builder needs at least {tuple(ends)}. "
-                    "Load it with the builder that it was saved with."
+                    f"{path} does not fit the builder: {name} is {tuple(shape)} in it and {tuple(full_shape)} in the "
+                    "builder's full model. Load it with the builder that it was saved with."
                 )
             part = torch.empty(cut.shape, dtype=dtype)
             if part.numel():
@@ -254,7 +272,7 @@ def corners(path: str | Path) -> Iterator[Callable[[str, Cut], Tensor]]:
                 part = torch.frombuffer(data, dtype=dtype).view(cut.shape)
             return part
 
-        yield read
+        yield types, read
 
 
 _DTYPES = {
@@ -272,4 +290,7 @@ def _read(file: io.FileIO, start: int, size: int) -> bytes:
 def _fill(file: io.FileIO, start: int, view: memoryview) -> None:
     file.seek(start)
     while view:
-        view = view[file.readinto(view) or len(view) :]
+        count = file.readinto(view)
+        if not count:
+            raise CheckpointError(f"{file.name} ends early. Restore it from a copy, or take an earlier checkpoint.")
+        view = view[count:]

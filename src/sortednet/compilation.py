@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Union
 
+import torch
 from torch import nn
 
 __all__ = ["Compilation", "blocks"]
@@ -27,7 +29,13 @@ class Compilation:
     def prepare(self, module: nn.Module) -> None:
         """Compile every block of a skeleton in place; nothing is traced before it is called."""
         for block in blocks(module):
-            block.compile(dynamic=True, backend=self.backend, mode=self.mode)
+            if type(block).__module__.startswith("torch.nn."):
+                # The compiler enters torch's own layers only from a function of somebody else's.
+                block.forward = torch.compile(
+                    _calling(block.forward), dynamic=True, backend=self.backend, mode=self.mode
+                )
+            else:
+                block.compile(dynamic=True, backend=self.backend, mode=self.mode)
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -41,6 +49,7 @@ class Compilation:
         from torch.fx.experimental import _config as shape_config
 
         with (
+            warnings.catch_warnings(),
             dynamo_config.patch(
                 force_nn_module_property_static_shapes=False,
                 force_parameter_static_shapes=False,
@@ -48,12 +57,24 @@ class Compilation:
             ),
             shape_config.patch(use_duck_shape=False),  # type: ignore[attr-defined]
         ):
+            # Bound views are no leaves; looking for their `.grad` while tracing is harmless.
+            warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
             yield
 
 
+def _calling(forward: Callable[..., object]) -> Callable[..., object]:
+    def call(*args: object, **kwargs: object) -> object:
+        return forward(*args, **kwargs)
+
+    return call
+
+
 def blocks(module: nn.Module) -> list[nn.Module]:
-    """Find the blocks a model repeats: the elements of its outermost lists, or the model itself where there is none."""
-    found = list(_elements(module))
+    """Find the blocks a model repeats: the elements of its outermost lists, or the model itself where there is none.
+
+    torch's own layers do not count, which the compiler takes only as parts of a larger whole.
+    """
+    found = [one for one in _elements(module) if not type(one).__module__.startswith("torch.nn.")]
     return found or [module]
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .errors import BuildError, LayoutError
 
-__all__ = ["Cut", "Layout", "cuts"]
+__all__ = ["Cut", "Layout", "cuts", "tensors_of"]
 
 Blocks = Union[int, Callable[[nn.Module], Sequence[int]]]
 
@@ -45,6 +45,10 @@ class Layout:
     pattern: str
     axis: int = 0
     blocks: Blocks = 3
+
+    def __post_init__(self) -> None:
+        if self.axis < 0:
+            raise LayoutError(f"axis={self.axis} of {self.pattern!r} is negative. Count axes from the front, from 0.")
 
     def sizes(self, model: nn.Module, name: str, size: int) -> list[int]:
         """Return the sizes of the blocks that make up `size` units of parameter `name` of `model`."""
@@ -138,7 +142,12 @@ def cuts(full: nn.Module, small: nn.Module, layouts: Iterable[Layout] = ()) -> d
         LayoutError: If an axis looks fused and no layout covers it, or a layout does not fit.
     """
     declared = tuple(layouts)
-    theirs, ours = _tensors(full), _tensors(small)
+    theirs, ours = tensors_of(full), tensors_of(small)
+    for given in declared:
+        if not any(_match([given], name, tensor) for name, tensor in theirs.items()):
+            raise LayoutError(
+                f"{given} matches no axis of a parameter. Correct its pattern; parameters are {list(theirs)[:4]}..."
+            )
     for name, tensor in ours.items():
         if name not in theirs:
             raise BuildError(
@@ -176,7 +185,7 @@ def cuts(full: nn.Module, small: nn.Module, layouts: Iterable[Layout] = ()) -> d
     return found
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Return parameters and persistent buffers by name, tied ones under each of their names."""
     found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     for prefix, module in model.named_modules(remove_duplicate=False):
@@ -215,7 +224,9 @@ def _torch_layouts(model: nn.Module) -> dict[tuple[str, int], Layout]:
                 found[path, 0] = Layout(path, 0, 3)
             elif isinstance(module, nn.RNNBase):
                 gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-                if not name.startswith("weight_hr"):
+                if name.startswith("weight_hr"):
+                    found.update({(path, axis): Layout(path, axis, 1) for axis in (0, 1)})
+                else:
                     found[path, 0] = Layout(path, 0, gates)
                 if module.bidirectional and name.startswith("weight_ih_l") and not name.startswith("weight_ih_l0"):
                     found[path, 1] = Layout(path, 1, 2)
@@ -271,7 +282,7 @@ def _report_undeclared(
                 f"Axis {axis} of {name} goes from {whole} to {size} units, in proportion to an axis of {part} units, "
                 f"and may hold several blocks ({whole} / {part} = {whole / part:g}). If it does, declare them: "
                 f'layouts=[Layout("{name}", axis={axis}, blocks={max(2, round(whole / part))})]; '
-                f"if it is one block, say so with blocks=1."
+                f"if it is one block, say so with blocks=1. (Channels flattened with their pixels are one block.)"
             )
     for prefix, module in full.named_modules():
         if isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 from . import checkpoint
 from .buffers import BufferPolicy, Private, estimate_statistics
 from .compilation import Compilation
-from .errors import BuildError, CheckpointError, SettingError
-from .layouts import Layout
+from .errors import BuildError, CheckpointError, DataError, SettingError
+from .layouts import Layout, tensors_of
 from .space import Number, Setting, Space
 from .views import Skeleton, Slot, build_skeleton, call_builder, outline
 
@@ -108,7 +109,7 @@ class SortedNet(nn.Module):
         private: str | Sequence[str] = (),
     ) -> None:
         super().__init__()
-        if buffers not in ("shared", "private", "reestimated"):
+        if buffers not in get_args(BufferPolicy):
             raise BuildError(f"buffers={buffers!r} is no policy. Choose 'shared', 'private' or 'reestimated'.")
         self.space = space
         self._build = build
@@ -117,9 +118,18 @@ class SortedNet(nn.Module):
         self._skeletons = _Skeletons()
         self.full = call_builder(build, space.full) if model is None else model
         patterns = (private,) if isinstance(private, str) else tuple(private)
-        self.private = Private(patterns, buffers, space.full)
+        trainable = {name: p.requires_grad for name, p in self.full.named_parameters(remove_duplicate=False)}
+        self.private = Private(patterns, buffers, space.full, trainable)
+        names = tensors_of(self.full)
+        for pattern in patterns:
+            if not fnmatch.filter(names, pattern):
+                raise BuildError(
+                    f"private={pattern!r} matches no parameter or buffer. Those of the model are {list(names)[:4]}..."
+                )
         for setting in (space.full, space.smallest if space.smallest in space else space[0]):
             self._skeletons.of[setting] = self._skeleton(setting)
+        if model is not None:
+            _check_given(model, self._skeletons.of[space.full])
         if patterns or buffers == "private":
             self._make_private()
 
@@ -129,6 +139,7 @@ class SortedNet(nn.Module):
         setting: Mapping[str, Number] | str | None = None,
         settings: Sequence[Mapping[str, Number]] | None = None,
         split: bool = False,
+        inference: bool = False,
         **kwargs: Any,
     ) -> Any:
         """Run one sub-model, or several in one call.
@@ -140,6 +151,7 @@ class SortedNet(nn.Module):
             setting: The sub-model to run; the full model where left out.
             settings: Or several sub-models; then a list of outputs is returned.
             split: Whether each of `settings` gets its own part of the batch, instead of all of it.
+            inference: Whether to run in evaluation mode, whatever mode the network is in.
             kwargs: Inputs of the model's own `forward`.
 
         Returns:
@@ -149,24 +161,29 @@ class SortedNet(nn.Module):
             SettingError: If a setting is not in the space.
         """
         if settings is None:
-            return self._run(self.space.setting(setting), args, kwargs)
+            return self._run(self.space.setting(setting), args, kwargs, inference)
         if setting is not None:
             raise SettingError(f"Give setting={setting} or settings={list(settings)}, not both.")
         inputs = split_batch((args, kwargs), len(settings)) if split else [(args, kwargs)] * len(settings)
-        return [self._run(self.space.setting(one), *part) for one, part in zip(settings, inputs, strict=True)]
+        return [
+            self._run(self.space.setting(one), part[0], part[1], inference)
+            for one, part in zip(settings, inputs, strict=True)
+        ]
 
-    def _run(self, setting: Setting, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        skeleton = self._bound(setting)
+    def _run(self, setting: Setting, args: Sequence[Any], kwargs: Mapping[str, Any], inference: bool) -> Any:
+        skeleton = self._bound(setting, inference)
         with nullcontext() if self._compilation is None else self._compilation.active():
-            return skeleton.module(*args, **kwargs)
+            output = skeleton.module(*args, **kwargs)
+        skeleton.write_back()
+        return output
 
-    def _bound(self, setting: Setting) -> Skeleton:
+    def _bound(self, setting: Setting, inference: bool = False) -> Skeleton:
         skeleton = self._skeletons.of.get(setting)
-        if skeleton is None:
+        if skeleton is None or not skeleton.fits():
             skeleton = self._skeletons.of[setting] = self._skeleton(setting)
             if self._compilation is not None:
                 self._compilation.prepare(skeleton.module)
-        skeleton.bind(self.private)
+        skeleton.bind(self.private, inference)
         return skeleton
 
     def _skeleton(self, setting: Setting) -> Skeleton:
@@ -223,7 +240,8 @@ class SortedNet(nn.Module):
     def skeleton(self, setting: Mapping[str, Number] | str) -> Skeleton:
         """Build the skeleton of a setting: names, shapes and cuts without any memory. For cost and update rules."""
         checked = self.space.setting(setting)
-        return self._skeletons.of.get(checked) or self._skeleton(checked)
+        held = self._skeletons.of.get(checked)
+        return held if held is not None and held.fits() else self._skeleton(checked)
 
     def compile(self, *, backend: str | Callable[..., object] = "inductor", mode: str | None = None) -> None:
         """Compile every sub-model per block, so that one small set of graphs serves all settings.
@@ -245,6 +263,7 @@ class SortedNet(nn.Module):
 
         Raises:
             BuildError: If the policy is another.
+            DataError: If there is no batch.
 
         Source:
             Yu & Huang (2019), arXiv:1903.05134, Sec. 3.3.
@@ -252,6 +271,8 @@ class SortedNet(nn.Module):
         if self.private.policy != "reestimated":
             raise BuildError(f"buffers={self.private.policy!r} keeps statistics as trained. Use buffers='reestimated'.")
         held = list(batches)
+        if not held:
+            raise DataError("There is no batch to measure statistics on. Give about 2,000 examples in batches.")
         for one in self.space if settings is None else settings:
             setting = self.space.setting(one)
             skeleton = self._skeleton(setting)
@@ -331,26 +352,57 @@ def load(
     if build is None:
         raise CheckpointError(f"{path} holds a plain module, which needs its builder: sn.load(path, build=build).")
     stored = checkpoint.read_metadata(path)
-    found = Space.from_json(stored["space"])
+    with checkpoint.described(path):
+        found = Space.from_json(stored["space"])
+        if stored["buffers"] not in get_args(BufferPolicy):
+            raise TypeError(f"{stored['buffers']!r} is no policy")
     if space is not None and space != found:
         raise CheckpointError(f"{path} holds {found!r}, not {space!r}. Load it with its own space, or train again.")
     if at is None:
-        net = SortedNet(build, found, layouts=layouts, buffers=stored["buffers"], private=stored["private"])
+        with checkpoint.described(path):
+            net = SortedNet(build, found, layouts=layouts, buffers=stored["buffers"], private=stored["private"])
+        weights = checkpoint.read_weights(path)
+        _take_types(net.full, {name: tensor.dtype for name, tensor in weights.items()})
         with checkpoint.fitting(path):
-            net.full.load_state_dict(checkpoint.read_weights(path))
+            net.full.load_state_dict(weights)
         net.private.restore(checkpoint.read_private(path))
         return net
     setting = found.setting(at)
     # The full model is never made: its outline stands in for it, and the cuts say what to read.
-    skeleton = build_skeleton(build, setting, outline(build, found.full), layouts)
+    full = outline(build, found.full)
     private = checkpoint.read_private(path)
-    with checkpoint.corners(path) as read:
+    with checkpoint.corners(path) as (types, read):
+        _take_types(full, types)
+        skeleton = build_skeleton(build, setting, full, layouts)
 
-        def read_slot(slot: Slot, _: Tensor) -> Tensor:
+        def read_slot(slot: Slot, held: Tensor) -> Tensor:
             own = private.get((str(setting), slot.path))
-            return read(slot.path, slot.cut) if own is None else own.detach()
+            return read(slot.path, slot.cut, held.shape) if own is None else own.detach()
 
         return skeleton.fill(read_slot)
+
+
+def _take_types(model: nn.Module, types: Mapping[str, torch.dtype]) -> None:
+    """Give a model's tensors the types that they are stored in, so that loading rounds nothing."""
+    floating = {dtype for dtype in types.values() if dtype.is_floating_point}
+    if len(floating) == 1:
+        model.to(floating.pop())  # buffers that are not stored follow
+        return
+    for name, tensor in tensors_of(model).items():
+        if name in types:
+            tensor.data = tensor.data.to(types[name])
+
+
+def _check_given(model: nn.Module, full: Skeleton) -> None:
+    """Refuse a given model that is larger than what the builder makes at the full setting."""
+    ours = {slot.path: slot.cut.shape for slot in (*full.parameters, *full.buffers)}
+    for name, tensor in tensors_of(model).items():
+        if ours.get(name) != tuple(tensor.shape):
+            raise BuildError(
+                f"The given model is not the full model: {name} is {tuple(tensor.shape)} in it and "
+                f"{ours.get(name, 'missing')} in build({full.setting}). Let the builder make the given model at the "
+                "full setting, or give the space its sizes."
+            )
 
 
 def call_with(module: Callable[..., Any], inputs: Any) -> Any:
@@ -379,5 +431,6 @@ def split_batch(values: Any, parts: int) -> list[Any]:
         return [{name: split[name][i] for name in split} for i in range(parts)]
     if isinstance(values, (tuple, list)):
         columns = [split_batch(value, parts) for value in values]
-        return [type(values)(column[i] for column in columns) for i in range(parts)]
+        rows = [[column[i] for column in columns] for i in range(parts)]
+        return [type(values)(*row) if hasattr(values, "_fields") else type(values)(row) for row in rows]
     return [values] * parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .errors import DataError
-from .network import call_with, split_batch
+from .errors import ConfigError, DataError
+from .network import split_batch
 from .sampling import Sampler
 from .space import Setting, Space
 
@@ -44,8 +45,10 @@ class Distillation:
     Args:
         weight: Weight of the distillation loss beside the ordinary one, at least 0.
         temperature: Of both softmaxes, above 0; the loss is multiplied by its square.
-        loss: Replaces the Kullback-Leibler divergence of logits: a function of the sub-model's output and the full
-            model's.
+        loss: Replaces the Kullback-Leibler divergence: a function of the sub-model's logits and the full model's.
+
+    Raises:
+        ConfigError: If the weight or the temperature is outside its range.
 
     Source:
         Yu & Huang (2019), arXiv:1903.05134, Sec. 3.4: in-place distillation. Hinton et al. (2015), arXiv:1503.02531,
@@ -56,11 +59,15 @@ class Distillation:
     temperature: float = 1.0
     loss: LossFunction | None = None
 
+    def __post_init__(self) -> None:
+        if not self.weight >= 0 or not self.temperature > 0:
+            raise ConfigError(f"weight={self.weight} must be at least 0, and temperature={self.temperature} above 0.")
+
     def __call__(self, output: Any, teacher: Any) -> Tensor:
         """Return the distillation loss of one sub-model. Shape ()."""
-        if self.loss is not None:
-            return self.loss(output, teacher)
         student, target = _logits(output), _logits(teacher)
+        if self.loss is not None:
+            return self.loss(student, target)
         classes = student.shape[-1]
         divergence = functional.kl_div(
             functional.log_softmax(student.reshape(-1, classes) / self.temperature, -1),
@@ -115,17 +122,25 @@ class Objective(ABC):
             DataError: If the batch is empty or holds no tensor.
         """
         size = _batch_size(batch)
+        if size == 0:
+            raise DataError("The batch is empty: its first tensor holds no example. Leave empty batches out.")
         settings, split = self.choose(size)
         inputs, targets = (batch, batch) if isinstance(batch, Mapping) else (tuple(batch[:-1]), batch[-1])
         teacher = None
         if self.distillation is not None and self.distillation.weight:
+            # In evaluation mode, so that the teacher neither drops units nor moves the running statistics.
             with torch.no_grad():
-                teacher = call_with(net, inputs)
-        outputs = _call_at(net, inputs, settings, split)
+                teacher = _logits(_call_at(net, inputs, None, inference=True))
+        outputs = list(_call_at(net, inputs, settings, split=split))
         count = len(settings)
         parts = split_batch(targets, count) if split else [targets] * count
-        teachers = _split_output(teacher, count) if split else [teacher] * count
+        teachers = split_batch(teacher, count) if split else [teacher] * count
         weights = [1.0 if self.settings_weight is None else self.settings_weight(one) for one in settings]
+        if not all(weight >= 0 and math.isfinite(weight) for weight in weights) or not sum(weights):
+            raise ConfigError(
+                f"settings_weight gives {dict(zip(map(str, settings), weights, strict=True))}. "
+                "A weight must be finite and at least 0, and not all of an update may be 0."
+            )
         if split:
             weights = [w * _batch_size(part) for w, part in zip(weights, split_batch(batch, count), strict=True)]
         terms = []
@@ -179,11 +194,16 @@ class Stochastic(Objective):
         settings_weight: Callable[[Setting], float] | None = None,
     ) -> None:
         super().__init__(distillation, settings_weight)
+        if draws < sampler.least:
+            raise ConfigError(
+                f"draws={draws} is too few for {type(sampler).__name__}. "
+                f"Draw at least {sampler.least} settings a batch."
+            )
         self.sampler = sampler
         self.draws = draws
 
     def choose(self, batch_size: int) -> tuple[list[Setting], bool]:
-        settings = self.sampler.draw(max(1, min(self.draws, batch_size)))
+        settings = self.sampler.draw(max(self.sampler.least, min(self.draws, batch_size)))
         return settings, len(settings) > 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -215,6 +235,10 @@ class StochasticSummation(Objective):
         settings_weight: Callable[[Setting], float] | None = None,
     ) -> None:
         super().__init__(distillation, settings_weight)
+        if inside not in ("along", "all"):
+            raise ConfigError(f"inside={inside!r} is unknown. Choose 'along' or 'all'.")
+        if sampler.least > 1:
+            raise ConfigError(f"{type(sampler).__name__} draws several settings, of which a sum starts from one.")
         self.sampler = sampler
         self.inside = inside
 
@@ -256,18 +280,20 @@ class Summation(Objective):
         return list(self.space), False
 
 
-def _call_at(net: nn.Module, inputs: Any, settings: Sequence[Setting], split: bool) -> list[Any]:
+def _call_at(net: nn.Module, inputs: Any, settings: Sequence[Setting] | None, **how: bool) -> Any:
     if isinstance(inputs, Mapping):
-        return list(net(**inputs, settings=settings, split=split))
-    return list(net(*inputs, settings=settings, split=split))
+        return net(**inputs, settings=settings, **how)
+    return net(*inputs, settings=settings, **how)
 
 
 def _logits(output: Any) -> Tensor:
-    return output if isinstance(output, Tensor) else output.logits
-
-
-def _split_output(output: Any, parts: int) -> list[Any]:
-    return [None] * parts if output is None else split_batch(_logits(output), parts)
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise DataError(
+            f"The model returns {type(output).__name__}, which holds no logits to follow. "
+            "Return a tensor or an object that has `logits`, or leave distillation out."
+        )
+    return logits
 
 
 def _batch_size(batch: Any) -> int:

@@ -41,7 +41,10 @@ class Sampler(ABC):
         space: What is drawn from.
         seed: The seed.
         count: How many settings were drawn.
+        least: How many settings must be drawn at once, at least.
     """
+
+    least = 1
 
     def __init__(self, space: Space, seed: int | None = None) -> None:
         self.space = space
@@ -58,8 +61,10 @@ class Sampler(ABC):
         Returns:
             The settings, in the order drawn; they may repeat.
         """
-        if count < 1:
-            raise SettingError(f"count={count} settings cannot be drawn. Draw at least 1.")
+        if not isinstance(count, int) or count < self.least:
+            raise SettingError(
+                f"count={count} settings cannot be drawn. Draw at least {self.least} from {type(self).__name__}."
+            )
         self._agree()
         drawn = self._group(self.count, count)
         self.count += len(drawn)
@@ -114,7 +119,7 @@ class Uniform(Sampler):
     """
 
     def _pick(self, index: int) -> Setting:
-        return self.space[self._random(index).randrange(len(self.space))]
+        return self.space[self._random(index).randrange(self.space.size)]
 
 
 @final
@@ -126,9 +131,9 @@ class Stratified(Sampler):
         self._order: tuple[int, int, list[int]] | None = None
 
     def _pick(self, index: int) -> Setting:
-        turn, place = divmod(index, len(self.space))
+        turn, place = divmod(index, self.space.size)
         if self._order is None or self._order[:2] != (self.seed, turn):
-            order = list(range(len(self.space)))
+            order = list(range(self.space.size))
             self._random(turn, "turn").shuffle(order)
             self._order = (self.seed, turn, order)
         return self.space[self._order[2][place]]
@@ -241,11 +246,11 @@ class _Around(Sampler):
     def __init__(self, inner: Sampler, first: Sequence[Setting]) -> None:
         super().__init__(inner.space, inner.seed)
         self.inner = inner
-        self._first = list(first)
+        self._first = list(dict.fromkeys(first))
+        self.least = len(self._first) + 1
 
     def _group(self, start: int, count: int) -> list[Setting]:
-        rest = count - len(self._first)
-        return self._first[:count] + (self.inner.draw(rest) if rest > 0 else [])
+        return self._first + self.inner.draw(count - len(self._first))
 
     def _pick(self, index: int) -> Setting:
         raise AssertionError("drawn in groups only")
@@ -281,7 +286,8 @@ class Sandwich(_Around):
     """
 
     def __init__(self, inner: Sampler) -> None:
-        super().__init__(inner, [inner.space.full, inner.space.ordered()[0]])
+        space = inner.space
+        super().__init__(inner, [space.full, space.smallest if space.is_product else space.ordered()[0]])
 
 
 def _product(space: Space) -> Space:

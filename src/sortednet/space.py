@@ -7,7 +7,7 @@ import math
 import numbers
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Union, overload
 
 from .errors import SettingError, SpaceError
@@ -24,9 +24,16 @@ def _number(value: object, what: str) -> Number:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise SpaceError(f"{what} is {value!r}, a {type(value).__name__}. Give an int or a float.")
     plain: Number = int(value) if isinstance(value, numbers.Integral) else float(value)
-    if not math.isfinite(plain):
+    if isinstance(plain, float) and not math.isfinite(plain):
         raise SpaceError(f"{what} is {plain}. Give a finite number.")
     return plain
+
+
+def _name(name: object) -> str:
+    """Return a dimension's name if it can be a keyword argument and stand in the text form; refuse it otherwise."""
+    if not isinstance(name, str) or not name.isidentifier():
+        raise SpaceError(f"{name!r} is no name of a dimension. Give a Python name, such as 'depth'.")
+    return name
 
 
 class Setting(Mapping[str, Number]):
@@ -53,7 +60,7 @@ class Setting(Mapping[str, Number]):
     __slots__ = ("_hash", "_values")
 
     def __init__(self, values: Mapping[str, Number]) -> None:
-        self._values = {str(name): _number(value, f"the value of {name}") for name, value in values.items()}
+        self._values = {_name(name): _number(value, f"the value of {name}") for name, value in values.items()}
         if not self._values:
             raise SpaceError("A setting needs at least one dimension, such as Setting({'depth': 4}).")
         self._hash = hash(frozenset(self._values.items()))
@@ -164,6 +171,7 @@ class Support:
 
     values: tuple[Number, ...]
     weights: tuple[float, ...] | None = None
+    _places: dict[Number, int] = field(init=False, repr=False, compare=False)
 
     def __init__(self, values: Iterable[Number], weights: Iterable[float] | None = None) -> None:
         try:
@@ -180,7 +188,10 @@ class Support:
             )
         object.__setattr__(self, "values", plain)
         if weights is not None:
-            given = tuple(float(weight) for weight in weights)
+            try:
+                given = tuple(float(weight) for weight in weights)
+            except (TypeError, ValueError):
+                raise SpaceError(f"The weights {weights!r} are no list of numbers. Give one for each value.") from None
             if len(given) != len(plain) or not all(w >= 0 and math.isfinite(w) for w in given) or sum(given) == 0:
                 raise SpaceError(
                     f"The weights {list(given)} do not fit the support {list(plain)}. "
@@ -188,6 +199,13 @@ class Support:
                 )
             weights = given
         object.__setattr__(self, "weights", weights)
+        object.__setattr__(self, "_places", {value: place for place, value in enumerate(plain)})
+
+    def place(self, value: object) -> int | None:
+        """Return the index of a value, or None where it is not in the support."""
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            return None
+        return self._places.get(value)  # type: ignore[call-overload, no-any-return]
 
     def __str__(self) -> str:
         if len(self.values) > 12:
@@ -226,7 +244,7 @@ class Space(Sequence[Setting]):
 
     def __init__(
         self,
-        settings: Iterable[Mapping[str, Number]] | None = None,
+        settings: Sequence[Mapping[str, Number]] | None = None,
         /,
         **supports: Iterable[Number] | Support,
     ) -> None:
@@ -240,10 +258,15 @@ class Space(Sequence[Setting]):
             self.supports: dict[str, Support] = {}
             for name, values in supports.items():
                 try:
-                    self.supports[name] = values if isinstance(values, Support) else Support(values)
+                    self.supports[_name(name)] = values if isinstance(values, Support) else Support(values)
                 except SpaceError as error:
                     raise SpaceError(f"Dimension {name}: {error}") from None
         else:
+            if isinstance(settings, Mapping) or not all(isinstance(one, Mapping) for one in settings):
+                raise SpaceError(
+                    f"{settings!r} is no list of settings, each a mapping such as {{'depth': 2}}. "
+                    "Give supports by name: Space(depth=[2, 4])."
+                )
             listed = sorted((Setting(one) for one in settings), key=lambda one: sorted(one.items()))
             if not listed:
                 raise SpaceError("The list of settings is empty. Give at least one, such as {'depth': 2}.")
@@ -267,10 +290,18 @@ class Space(Sequence[Setting]):
         """Whether every combination of the supports belongs to the space."""
         return self._listed is None
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
+        """How many settings there are; `len` says the same, but cannot exceed `sys.maxsize`."""
         if self._listed is not None:
             return len(self._listed)
         return math.prod(len(support.values) for support in self.supports.values())
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[Setting]:
+        return map(self.__getitem__, itertools.takewhile(lambda place: place < self.size, itertools.count()))
 
     @overload
     def __getitem__(self, index: int) -> Setting: ...
@@ -278,10 +309,10 @@ class Space(Sequence[Setting]):
     def __getitem__(self, index: slice) -> list[Setting]: ...
     def __getitem__(self, index: int | slice) -> Setting | list[Setting]:
         if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        position = index + len(self) if index < 0 else index
-        if not 0 <= position < len(self):
-            raise IndexError(f"index {index} is outside a space of {len(self)} settings")
+            return [self[position] for position in range(*index.indices(self.size))]
+        position = index + self.size if index < 0 else index
+        if not 0 <= position < self.size:
+            raise IndexError(f"index {index} is outside a space of {self.size} settings")
         if self._listed is not None:
             return self._listed[position]
         values: dict[str, Number] = {}
@@ -293,12 +324,14 @@ class Space(Sequence[Setting]):
     def __contains__(self, setting: object) -> bool:
         if not isinstance(setting, Mapping) or setting.keys() != self.supports.keys():
             return False
-        if self._members is not None:
-            return Setting(setting) in self._members
-        return all(value in self.supports[name].values for name, value in setting.items())
+        if any(self.supports[name].place(value) is None for name, value in setting.items()):
+            return False
+        return self._members is None or Setting(setting) in self._members
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Space) and (self.supports, self._members) == (other.supports, other._members)
+        if not isinstance(other, Space):
+            return NotImplemented
+        return (list(self.supports.items()), self._members) == (list(other.supports.items()), other._members)
 
     def __hash__(self) -> int:
         return hash((tuple(self.supports.items()), self._members))
@@ -322,6 +355,11 @@ class Space(Sequence[Setting]):
             raise SettingError(f"Give a setting ({setting}) or values ({values}), not both.")
         else:
             given = Setting.parse(setting) if isinstance(setting, str) else setting
+        if not isinstance(given, Mapping):
+            raise SettingError(
+                f"{given!r} is no setting. Give a mapping or text of the dimensions {list(self.supports)}, "
+                f"such as {str(self.smallest)!r}."
+            )
         for name in given:
             if name not in self.supports:
                 raise SettingError(
@@ -329,16 +367,17 @@ class Space(Sequence[Setting]):
                 )
         for name, support in self.supports.items():
             if name not in given:
-                raise SettingError(f"{Setting(given)} leaves out {name}. Give it one of the values {support}.")
-            if given[name] not in support.values:
+                raise SettingError(f"{dict(given)} leaves out {name}. Give it one of the values {support}.")
+            if support.place(given[name]) is None:
                 raise SettingError(
                     f"{name}={given[name]} is outside its support {support}. "
                     f"Choose one of these, or declare {given[name]} before training."
                 )
-        checked = Setting({name: given[name] for name in self.supports})
+        # The support's own values, so that 2.0 names the same sub-model as 2.
+        checked = Setting({name: one.values[one.place(given[name]) or 0] for name, one in self.supports.items()})
         if checked != self.full and checked not in self:
             raise SettingError(
-                f"{checked} is none of the {len(self)} settings of this space. "
+                f"{checked} is none of the {self.size} settings of this space. "
                 "Choose one that was listed, or add it to the list before training."
             )
         return checked
@@ -390,7 +429,7 @@ class Space(Sequence[Setting]):
             return [one for one in below if not any(one < other for other in below)]
         found = []
         for name, support in self.supports.items():
-            place = support.values.index(outer[name])
+            place = support.place(outer[name]) or 0
             if place > 0:
                 found.append(outer.replace(**{name: support.values[place - 1]}))
         return found
@@ -415,9 +454,7 @@ class Space(Sequence[Setting]):
                 return cls([Setting.parse(text) for text in data["settings"]])
             return cls(**{name: Support(**support) for name, support in data["supports"].items()})
         except (AttributeError, KeyError, TypeError, SettingError) as error:
-            raise SpaceError(
-                f"{dict(data)!r} does not describe a space ({error}). Write it with Space.to_json."
-            ) from None
+            raise SpaceError(f"{data!r} does not describe a space ({error}). Write it with Space.to_json.") from None
 
     def __repr__(self) -> str:
         if self._listed is not None:

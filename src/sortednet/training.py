@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .errors import TrainingError
+from .errors import DataError, TrainingError
 from .network import SortedNet
 from .objectives import Batch, LossFunction, Objective, Term, total
 from .space import Setting
@@ -72,7 +72,9 @@ def step(
         The loss and what was trained.
 
     Raises:
-        TrainingError: If a loss is not finite; no weight is changed then.
+        TrainingError: If a loss or the norm of the gradient is not finite, or the rule is unknown. No weight is changed
+            then, and no gradient left, whatever the error.
+        DataError: If there is no batch.
 
     Source:
         Valipour et al. (2023), arXiv:2309.00255v3, Algorithm 1.
@@ -87,24 +89,50 @@ def step(
         >>> [str(setting) for setting, _ in result.terms]
         ['out_features=2']
     """
+    _check_rule(update)
+    if max_norm is not None and not max_norm > 0:
+        raise TrainingError(f"max_norm={max_norm} must be above 0. Leave it out for no clipping.")
     held = list(batches) if accumulate else [batches]
+    if not held:
+        raise DataError("There is no batch to accumulate. Give at least one.")
+    try:
+        result = _gradients(model or net, objective, held, loss_fn, backward)
+        if max_norm is not None:
+            _clip(net, max_norm)
+        apply_update(net, optimizer, [setting for setting, _ in result.terms], update)
+    finally:
+        optimizer.zero_grad()
+    return result
+
+
+def _gradients(
+    model: nn.Module,
+    objective: Objective,
+    batches: Sequence[object],
+    loss_fn: LossFunction,
+    backward: Callable[[Tensor], object],
+) -> StepResult:
+    """Add up the gradients of the mean loss over batches."""
     terms: list[tuple[Setting, float]] = []
     losses: list[float] = []
-    for batch in held:
-        found = objective.terms(model or net, batch, loss_fn)  # type: ignore[arg-type]
+    for batch in batches:
+        found = objective.terms(model, batch, loss_fn)  # type: ignore[arg-type]
         loss = total(found)
-        try:
-            losses.append(check_finite(loss, found))
-        except TrainingError:
-            optimizer.zero_grad()
-            raise
-        backward(loss / len(held))
+        losses.append(check_finite(loss, found))
+        backward(loss / len(batches))
         terms += [(term.setting, float(term.loss.detach())) for term in found]
-    if max_norm is not None:
-        nn.utils.clip_grad_norm_(net.parameters(), max_norm)
-    apply_update(net, optimizer, [setting for setting, _ in terms], update)
-    optimizer.zero_grad()
     return StepResult(sum(losses) / len(losses), tuple(terms))
+
+
+def _clip(net: nn.Module, max_norm: float) -> None:
+    parameters = [parameter for parameter in net.parameters() if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if not torch.isfinite(norm):
+        raise TrainingError(
+            f"The norm of the gradient is {float(norm)} although the loss is finite. No weight was changed. "
+            "Look for a root or a logarithm of 0 in the model or the loss."
+        )
+    nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
 
 
 def check_finite(loss: Tensor, terms: Iterable[Term]) -> float:
@@ -141,11 +169,12 @@ def apply_update(
         `touched`: Valipour et al. (2023), arXiv:2309.00255v3, Eq. 1. `unique`: Valipour et al. (2022),
         arXiv:2210.07558v2, Eq. 8, made exact under momentum and weight decay.
     """
+    _check_rule(update)
     if update == "standard":
         optimizer.step()
         return
-    if update not in ("touched", "unique"):
-        raise TrainingError(f"update={update!r} is no update rule. Choose 'standard', 'touched' or 'unique'.")
+    if any(hasattr(parameter, "device_mesh") for parameter in net.parameters()):
+        raise TrainingError(f"update={update!r} needs whole parameters, and these are sharded. Use 'standard', or DDP.")
     masks = _changeable(net, set(settings), unique=update == "unique")
     before = {
         parameter: (parameter.detach().clone(), _tensors(optimizer, parameter, copy=True))
@@ -159,6 +188,11 @@ def apply_update(
             parameter.copy_(torch.where(mask, parameter, weights))
             for name, now in _tensors(optimizer, parameter).items():
                 now.copy_(torch.where(mask, now, state.get(name, torch.zeros_like(now))))
+
+
+def _check_rule(update: str) -> None:
+    if update not in ("standard", "touched", "unique"):
+        raise TrainingError(f"update={update!r} is no update rule. Choose 'standard', 'touched' or 'unique'.")
 
 
 def _changeable(net: SortedNet, settings: set[Setting], unique: bool) -> dict[nn.Parameter, Tensor]:
@@ -195,5 +229,5 @@ def _tensors(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, copy: bo
     return {
         name: value.clone() if copy else value
         for name, value in optimizer.state.get(parameter, {}).items()
-        if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 0
+        if isinstance(value, Tensor) and value.shape == parameter.shape and name != "step"
     }

@@ -58,12 +58,19 @@ class Skeleton:
         self.module = module
         where = cuts(full, module, layouts)
         sources = dict(full.named_modules(remove_duplicate=False))
+        self._children = [(one, name, child) for one in full.modules() for name, child in one._modules.items()]
         self.parameters: list[Slot] = []
         self.buffers: list[Slot] = []
         self._own_buffers: list[tuple[nn.Module, str, nn.Module]] = []
+        self._bound: list[tuple[Slot, Tensor]] = []
         self._modules: list[tuple[nn.Module, nn.Module]] = []
         for prefix, target in module.named_modules(remove_duplicate=False):
             source = sources.get(prefix, full)
+            if target is source:
+                raise BuildError(
+                    f"{prefix or 'The model'} is the same module at every call of the builder. Make new modules at "
+                    "each call, so that a sub-model has its own."
+                )
             self._modules.append((target, source))
             for name, parameter in target._parameters.items():
                 if parameter is not None:
@@ -83,20 +90,33 @@ class Skeleton:
         for slot in self.parameters:
             yield slot.path, slot.cut
 
-    def bind(self, private: Private) -> None:
+    def fits(self) -> bool:
+        """Whether the full model still consists of the modules that the slots look at."""
+        return all(parent._modules.get(name) is child for parent, name, child in self._children)
+
+    def bind(self, private: Private, inference: bool = False) -> None:
         """Let every slot look at the full model's tensors as they are now.
 
         Args:
             private: Tensors that belong to this sub-model alone; they take the place of the corner.
+            inference: Whether the module is to be in evaluation mode, whatever mode the full model is in.
         """
         for slot in self.parameters:
             own = private.find(self.setting, slot.path)
             view = slot.cut.of(_held(slot.source._parameters, slot)) if own is None else own
             # A plain tensor among the parameters, as `torch.func.functional_call` puts it there.
             slot.module._parameters[slot.name] = view  # type: ignore[assignment]
-        self._bind_buffers(private)
         for target, source in self._modules:
-            target.training = source.training
+            target.training = source.training and not inference
+        self._bind_buffers(private)
+
+    def write_back(self) -> None:
+        """Give the full model the buffers that the forward has replaced instead of changed in place."""
+        for slot, bound in self._bound:
+            now = slot.module._buffers[slot.name]
+            if now is not bound and now is not None:
+                with torch.no_grad():
+                    bound.copy_(now)
 
     def freeze(self, private: Private) -> nn.Module:
         """Make the skeleton an ordinary module for inference, whose parameters share the full model's storage.
@@ -119,8 +139,9 @@ class Skeleton:
                 held = slot.cut.of(_held(slot.source._parameters, slot)) if own is None else own
                 tied[slot.tie] = nn.Parameter(held.detach(), requires_grad=False)
             slot.module._parameters[slot.name] = tied[slot.tie]
+        self.module.eval()
         self._bind_buffers(private)
-        return self.module.eval()
+        return self.module
 
     def copy(self, private: Private) -> nn.Module:
         """Make the skeleton an independent model with tensors of its own, in the full model's training mode."""
@@ -156,9 +177,12 @@ class Skeleton:
         return self.module
 
     def _bind_buffers(self, private: Private) -> None:
+        self._bound = []
         for slot in self.buffers:
-            own = private.find(self.setting, slot.path, training=slot.source.training)
-            slot.module._buffers[slot.name] = slot.cut.of(_held(slot.source._buffers, slot)) if own is None else own
+            own = private.find(self.setting, slot.path, training=slot.module.training)
+            bound = slot.cut.of(_held(slot.source._buffers, slot)) if own is None else own
+            slot.module._buffers[slot.name] = bound
+            self._bound.append((slot, bound))
         self._place_own_buffers()
 
     def _place_own_buffers(self) -> None:
@@ -190,22 +214,27 @@ class _Gather(nn.Module):
         return self.cut.of(full)
 
 
+_BUILDING = threading.RLock()  # two threads that put the random state back would undo each other
+
+
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
     """Register parameters on the meta device, in this thread only; buffers stay real."""
     thread = threading.get_ident()
+    made: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}  # one stand-in for each, so that tied ones stay tied
 
     def to_meta(_: nn.Module, __: str, parameter: nn.Parameter) -> nn.Parameter | None:
         if threading.get_ident() != thread or parameter is None or parameter.is_meta:
             return None
         if nn.parameter.is_lazy(parameter):
             raise BuildError("The builder makes lazy modules, whose sizes are not known. Give every layer its sizes.")
-        return nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+        stand_in = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+        return made.setdefault(id(parameter), (parameter, stand_in))[1]
 
     hook = register_module_parameter_registration_hook(to_meta)  # type: ignore[arg-type]
     try:
         # The builder's random numbers are thrown away, so they must not move the caller's generator.
-        with torch.random.fork_rng(devices=[]):
+        with _BUILDING, torch.random.fork_rng(devices=[]):
             yield
     finally:
         hook.remove()
