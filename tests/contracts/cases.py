@@ -13,6 +13,8 @@ from sortednet import Layout, Setting, SortedNet, Space
 from sortednet.families import mobilenet_v2
 from sortednet.models import MLP, PreResNet, Transformer
 
+DEVICE = "cpu"  # set by `--device`; elsewhere than on the CPU another kernel may sum strided weights in another order
+
 
 class FusedAttention(nn.Module):
     """One attention layer whose query, key and value are one matrix, for the layouts."""
@@ -70,7 +72,7 @@ class Case:
     name: str
     build: Callable[..., nn.Module]
     space: Space
-    inputs: Callable[[], Tensor]
+    data: Callable[[], Tensor]
     settings: Sequence[str]
     zeroable: Sequence[str] = ()
     layouts: Sequence[Layout] = ()
@@ -78,7 +80,14 @@ class Case:
 
     def net(self, **options: object) -> SortedNet:
         torch.manual_seed(0)
-        return SortedNet(self.build, self.space, layouts=self.layouts, **options)
+        return SortedNet(self.build, self.space, layouts=self.layouts, **options).to(DEVICE)
+
+    def inputs(self) -> Tensor:
+        return self.data().to(DEVICE)
+
+    def original(self) -> nn.Module:
+        """Build the full model as if there were no library."""
+        return self.build(**self.space.full).eval().to(DEVICE)
 
     def chosen(self) -> list[Setting]:
         return [Setting.parse(text) for text in self.settings]

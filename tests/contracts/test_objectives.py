@@ -1,0 +1,98 @@
+"""What every objective keeps to. A new objective is one more entry here."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import sortednet as sn
+from sortednet.models import MLP
+
+SPACE = sn.Space(depth=[1, 2], width=[4, 8])
+
+OBJECTIVES: dict[str, Callable[[], sn.Objective]] = {
+    "stochastic": lambda: sn.Stochastic(sn.Uniform(SPACE, seed=0)),
+    "split": lambda: sn.Stochastic(sn.Stratified(SPACE, seed=0), draws=3),
+    "sandwich": lambda: sn.Stochastic(sn.Sandwich(sn.Stratified(SPACE, seed=0)), draws=3),
+    "weighted": lambda: sn.Stochastic(sn.Uniform(SPACE, seed=0), draws=2, settings_weight=lambda s: s["depth"]),
+    "along": lambda: sn.StochasticSummation(sn.Uniform(SPACE, seed=0)),
+    "inside": lambda: sn.StochasticSummation(sn.Uniform(SPACE, seed=0), inside="all"),
+    "summation": lambda: sn.Summation(SPACE),
+    "distilled": lambda: sn.Stochastic(sn.Uniform(SPACE, seed=0), draws=2, distillation=sn.Distillation(0.5, 2.0)),
+}
+each_objective = pytest.mark.parametrize("make", OBJECTIVES.values(), ids=OBJECTIVES)
+
+
+def make_net() -> sn.SortedNet:
+    torch.manual_seed(0)
+    return sn.SortedNet(partial(MLP, inputs=5, classes=3), SPACE).double()
+
+
+def batch(size: int = 7) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(size, 5, dtype=torch.float64, generator=generator), torch.arange(size) % 3
+
+
+@each_objective
+def test_the_weights_add_up_to_one(make) -> None:
+    terms = make().terms(make_net(), batch(), functional.cross_entropy)
+    assert sum(term.weight for term in terms) == pytest.approx(1)
+
+
+@each_objective
+def test_the_loss_is_the_weighted_sum_of_its_terms(make) -> None:
+    net = make_net()
+    terms = make().terms(net, batch(), functional.cross_entropy)
+    loss = make()(net, batch(), functional.cross_entropy)
+    torch.testing.assert_close(loss, sum(term.weight * term.loss for term in terms))
+
+
+@each_objective
+def test_only_settings_of_the_space_are_trained(make) -> None:
+    assert all(term.setting in SPACE for term in make().terms(make_net(), batch(), functional.cross_entropy))
+
+
+@each_objective
+def test_the_gradient_is_zero_outside_what_is_trained(make) -> None:
+    net, objective = make_net(), make()
+    terms = objective.terms(net, batch(), functional.cross_entropy)
+    sum(term.weight * term.loss for term in terms).backward()
+    covered = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in net.full.named_parameters()}
+    for term in terms:
+        for name, cut in net.skeleton(term.setting).slots():
+            cut.mark(covered[name], True)
+    for name, parameter in net.full.named_parameters():
+        assert parameter.grad is None or not parameter.grad[~covered[name]].any()
+
+
+@each_objective
+def test_a_resumed_objective_trains_what_the_uninterrupted_one_does(make) -> None:
+    net, whole, resumed = make_net(), make(), make()
+    for _ in range(3):
+        whole.terms(net, batch(), functional.cross_entropy)
+    resumed.load_state_dict(whole.state_dict())
+    for _ in range(3):
+        one, other = (o.terms(net, batch(), functional.cross_entropy) for o in (whole, resumed))
+        assert [term.setting for term in one] == [term.setting for term in other]
+
+
+@each_objective
+def test_a_mapping_gives_the_loss_of_the_tuple(make) -> None:
+    class Named(torch.nn.Module):
+        def __init__(self, depth: int, width: int) -> None:
+            super().__init__()
+            self.body = MLP(depth, width, inputs=5, classes=3)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return self.body(x)
+
+    torch.manual_seed(0)
+    named = sn.SortedNet(Named, SPACE).double()
+    x, y = batch()
+    loss = make()(named, {"x": x, "y": y}, lambda output, held: functional.cross_entropy(output, held["y"]))
+    plain = make_net()
+    plain.full.load_state_dict(named.full.body.state_dict())
+    torch.testing.assert_close(loss, make()(plain, (x, y), functional.cross_entropy))
