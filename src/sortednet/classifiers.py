@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .errors import BuildError, TrainingError
-from .network import SortedNet, call_with
+from .network import SortedNet, call_with, inputs_and_targets
 from .objectives import Batch, LossFunction
 from .space import Number
 
@@ -74,7 +74,7 @@ def adjust_classifiers(
         optimizer = torch.optim.AdamW(own.values(), learning_rate)
         for _ in range(epochs):
             for batch in held:
-                inputs, targets = (batch, batch) if isinstance(batch, Mapping) else (tuple(batch[:-1]), batch[-1])
+                inputs, targets = inputs_and_targets(batch)
                 loss = loss_fn(call_with(module, inputs), targets)
                 if not torch.isfinite(loss):
                     raise TrainingError(

@@ -185,7 +185,7 @@ def _train(given: Namespace, console: Console) -> None:
     )  # fmt: skip
     trainer.train(resume=given.resume)
     if config.buffers == "reestimated":
-        net.reestimate(torch.split(images.train_images[:2048], 256))
+        net.reestimate(torch.split(images.train_images[:2048].to(next(net.parameters()).device), 256))
         net.save_pretrained(output / "model")
     console.print(f"Trained {len(net.space)} sub-models in one network: {output / 'model'}")
 
@@ -195,7 +195,8 @@ def _open(run: str) -> tuple[RunConfig, ImageData, SortedNet]:
     images = config.load_data()
     if not (Path(run) / "model").is_dir():
         raise ConfigError(f"{run} holds no trained network yet. Finish it first: sortednet train {Path(run) / CONFIG}")
-    return config, images, load(Path(run) / "model", config.make_builder(images), space=config.make_space())
+    net = load(Path(run) / "model", config.make_builder(images), space=config.make_space())
+    return config, images, net.to(torch.accelerator.current_accelerator() or "cpu")
 
 
 def _in_run(run: str, name: str, command: str) -> Path:
@@ -276,7 +277,7 @@ def _extract(given: Namespace, console: Console) -> None:
     chosen = _chosen(given.run)
     setting = chosen.get(given.setting) or net.space.setting(given.setting)
     output = Path(given.output) if given.output else Path(given.run) / "extracted" / str(setting)
-    model = net.extract(setting).eval()
+    model = net.extract(setting).eval().cpu()
     checkpoint.write_bytes(output / "model.safetensors", checkpoint.to_bytes(model.state_dict()))
     checkpoint.write_bytes(output / "setting.json", json.dumps(dict(setting)).encode())
     parameters = sum(one.numel() for one in model.parameters())

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import cost
 from .errors import DataError
-from .network import SortedNet, call_with
+from .network import SortedNet, call_with, inputs_and_targets
 from .objectives import Batch
 from .space import Number
 from .table import Row, Table
@@ -86,7 +86,7 @@ def evaluate(
     if first is None:
         raise DataError("The data to evaluate on are empty. Give at least one batch of (inputs, targets).")
     device = next(net.full.parameters()).device
-    inputs = _to(_inputs_and_targets(first)[0], device)
+    inputs = _to(inputs_and_targets(first)[0], device)
     example, examples = _first(inputs, 1), _first(inputs, cost_batch)
     wanted = list(
         dict.fromkeys([*(net.space if settings is None else map(net.space.setting, settings)), net.space.full])
@@ -129,16 +129,12 @@ def quality(module: Callable[..., Any], batches: Iterable[Batch], metric: Metric
     device = next(module.parameters()).device if isinstance(module, torch.nn.Module) else None
     with torch.inference_mode():
         for batch in batches:
-            inputs, targets = _to(_inputs_and_targets(batch), device)
+            inputs, targets = _to(inputs_and_targets(batch), device)
             score = metric(call_with(module, inputs), targets)
             size = score.numel() if score.dim() else _length(targets)
             scores += float(score.double().sum()) * (1 if score.dim() else size)
             count += size
     return scores / count
-
-
-def _inputs_and_targets(batch: Batch) -> tuple[Any, Any]:
-    return (batch, batch) if isinstance(batch, Mapping) else (tuple(batch[:-1]), batch[-1])
 
 
 def _length(targets: Any) -> int:

@@ -21,7 +21,7 @@ from .layouts import Layout, tensors_of
 from .space import Number, Setting, Space
 from .views import Skeleton, Slot, build_skeleton, call_builder, outline
 
-__all__ = ["SortedNet", "SubModel", "load", "split_batch"]
+__all__ = ["SortedNet", "SubModel", "call_with", "inputs_and_targets", "load", "split_batch"]
 
 
 @dataclass(frozen=True)
@@ -412,6 +412,11 @@ def call_with(module: Callable[..., Any], inputs: Any) -> Any:
     if isinstance(inputs, (tuple, list)):
         return module(*inputs)
     return module(inputs)
+
+
+def inputs_and_targets(batch: Any) -> tuple[Any, Any]:
+    """Part a batch: `(inputs, ..., targets)` into a tuple of inputs and the targets; a mapping serves as both."""
+    return (batch, batch) if isinstance(batch, Mapping) else (tuple(batch[:-1]), batch[-1])
 
 
 def split_batch(values: Any, parts: int) -> list[Any]:

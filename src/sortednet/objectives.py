@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .errors import ConfigError, DataError
-from .network import split_batch
+from .network import inputs_and_targets, split_batch
 from .sampling import Sampler
 from .space import Setting, Space
 
@@ -125,7 +125,7 @@ class Objective(ABC):
         if size == 0:
             raise DataError("The batch is empty: its first tensor holds no example. Leave empty batches out.")
         settings, split = self.choose(size)
-        inputs, targets = (batch, batch) if isinstance(batch, Mapping) else (tuple(batch[:-1]), batch[-1])
+        inputs, targets = inputs_and_targets(batch)
         teacher = None
         if self.distillation is not None and self.distillation.weight:
             # In evaluation mode, so that the teacher neither drops units nor moves the running statistics.
