@@ -76,10 +76,13 @@ def work(rank: int, port: int, folder: str) -> None:
         for wrap in ("ddp", "fsdp")
         for checkpointing in (False, True)
     }
-    torch.manual_seed(0)
+    sharded = make_net(checkpointing=False)
+    fully_shard(sharded)
+    with pytest.raises(ValueError) as refused:
+        sharded.extract(depth=1)
     weights = trained(Path(folder) / "both")
     if rank == 0:
-        torch.save({"losses": result, "weights": weights}, Path(folder) / "result.pt")
+        torch.save({"losses": result, "weights": weights, "refused": str(refused.value)}, Path(folder) / "result.pt")
     dist.destroy_process_group()
 
 
@@ -110,6 +113,11 @@ def test_invariant_5_two_processes_give_the_single_process_losses(two_processes,
     assert two_processes["losses"][f"{wrap} {checkpointing}"] == pytest.approx(
         losses("single", checkpointing), abs=1e-5
     )
+
+
+def test_extracting_from_sharded_parameters_says_how_to_gather_them(two_processes) -> None:
+    assert "extract needs whole parameters" in two_processes["refused"]
+    assert "full_state_dict=True" in two_processes["refused"]
 
 
 def test_invariant_5_the_trainer_under_two_processes_gives_the_single_process_weights(two_processes, tmp_path) -> None:

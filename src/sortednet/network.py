@@ -220,6 +220,7 @@ class SortedNet(nn.Module):
         Raises:
             SettingError: If the setting is not in the space.
         """
+        self._refuse_sharded("submodel")
         return self._skeleton(self.space.setting(setting, **values)).freeze(self.private)
 
     def extract(self, setting: Mapping[str, Number] | str | None = None, /, **values: Number) -> nn.Module:
@@ -235,6 +236,7 @@ class SortedNet(nn.Module):
         Raises:
             SettingError: If the setting is not in the space.
         """
+        self._refuse_sharded("extract")
         return self._skeleton(self.space.setting(setting, **values)).copy(self.private)
 
     def skeleton(self, setting: Mapping[str, Number] | str) -> Skeleton:
@@ -314,12 +316,21 @@ class SortedNet(nn.Module):
         Raises:
             CheckpointError: If the folder cannot be written.
         """
+        self._refuse_sharded("save_pretrained")
         checkpoint.write(
             path,
             self.full.state_dict(),
             {"space": self.space.to_json(), "buffers": self.private.policy, "private": list(self.private.patterns)},
             self.private.tensors(),
         )
+
+    def _refuse_sharded(self, method: str) -> None:
+        if any(hasattr(parameter, "device_mesh") for parameter in self.full.parameters()):
+            raise BuildError(
+                f"{method} needs whole parameters, and these are sharded over processes. Gather them first with "
+                "torch.distributed.checkpoint.state_dict.get_model_state_dict(net, options=StateDictOptions("
+                "full_state_dict=True)), and load them into a SortedNet that is not sharded."
+            )
 
     def extra_repr(self) -> str:
         return f"space={self.space!r}"
