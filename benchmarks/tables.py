@@ -27,19 +27,71 @@ class Claim:
 
 
 CLAIMS = [
-    Claim("core", "inference_ratio", "time of `submodel(s)(x)` over the extracted model's, 30 M transformer", 1.02, form="{:.3f}"),
-    Claim("core", "training_step_ratio", "time of forward and backward through `at(s)` over the extracted model's", 1.10, form="{:.3f}"),
-    Claim("core", "uniform_step_over_flops", "mean training step under uniform sampling over (FLOP share x full step)", 1.15, form="{:.3f}"),
+    Claim(
+        "core",
+        "inference_ratio",
+        "time of `submodel(s)(x)` over the extracted model's, 30 M transformer",
+        1.02,
+        form="{:.3f}",
+    ),
+    Claim(
+        "core",
+        "training_step_ratio",
+        "time of forward and backward through `at(s)` over the extracted model's",
+        1.10,
+        form="{:.3f}",
+    ),
+    Claim(
+        "core",
+        "uniform_step_over_flops",
+        "mean training step under uniform sampling over (FLOP share x full step)",
+        1.15,
+        form="{:.3f}",
+    ),
     Claim("core", "switch_ms", "going from one used setting to another", 1, unit=" ms"),
-    Claim("core", "compiled_graphs", "graphs for 40 settings of a transformer, training, each visited twice", 6, form="{:.0f}"),
-    Claim("core", "extra_parameter_bytes", "parameter memory that 160 sub-models of MobileNetV2 add in inference", 0, unit=" bytes", form="{:.0f}"),
-    Claim("core", "corner_read_ratio", "bytes that `load(at=...)` reads over the bytes of the corner, 500 MB file", 1.2),
+    Claim(
+        "core",
+        "compiled_graphs",
+        "graphs for 40 settings of a transformer, training, each visited twice",
+        6,
+        form="{:.0f}",
+    ),
+    Claim(
+        "core",
+        "extra_parameter_bytes",
+        "parameter memory that 160 sub-models of MobileNetV2 add in inference",
+        0,
+        unit=" bytes",
+        form="{:.0f}",
+    ),
+    Claim(
+        "core", "corner_read_ratio", "bytes that `load(at=...)` reads over the bytes of the corner, 500 MB file", 1.2
+    ),
     Claim("core", "demo_seconds", "`make demo` after installation, two cores", 180, unit=" s", form="{:.0f}"),
-    Claim("quality", "gap_to_alone", "digits: networks trained alone minus the same inside one sorted run, 8 settings", 2.0, unit=" points"),
+    Claim(
+        "quality",
+        "gap_to_alone",
+        "digits: networks trained alone minus the same inside one sorted run, 8 settings",
+        2.0,
+        unit=" points",
+    ),
     Claim("quality", "full_gap", "the same for the largest setting", 1.0, unit=" points"),
-    Claim("quality", "order_dependency_target", "neurons kept in target order, sorted training (papers 89.25)", 86, True, " %"),
-    Claim("quality", "order_dependency_reverse", "neurons kept in reverse order, sorted training (papers 59.38)", 60, unit=" %"),
-]  # fmt: skip
+    Claim(
+        "quality",
+        "order_dependency_target",
+        "neurons kept in target order, sorted training (papers 89.25)",
+        86,
+        True,
+        " %",
+    ),
+    Claim(
+        "quality",
+        "order_dependency_reverse",
+        "neurons kept in reverse order, sorted training (papers 59.38)",
+        60,
+        unit=" %",
+    ),
+]
 
 
 def results() -> dict[str, Any]:
@@ -98,7 +150,8 @@ def order(found: dict[str, Any]) -> str:
 
 def main() -> None:
     found = results()
-    page = ["# Results", "", "Made by `python benchmarks/tables.py` from `benchmarks/results/*.json`.", "", table(found)]
+    page = ["# Results", "", "Made by `python benchmarks/tables.py` from `benchmarks/results/*.json`.", ""]
+    page.append(table(found))
     page += ["", described(found)]
     if "quality" in found:
         page += ["", "## Networks trained alone against one sorted run", "", quality(found)]
