@@ -135,17 +135,24 @@ def quality(found: dict[str, Any]) -> str:
             lines.append(f"| {row['seed']} | {row['setting']} | {row['alone']:.2f} | {row['sorted']:.2f} | {gap:.2f} |")
         else:
             lines.append(f"| {row['seed']} | {row['setting']} | | {row['sorted']:.2f} | |")
-    return (
-        f"Digits, {about['train_images']} training and {about['test_images']} test images, {about['updates']} updates of "
-        f"{about['batch_size']} images each, split among {about['draws']} draws in the sorted run; test accuracy in per "
-        "cent. A network trained alone has the same hyper-parameters and as many updates.\n\n" + "\n".join(lines)
+    about_runs = (
+        f"Digits, {about['train_images']} training and {about['test_images']} test images, {about['updates']} updates "
+        f"of {about['batch_size']} images each, split among {about['draws']} draws in the sorted run; test accuracy in "
+        "per cent. A network trained alone has the same hyper-parameters and as many updates."
     )
+    return about_runs + "\n\n" + "\n".join(lines)
 
 
 def order(found: dict[str, Any]) -> str:
     from sortednet.experiments import order_dependency
 
-    return order_dependency.table(found["quality"]["context"]["order_dependency"])
+    about_it = (
+        "A hidden layer of 10 neurons on four blobs; neurons are kept (X) or zeroed (O). A sorted network, trained with one "
+        "uniformly drawn width a batch, keeps its accuracy when the last neurons go, and loses it when the first go; an "
+        "ordinary one has no order. Mean and standard deviation of 5 seeds, accuracy in per cent; "
+        "`sortednet reproduce order-dependency` takes seconds."
+    )
+    return about_it + "\n\n" + order_dependency.table(found["quality"]["context"]["order_dependency"])
 
 
 def main() -> None:
