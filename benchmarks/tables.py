@@ -147,9 +147,9 @@ def order(found: dict[str, Any]) -> str:
     from sortednet.experiments import order_dependency
 
     about_it = (
-        "A hidden layer of 10 neurons on four blobs; neurons are kept (X) or zeroed (O). A sorted network, trained with one "
-        "uniformly drawn width a batch, keeps its accuracy when the last neurons go, and loses it when the first go; an "
-        "ordinary one has no order. Mean and standard deviation of 5 seeds, accuracy in per cent; "
+        "A hidden layer of 10 neurons on four blobs; neurons are kept (X) or zeroed (O). A sorted network, trained "
+        "with one uniformly drawn width a batch, keeps its accuracy when the last neurons go and loses it when the "
+        "first go; an ordinary one has no order. Mean and standard deviation of 5 seeds, accuracy in per cent; "
         "`sortednet reproduce order-dependency` takes seconds."
     )
     return about_it + "\n\n" + order_dependency.table(found["quality"]["context"]["order_dependency"])
