@@ -264,6 +264,12 @@ def test_a_value_outside_its_range_is_refused(name: str, value: float) -> None:
         replace(CONFIG, **{name: value})
 
 
+def test_tensorboard_that_is_not_installed_is_refused_with_the_extra(monkeypatch) -> None:
+    monkeypatch.setattr("sortednet.trainers.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"sortednet\[tensorboard\]"):
+        replace(CONFIG, tensorboard=True)
+
+
 def test_fewer_examples_than_a_batch_are_refused(tmp_path) -> None:
     with pytest.raises(DataError, match=r"hold 30 examples, fewer than a batch of 64.*Lower training.batch_size"):
         make_trainer(tmp_path, replace(CONFIG, batch_size=64))

@@ -8,6 +8,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,6 +88,8 @@ class TrainingConfig:
                 f"training.learning_rate={self.learning_rate} must be above 0, weight_decay={self.weight_decay} at "
                 f"least 0 and warmup_share={self.warmup_share} in [0, 1)."
             )
+        if self.tensorboard and find_spec("tensorboard") is None:
+            raise ConfigError('training.tensorboard needs tensorboard: pip install "sortednet[tensorboard]".')
         if self.max_norm is not None and not self.max_norm > 0:
             raise ConfigError(f"training.max_norm={self.max_norm} must be above 0, or null for no clipping.")
 
