@@ -61,7 +61,7 @@ def test_a_checkpoint_is_the_weights_and_a_description(tmp_path):
     network().save_pretrained(tmp_path / "deep" / "folder")
     assert names(tmp_path / "deep" / "folder") == ["model.safetensors", "sortednet.json"]
     described = json.loads((tmp_path / "deep" / "folder" / "sortednet.json").read_text())
-    assert described == {"format": 1, "space": SPACE.to_json(), "buffers": "shared", "private": []}
+    assert described == {"format": 1, "space": SPACE.to_json(), "buffers": "shared", "private": [], "layouts": []}
 
 
 def test_the_weights_alone_are_enough_to_load(tmp_path):
@@ -170,8 +170,14 @@ def test_a_part_outside_the_space_is_refused(tmp_path):
     network().save_pretrained(tmp_path)
     with pytest.raises(SettingError, match=r"depth=3 is outside its support \[1, 2\]"):
         load(tmp_path, build, at={"depth": 3, "width": 2})
-    with pytest.raises(SettingError, match=r"leaves out width"):
-        load(tmp_path, build, at="depth=1")
+    with pytest.raises(SettingError, match=r"height=1 names no dimension"):
+        load(tmp_path, build, at="height=1")
+
+
+def test_dimensions_left_out_of_a_part_take_their_largest_value(tmp_path):
+    network().save_pretrained(tmp_path)
+    whole, named = load(tmp_path, build, at={"depth": 1}), load(tmp_path, build, at="depth=1,width=4")
+    assert {n: p.shape for n, p in whole.named_parameters()} == {n: p.shape for n, p in named.named_parameters()}
 
 
 def test_a_network_loads_in_the_type_it_was_saved_in(tmp_path):
@@ -274,7 +280,7 @@ def test_a_damaged_description_is_refused(tmp_path, options, text):
 
 @each_way
 def test_a_later_format_is_refused(tmp_path, options):
-    text = json.dumps({"format": 2, "space": SPACE.to_json(), "buffers": "shared", "private": []})
+    text = json.dumps({"format": 2, "space": SPACE.to_json(), "buffers": "shared", "private": [], "layouts": []})
     headed(text, tmp_path)
     with pytest.raises(CheckpointError, match=r"has format 2; this version reads format 1\. Update sortednet, or save"):
         load(tmp_path, build, **options)
@@ -510,3 +516,48 @@ def test_the_next_save_removes_the_unfinished_file_of_a_killed_one(tmp_path):
     (tmp_path / ".model.safetensors.999999.new").write_bytes(b"half")
     network().save_pretrained(tmp_path)
     assert names(tmp_path) == ["model.safetensors", "sortednet.json"]
+
+
+# --- layouts ----------------------------------------------------------------------------------------------------------
+
+
+def fused(width):
+    return nn.ModuleDict({"qkv": nn.Linear(3, 3 * width), "out": nn.Linear(width, 2)})
+
+
+FUSED = Layout("qkv.*", blocks=3)
+
+
+def test_layouts_are_kept_with_the_network(tmp_path):
+    net = SortedNet(fused, Space(width=[2, 4]), layouts=FUSED)
+    net.save_pretrained(tmp_path)
+    expected = net.extract(width=2).state_dict()
+    for found in (load(tmp_path, fused).extract(width=2), load(tmp_path, fused, at={"width": 2})):
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in found.state_dict().items())
+
+
+def test_other_layouts_than_the_networks_are_refused(tmp_path):
+    SortedNet(fused, Space(width=[2, 4]), layouts=FUSED).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"saved with other layouts .*blocks.*3.*Give the same, or none"):
+        load(tmp_path, fused, at={"width": 2}, layouts=[Layout("qkv.*", blocks=1)])
+
+
+def test_layouts_that_are_functions_must_be_given_again(tmp_path):
+    layout = Layout("qkv.*", blocks=lambda model: [model["out"].in_features] * 3)
+    SortedNet(fused, Space(width=[2, 4]), layouts=[layout]).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"blocks are a function .*Give layouts= again"):
+        load(tmp_path, fused)
+    assert load(tmp_path, fused, at={"width": 2}, layouts=[layout])["qkv"].weight.shape == (6, 3)
+
+
+def test_the_digest_names_the_weights_not_the_file(tmp_path):
+    from sortednet import checkpoint
+
+    net = network()
+    for name in ("one", "two"):
+        net.save_pretrained(tmp_path / name)
+    assert checkpoint.digest(tmp_path / "one") == checkpoint.digest(tmp_path / "two")
+    with torch.no_grad():
+        next(net.parameters()).add_(1)
+    net.save_pretrained(tmp_path / "two")
+    assert checkpoint.digest(tmp_path / "one") != checkpoint.digest(tmp_path / "two")

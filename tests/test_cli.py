@@ -58,7 +58,7 @@ def test_the_main_job_goes_from_a_config_to_an_ordinary_model(run: str, capsys) 
     assert main(["select", run, "max_params=1000", "--name", "small"]) == 0
     assert main(["extract", run, "small", "--onnx", "true"]) == 0
     assert main(["report", run]) == 0
-    chosen = json.loads((Path(run) / "chosen.json").read_text())["small"]
+    chosen = json.loads((Path(run) / "chosen.json").read_text())["chosen"]["small"]
     folder = Path(run) / "extracted" / chosen
     setting = json.loads((folder / "setting.json").read_text())
     model = PreResNet(**setting, stages=1, norm="group", channels=1, classes=3)
@@ -191,3 +191,60 @@ def test_a_config_error_is_also_a_value_error() -> None:
     with pytest.raises(ValueError, match="no configuration"):
         read_config("nowhere.yaml")
     assert issubclass(ConfigError, ValueError)
+
+
+def test_a_refused_training_leaves_the_runs_configuration(run: str, config: Path, capsys) -> None:
+    before = (Path(run) / "config.json").read_bytes()
+    error_of(capsys, "train", str(config), "space={depth: [1, 2, 3], width: [4, 8]}")
+    error_of(capsys, "train", str(config), "data.options={path: nowhere.npz}")
+    assert (Path(run) / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change", ["model.options={stages: 1, norm: batch}", "objective.name=summation", "buffers=private", "data.shift=0"]
+)
+def test_a_run_is_not_continued_with_another_model_or_objective(run: str, config: Path, capsys, change: str) -> None:
+    assert "belongs to another run" in error_of(capsys, "train", str(config), change)
+
+
+def test_a_table_of_an_earlier_network_is_refused(run: str, config: Path, capsys) -> None:
+    main(["evaluate", run, "--measure", "[]"])
+    main(["select", run, "max_params=1000", "--name", "small"])
+    assert main(["train", str(config), "training.seed=1", "--resume", "false"]) == 0
+    assert "is of an earlier network. Evaluate again" in error_of(capsys, "select", run, "max_params=1000")
+    main(["evaluate", run, "--measure", "[]"])
+    assert "small" in error_of(capsys, "extract", run, "small")
+
+
+def test_a_label_that_reads_like_a_setting_is_refused(run: str, capsys) -> None:
+    main(["evaluate", run, "--measure", "[]"])
+    message = error_of(capsys, "select", run, "max_params=1000", "--name", "depth=2,width=8")
+    assert "reads like a setting" in message
+
+
+def test_damaged_choices_are_named(run: str, capsys) -> None:
+    main(["evaluate", run, "--measure", "[]"])
+    (Path(run) / "chosen.json").write_text("{")
+    assert "chosen.json is damaged" in error_of(capsys, "report", run)
+
+
+def test_a_run_can_be_used_from_another_folder(config: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", str(config), "data.options={path: data.npz}"]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["evaluate", str(tmp_path / "run"), "--measure", "[]"]) == 0
+
+
+def test_a_model_that_does_not_fit_the_data_is_one_clear_error(config: Path, capsys) -> None:
+    config.write_text(
+        config.read_text().replace("name: preresnet, options: {stages: 1, norm: group}", "name: transformer")
+    )
+    message = error_of(capsys, "train", str(config))
+    assert "transformer cannot be trained on npz" in message
+    assert "logits of shape (B, 3)" in message
+
+
+def test_layouts_can_be_configured(config: Path) -> None:
+    changed = read_config(config, ["layouts=[{pattern: 'stem.*', axis: 0, blocks: 1}]"])
+    assert changed.layouts[0].pattern == "stem.*"

@@ -124,3 +124,40 @@ def test_empty_data_are_refused() -> None:
 def test_an_unknown_setting_is_refused() -> None:
     with pytest.raises(SettingError, match=r"width=5 is outside its support \[4, 8\]"):
         sn.evaluate(make_net(), batches(), settings=["depth=1,width=5"])
+
+
+def test_a_network_that_diverged_is_not_right_by_chance() -> None:
+    net = make_net()
+    with torch.no_grad():
+        net.full.head.bias.fill_(float("nan"))
+    assert all(row.quality != row.quality for row in sn.evaluate(net, batches(), measure=()))
+
+
+def test_a_single_batch_in_place_of_a_list_is_refused() -> None:
+    with pytest.raises(DataError, match=r"single batch.*list of batches"):
+        sn.evaluate(make_net(), batches()[0])
+
+
+def test_a_model_that_is_not_sorted_is_refused() -> None:
+    with pytest.raises(DataError, match=r"measures a SortedNet, not a MLP"):
+        sn.evaluate(MLP(), batches())
+
+
+def test_batches_without_examples_are_refused() -> None:
+    with pytest.raises(DataError, match="hold no example"):
+        sn.evaluate(make_net(), [(torch.ones(0, 5), torch.ones(0, dtype=torch.long))], measure=())
+
+
+def test_costs_are_those_of_the_extracted_model_where_parameters_are_fused() -> None:
+    class Fused(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.qkv = nn.Linear(4, 3 * width)
+            self.out = nn.Linear(width, 3)
+
+        def forward(self, x):
+            return self.out(sum(self.qkv(x).chunk(3, -1)))
+
+    net = sn.SortedNet(Fused, sn.Space(width=[8, 256]), layouts=sn.Layout("qkv.*", blocks=3))
+    row = sn.evaluate(net, [(torch.randn(4, 4), torch.arange(4) % 3)], measure=("memory",)).row("width=8")
+    assert row.memory_bytes == sn.measure_memory(net.extract(width=8).eval(), torch.randn(1, 4))

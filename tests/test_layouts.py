@@ -335,8 +335,8 @@ def test_a_depthwise_convolution_is_a_plain_corner():
     ("blocks", "message"),
     [
         (5, r"Axis 0 of qkv\.weight has 24 units, which Layout\(.*blocks=5\) does not divide\. Correct its blocks"),
-        (0, r"does not divide\. Correct its blocks"),
-        (-3, r"does not divide\. Correct its blocks"),
+        (0, r"blocks=0 of 'qkv\.\*' is no number of blocks"),
+        (-3, r"blocks=-3 of 'qkv\.\*' is no number of blocks"),
         (lambda model: [8, 8, 7], r"The blocks \[8, 8, 7\] of .* add up to 23, but axis 0 of qkv\.weight has 24 units"),
         (
             lambda model: [8, 8, 8] if len(model.qkv.weight) == 24 else [6, 6],
@@ -408,9 +408,7 @@ def test_flattened_channels_are_reported_and_accepted_as_one_block():
             self.head = nn.Linear(9 * channels, 2)
 
     space = Space(channels=[2, 4])
-    with pytest.raises(
-        LayoutError, match=r"say so with blocks=1\. \(Channels flattened with their pixels are one block"
-    ):
+    with pytest.raises(LayoutError, match=r"say so with blocks=1\. \(Channels flattened before their pixels"):
         SortedNet(Flat, space)
     SortedNet(Flat, space, layouts=[Layout("head.weight", axis=1, blocks=1)])
 
@@ -427,3 +425,51 @@ def test_a_parameter_without_counterpart_is_refused():
 def test_a_larger_parameter_or_one_of_another_rank_is_refused(small, text):
     with pytest.raises(BuildError, match=rf"weight has shape {text} in the sub-model and \(4, 3\) in the full model"):
         cut_of((4, 3), small)
+
+
+# --- names that move, and axes that join what shrinks with what does not ---------------------------------------------
+
+
+def stacked(depth, width):
+    hidden = [layer for _ in range(depth) for layer in (nn.ReLU(), nn.Linear(width, width))]
+    return nn.Sequential(nn.Linear(5, width), *hidden, nn.ReLU(), nn.Linear(width, 2))
+
+
+def test_a_head_whose_name_moves_with_the_depth_is_reported():
+    with pytest.raises(LayoutError, match=r"4\.weight goes from 8 to 2 outputs, as many as 6\.weight .* seems to move"):
+        SortedNet(stacked, Space(depth=[1, 2], width=[4, 8]))
+
+
+class Joined(nn.Module):
+    """A head that reads a hidden layer and the input beside it."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.hidden = nn.Linear(5, width)
+        self.head = nn.Linear(width + 5, 2)
+
+    def forward(self, x):
+        return self.head(torch.cat([self.hidden(x).relu(), x], -1))
+
+
+def test_an_axis_that_joins_what_shrinks_with_what_does_not_is_reported():
+    with pytest.raises(LayoutError, match=r"Axis 1 of head\.weight goes from 13 to 9 units, 5 more than an axis of 8"):
+        SortedNet(Joined, Space(width=[4, 8]))
+
+
+def test_a_layout_of_unequal_blocks_cuts_such_an_axis_right():
+    layout = Layout("head.weight", axis=1, blocks=lambda model: [model.hidden.out_features, 5])
+    net = SortedNet(Joined, Space(width=[4, 8]), layouts=layout)
+    small = net.extract(width=4)
+    torch.testing.assert_close(small.head.weight[:, 4:], net.full.head.weight[:, 8:], rtol=0, atol=0)
+    torch.testing.assert_close(small.head.weight[:, :4], net.full.head.weight[:, :4], rtol=0, atol=0)
+
+
+def test_the_weight_of_a_sorted_output_is_not_taken_for_one_that_moved():
+    class Net(nn.Module):
+        def __init__(self, depth, outputs):
+            super().__init__()
+            self.body = nn.ModuleList(nn.Linear(4, 4) for _ in range(depth))
+            self.head = nn.Linear(4, outputs)
+
+    SortedNet(Net, Space(depth=[1, 3], outputs=[2, 7]))

@@ -138,7 +138,11 @@ def test_only_the_last_checkpoints_are_kept(tmp_path) -> None:
 
 def test_no_checkpoint_is_a_pickle(tmp_path) -> None:
     make_trainer(tmp_path).train()
-    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".safetensors", ".json", ".jsonl"}
+    assert {path.suffix for path in tmp_path.rglob("*.*") if path.is_file()} - {""} == {
+        ".safetensors",
+        ".json",
+        ".jsonl",
+    }
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path) -> None:
@@ -285,3 +289,73 @@ def test_tensors_of_unequal_length_are_refused(tmp_path) -> None:
             CONFIG,
             tmp_path,
         )
+
+
+def test_a_changed_description_is_refused_and_leaves_the_run_as_it_was(tmp_path) -> None:
+    make_trainer(tmp_path, description={"data": "one"}).train()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(CheckpointError, match=r"of description, \(then, now\) are .*'data': \('one', 'two'\)"):
+        make_trainer(tmp_path, description={"data": "two"}).train()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_starting_anew_leaves_nothing_of_the_run_before(tmp_path) -> None:
+    make_trainer(tmp_path).train()
+    interrupted = make_trainer(tmp_path)
+    interrupted.objective.sampler.draw = _stop_after(interrupted.objective.sampler.draw, calls=2)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.train(resume=False)
+    assert not list((tmp_path / "checkpoints").iterdir())
+    assert not list((tmp_path / "model").iterdir())
+
+
+def test_an_interrupted_run_is_saved_where_it_stands(tmp_path) -> None:
+    import os
+
+    trainer = make_trainer(tmp_path / "cut", replace(CONFIG, checkpoint_every=100))
+    draw, calls = trainer.objective.sampler.draw, []
+
+    def interrupting(count: int = 1):
+        calls.append(count)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return draw(count)
+
+    trainer.objective.sampler.draw = interrupting
+    with pytest.raises(KeyboardInterrupt, match="after update 4, which is saved"):
+        trainer.train()
+    assert [path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()] == ["update-00000004.safetensors"]
+    whole = weights(make_trainer(tmp_path / "whole").train())
+    assert same(whole, weights(make_trainer(tmp_path / "cut").train()))
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path) -> None:
+    from sortednet.processes import alone
+
+    with alone(tmp_path), pytest.raises(CheckpointError, match=r"Another process trains in .*give another folder"):
+        make_trainer(tmp_path).train()
+
+
+def test_a_data_loader_is_refused(tmp_path) -> None:
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*digits_like()))
+    with pytest.raises(DataError, match=r"DataLoader has an order of its own. Give its data set"):
+        Trainer(make_net(), sn.Summation(SPACE), functional.cross_entropy, loader, CONFIG, tmp_path)
+
+
+def test_a_list_of_examples_is_a_data_set(tmp_path) -> None:
+    x, y = digits_like()
+    trainer = make_trainer(tmp_path)
+    pairs = Trainer(
+        make_net(), trainer.objective, functional.cross_entropy, list(zip(x, y, strict=True)), CONFIG,
+        tmp_path / "pairs", transform=trainer.transform, console=Console(quiet=True),
+    )  # fmt: skip
+    assert same(weights(pairs.train()), weights(make_trainer(tmp_path / "tensors").train()))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("optimizer", "foo"), ("schedule", "foo"), ("updates", 1.5), ("seed", 10**23), ("learning_rate", float("inf"))],
+)
+def test_a_value_that_is_none_of_its_kind_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"{name}="):
+        replace(CONFIG, **{name: value})

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from sortednet import Cycle, SortedNet, Space, Stochastic, Summation, Uniform
-from sortednet.errors import SortedNetError, TrainingError
+from sortednet.errors import DataError, SortedNetError, TrainingError
 from sortednet.models import MLP
 from sortednet.training import apply_update, step
 
@@ -388,3 +388,35 @@ def test_unique_restores_the_moments_of_a_scalar_parameter():
     y = torch.ones(2, 4)
     step(net, Stochastic(Cycle(net.space, ["width=4"])), optimizer, (x, y), functional.mse_loss, update="unique")
     assert torch.equal(optimizer.state[net.full.scale]["exp_avg"], before)
+
+
+# --- what is easily given wrong ---------------------------------------------------------------------------------------
+
+
+def easily_wrong():
+    from sortednet.models import MLP
+
+    space = Space(width=[2, 4])
+    net = SortedNet(lambda width: MLP(1, width, inputs=3, classes=2), space)
+    batch = torch.ones(4, 3), torch.zeros(4, dtype=torch.long)
+    return net, Stochastic(Uniform(space, seed=0)), torch.optim.SGD(net.parameters(), 0.1), batch
+
+
+def test_an_optimiser_of_another_network_is_refused():
+    net, objective, _, batch = easily_wrong()
+    other = torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.1)
+    with pytest.raises(TrainingError, match=r"no parameter of this network.*net\.parameters"):
+        step(net, objective, other, batch, nn.functional.cross_entropy)
+
+
+def test_one_batch_in_place_of_a_list_is_refused():
+    net, objective, optimizer, batch = easily_wrong()
+    with pytest.raises(DataError, match=r"list of batches"):
+        step(net, objective, optimizer, batch, nn.functional.cross_entropy, accumulate=True)
+
+
+@pytest.mark.parametrize("wrong", [lambda o, y: o, lambda o, y: 1.0, lambda o, y: None])
+def test_a_loss_that_is_no_mean_is_refused(wrong):
+    net, objective, optimizer, batch = easily_wrong()
+    with pytest.raises(TrainingError, match=r"loss_fn returned .*Return the mean loss"):
+        step(net, objective, optimizer, batch, wrong)

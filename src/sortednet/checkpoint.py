@@ -192,6 +192,18 @@ def read_file(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
 
 
+def digest(path: str | Path) -> str:
+    """Return a name for the weights of a checkpoint, the same for the same weights.
+
+    Raises:
+        CheckpointError: If it is missing or damaged.
+    """
+    found = hashlib.sha256()
+    for name, tensor in sorted(read_weights(path).items()):
+        found.update(save({name: tensor}))
+    return found.hexdigest()[:16]
+
+
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Read the full model's state dictionary.
 

@@ -8,7 +8,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from torch.nn import functional
 from . import checkpoint, evaluation, export
 from .config import RunConfig
 from .data import ImageData, augment
-from .errors import ConfigError, SettingError, SortedNetError
+from .errors import ConfigError, SettingError, SortedNetError, TrainingError
 from .experiments import order_dependency
 from .network import SortedNet, load
 from .report import write_picture, write_report
@@ -32,7 +32,7 @@ from .trainers import Trainer, read_curves
 
 __all__ = ["main"]
 
-CONFIG, TABLE, CHOSEN = "config.json", "table.json", "chosen.json"
+CONFIG, TABLE, CHOSEN, EVALUATED = "config.json", "table.json", "chosen.json", "evaluated.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(str(error), markup=False)
         return 2
     except KeyboardInterrupt:
-        console.print("Interrupted. The same command goes on from the last checkpoint.")
+        console.print("Interrupted. What was trained is saved; the same command goes on from there.")
         return 130
     return 0
 
@@ -169,11 +169,13 @@ class _Nothing:
 
 def _train(given: Namespace, console: Console) -> None:
     config = read_config(given.config, given.changes)
-    output = Path(given.output or config.output)
+    config = replace(config, output=given.output or config.output).absolute()
+    if not config.output:
+        raise ConfigError("output is empty. Give the run's folder, such as --output runs/mine.")
+    output = Path(config.output)
     images = config.load_data()
     net = config.make_network(images)
     objective = config.make_objective(net.space)
-    checkpoint.write_bytes(output / CONFIG, json.dumps(asdict(config), indent=1).encode())
     shift, flip = config.data.shift, config.data.flip
 
     def transform(batch: Any, generator: torch.Generator) -> Any:
@@ -181,9 +183,19 @@ def _train(given: Namespace, console: Console) -> None:
 
     trainer = Trainer(
         net, objective, functional.cross_entropy, (images.train_images, images.train_labels), config.training, output,
-        transform=transform, console=console,
+        transform=transform, description=asdict(config), console=console,
     )  # fmt: skip
-    trainer.train(resume=given.resume)
+    try:
+        trainer.train(resume=given.resume)
+    except SortedNetError:
+        raise
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        raise TrainingError(
+            f"{config.model.name} cannot be trained on {config.data.name}: {type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}. The model must take images "
+            f"of shape (B, {', '.join(map(str, images.train_images.shape[1:]))}) and return logits of shape "
+            f"(B, {len(images.class_names)})."
+        ) from error
     if config.buffers == "reestimated":
         net.reestimate(torch.split(images.train_images[:2048].to(next(net.parameters()).device), 256))
         net.save_pretrained(output / "model")
@@ -226,6 +238,8 @@ def _evaluate(given: Namespace, console: Console) -> None:
             cost_batch=given.cost_batch,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
+    digest = checkpoint.digest(Path(given.run) / "model")
+    checkpoint.write_bytes(Path(given.run) / EVALUATED, json.dumps({"model": digest}).encode())
     table.to_json(Path(given.run) / TABLE)
     table.to_csv(Path(given.run) / "table.csv")
     front = table.pareto()
@@ -250,7 +264,7 @@ def _print_rows(rows: Sequence[Row], title: str) -> None:
 
 
 def _select(given: Namespace, console: Console) -> None:
-    table = Table.from_json(_in_run(given.run, TABLE, "sortednet evaluate"))
+    table = _table(given.run)
     budgets: dict[str, float] = {}
     for one in given.budgets:
         key, _, value = one.partition("=")
@@ -260,22 +274,51 @@ def _select(given: Namespace, console: Console) -> None:
             raise SettingError(f"{one!r} is no budget. Write max_params=50000 or min_quality=90.") from None
     setting = table.select(**budgets)
     chosen = _chosen(given.run)
-    chosen[given.name or " ".join(given.budgets)] = setting
-    text = json.dumps({label: str(one) for label, one in chosen.items()}, indent=1)
+    label = given.name or " ".join(given.budgets)
+    if set(table.dimensions) & {part.partition("=")[0] for part in label.split(",")}:
+        raise SettingError(f"--name {label!r} reads like a setting. Give a word, such as small.")
+    chosen[label] = setting
+    held = {"model": _evaluated(given.run), "chosen": {name: str(one) for name, one in chosen.items()}}
+    text = json.dumps(held, indent=1)
     checkpoint.write_bytes(Path(given.run) / CHOSEN, text.encode())
     _print_rows([table.row(setting)], f"Best under {' '.join(given.budgets)}:")
 
 
 def _chosen(run: str) -> dict[str, Setting]:
+    """Read what was chosen for the network as it is now; choices made for an earlier one are dropped."""
     path = Path(run) / CHOSEN
-    held = json.loads(path.read_text()) if path.is_file() else {}
-    return {label: Setting.parse(text) for label, text in held.items()}
+    if not path.is_file():
+        return {}
+    try:
+        held = json.loads(path.read_text())
+        if held["model"] != _evaluated(run):
+            return {}
+        return {label: Setting.parse(text) for label, text in held["chosen"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is damaged ({error!r}). Remove it, and select again.") from None
+
+
+def _evaluated(run: str) -> str:
+    """Return the digest of the network that was evaluated last."""
+    path = _in_run(run, EVALUATED, "sortednet evaluate")
+    try:
+        return str(json.loads(path.read_text())["model"])
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{path} is damaged. Evaluate again: sortednet evaluate {run}") from None
+
+
+def _table(run: str) -> Table:
+    """Read the table, if it is that of the network as it is now."""
+    table = Table.from_json(_in_run(run, TABLE, "sortednet evaluate"))
+    if _evaluated(run) != checkpoint.digest(Path(run) / "model"):
+        raise ConfigError(f"{Path(run) / TABLE} is of an earlier network. Evaluate again: sortednet evaluate {run}")
+    return table
 
 
 def _extract(given: Namespace, console: Console) -> None:
     _, images, net = _open(given.run)
     chosen = _chosen(given.run)
-    setting = chosen.get(given.setting) or net.space.setting(given.setting)
+    setting = chosen.get(given.setting) or net.space.setting(**Setting.parse(given.setting))
     output = Path(given.output) if given.output else Path(given.run) / "extracted" / str(setting)
     model = net.extract(setting).eval().cpu()
     checkpoint.write_bytes(output / "model.safetensors", checkpoint.to_bytes(model.state_dict()))
@@ -290,7 +333,7 @@ def _extract(given: Namespace, console: Console) -> None:
 
 
 def _report(given: Namespace, console: Console) -> None:
-    table = Table.from_json(_in_run(given.run, TABLE, "sortednet evaluate"))
+    table = _table(given.run)
     config = read_config(_in_run(given.run, CONFIG, "sortednet train"))
     title = given.title or f"{config.model.name} on {config.data.name}"
     facts = {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,12 +17,13 @@ from .buffers import BufferPolicy
 from .data import ImageData
 from .data import load as load_images
 from .errors import ConfigError, SortedNetError
+from .layouts import Layout
 from .network import SortedNet
 from .objectives import Objective
 from .space import Number, Space
 from .trainers import TrainingConfig
 
-__all__ = ["DataConfig", "ModelConfig", "ObjectiveConfig", "RunConfig", "SamplerConfig"]
+__all__ = ["DataConfig", "LayoutConfig", "ModelConfig", "ObjectiveConfig", "RunConfig", "SamplerConfig"]
 
 SAMPLERS: dict[str, type[sampling.Sampler]] = {
     "uniform": sampling.Uniform,
@@ -62,6 +64,21 @@ class DataConfig:
     options: dict[str, Any] = field(default_factory=dict)
     shift: int = 0
     flip: bool = False
+
+
+@dataclass(frozen=True)
+class LayoutConfig:
+    """How an axis of some parameters is made up; see `sortednet.Layout`.
+
+    Args:
+        pattern: Shell pattern of the parameters' full names.
+        axis: The axis made of blocks.
+        blocks: Number of equal blocks; 1 where the axis is not fused.
+    """
+
+    pattern: str
+    axis: int = 0
+    blocks: int = 3
 
 
 @dataclass(frozen=True)
@@ -110,6 +127,7 @@ class RunConfig:
         training: How it is trained.
         buffers: Whose the running statistics are: `shared`, `private` or `reestimated`.
         private: Shell patterns of parameters that every sub-model has for itself, such as `head.*`.
+        layouts: Layouts of fused parameters.
     """
 
     space: dict[str, list[Number]] | list[dict[str, Number]]
@@ -121,6 +139,7 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     buffers: BufferPolicy = "shared"
     private: list[str] = field(default_factory=list)
+    layouts: list[LayoutConfig] = field(default_factory=list)
 
     def make_space(self) -> Space:
         """Return the space.
@@ -153,7 +172,18 @@ class RunConfig:
     def make_network(self, images: ImageData) -> SortedNet:
         """Return the network with fresh weights, the same for the same seed."""
         torch.manual_seed(self.training.seed)
-        return SortedNet(self.make_builder(images), self.make_space(), buffers=self.buffers, private=self.private)
+        layouts = [Layout(one.pattern, one.axis, one.blocks) for one in self.layouts]
+        return SortedNet(
+            self.make_builder(images), self.make_space(), layouts=layouts, buffers=self.buffers, private=self.private
+        )
+
+    def absolute(self) -> RunConfig:
+        """Return the same configuration with the data's paths made absolute, so that it can be used from any folder."""
+        options = {
+            name: str(Path(value).absolute()) if name in ("path", "folder") else value
+            for name, value in self.data.options.items()
+        }
+        return replace(self, data=replace(self.data, options=options))
 
     def make_objective(self, space: Space) -> Objective:
         """Return the objective and its sampler.

@@ -36,7 +36,8 @@ def accuracy(output: Any, targets: Tensor) -> Tensor:
         tensor([100.,   0.])
     """
     logits = output if isinstance(output, Tensor) else output.logits
-    return 100.0 * (logits.argmax(-1) == targets).float()
+    right = 100.0 * (logits.argmax(-1) == targets).float()
+    return right.masked_fill(logits.isnan().any(-1), torch.nan)  # a network that diverged is not right by chance
 
 
 def evaluate(
@@ -81,6 +82,10 @@ def evaluate(
         >>> len(table), table.row({"depth": 1, "width": 8}).params
         (4, 610)
     """
+    if not isinstance(net, SortedNet):
+        raise DataError(f"evaluate measures a SortedNet, not a {type(net).__name__}. Use quality(module, batches).")
+    if isinstance(loader, tuple) and all(isinstance(one, Tensor) for one in loader):
+        raise DataError("A single batch was given. Give a list of batches, such as [(inputs, targets)].")
     batches = list(loader) if isinstance(loader, Iterator) else loader
     first = next(iter(batches), None)
     if first is None:
@@ -93,11 +98,12 @@ def evaluate(
     )
     rows = []
     for done, setting in enumerate(wanted):
-        module = net.submodel(setting)
+        # Costs are those of the model that is shipped; a sub-model may put fused parameters together at each call.
+        module = net.extract(setting).eval()
         rows.append(
             (
                 setting,
-                quality(module, batches, metric),
+                quality(net.submodel(setting), batches, metric),
                 cost.count_parameters(net, setting),
                 cost.count_flops(net, setting, example) if "flops" in measure else None,
                 cost.measure_latency(module, examples) if "latency" in measure else None,
@@ -134,6 +140,8 @@ def quality(module: Callable[..., Any], batches: Iterable[Batch], metric: Metric
             size = score.numel() if score.dim() else _length(targets)
             scores += float(score.double().sum()) * (1 if score.dim() else size)
             count += size
+    if count == 0:
+        raise DataError("The batches hold no example. Give at least one.")
     return scores / count
 
 

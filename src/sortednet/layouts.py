@@ -11,9 +11,10 @@ import fnmatch
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Union
+from typing import Any, Union
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +48,14 @@ class Layout:
     blocks: Blocks = 3
 
     def __post_init__(self) -> None:
+        if not callable(self.blocks) and (not isinstance(self.blocks, int) or self.blocks < 1):
+            raise LayoutError(f"blocks={self.blocks!r} of {self.pattern!r} is no number of blocks. Give 1, 2, ...")
         if self.axis < 0:
             raise LayoutError(f"axis={self.axis} of {self.pattern!r} is negative. Count axes from the front, from 0.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the layout as plain values; blocks that are a function are left out."""
+        return {"pattern": self.pattern, "axis": self.axis, "blocks": None if callable(self.blocks) else self.blocks}
 
     def sizes(self, model: nn.Module, name: str, size: int) -> list[int]:
         """Return the sizes of the blocks that make up `size` units of parameter `name` of `model`."""
@@ -257,6 +264,8 @@ def _report_undeclared(
     for (name, axis), pair in changing.items():
         if theirs[name].dim() >= 2 and axis < 2:
             partners[(*pair, axis)] = partners.get((*pair, axis), 0) + 1
+    gone = [name for name, big in theirs.items() if name not in ours and big.dim() >= 2]
+    counts = Counter(pair for (name, axis), pair in changing.items() if theirs[name].dim() >= 2 and axis < 2)
     # Layers that the sub-model does not have take in or produce units too.
     beyond = {
         (big.shape[axis], axis)
@@ -268,6 +277,13 @@ def _report_undeclared(
         tensor = theirs[name]
         if axis > 1 or (name, axis) in fused:
             continue
+        missing = next((other for other in gone if theirs[other].shape[0] == size), None) if axis == 0 else None
+        if missing is not None and tensor.dim() >= 2 and counts[whole, size] == 1:
+            raise LayoutError(
+                f"{name} goes from {whole} to {size} outputs, as many as {missing} has, which the sub-model lacks: the "
+                "name of a layer seems to move with the depth. Give every layer the same name at every setting (in an "
+                f'nn.Sequential the last ones move), or accept it with layouts=[Layout("{name}", axis=0, blocks=1)].'
+            )
         if tensor.dim() == 1:
             weight = name.rpartition(".")[0] + ".weight"
             alone = any((weight, a) in fused and fused[weight, a].blocks != 1 for a in (0, 1))
@@ -276,13 +292,22 @@ def _report_undeclared(
             alone = not partner or _FUSED_NAME.search(name) is not None
         if not alone:
             continue
+        fixed = next((f for f, s in sorted(sizes) if f < whole and whole - f == size - s), None)
         part = next((f for f, s in sorted(sizes) if f < whole and whole * s == size * f), None)
+        if part is None and fixed is not None:
+            raise LayoutError(
+                f"Axis {axis} of {name} goes from {whole} to {size} units, {whole - fixed} more than an axis of "
+                f"{fixed} does: it may join units that shrink with units that do not. Say which come first, such as "
+                f'layouts=[Layout("{name}", axis={axis}, blocks=lambda model: [..., {whole - fixed}])]; '
+                "if it is one block, say so with blocks=1."
+            )
         if part is not None:
             raise LayoutError(
                 f"Axis {axis} of {name} goes from {whole} to {size} units, in proportion to an axis of {part} units, "
                 f"and may hold several blocks ({whole} / {part} = {whole / part:g}). If it does, declare them: "
                 f'layouts=[Layout("{name}", axis={axis}, blocks={max(2, round(whole / part))})]; '
-                f"if it is one block, say so with blocks=1. (Channels flattened with their pixels are one block.)"
+                f"if it is one block, say so with blocks=1. "
+                "(Channels flattened before their pixels, N x C x H x W, are one.)"
             )
     for prefix, module in full.named_modules():
         if isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1:

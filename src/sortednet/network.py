@@ -104,16 +104,18 @@ class SortedNet(nn.Module):
         space: Space,
         *,
         model: nn.Module | None = None,
-        layouts: Iterable[Layout] = (),
+        layouts: Layout | Iterable[Layout] = (),
         buffers: BufferPolicy = "shared",
         private: str | Sequence[str] = (),
     ) -> None:
         super().__init__()
         if buffers not in get_args(BufferPolicy):
             raise BuildError(f"buffers={buffers!r} is no policy. Choose 'shared', 'private' or 'reestimated'.")
+        if not isinstance(space, Space):
+            raise BuildError(f"The space is {space!r}. Give a Space, such as Space(depth=[2, 4], width=[16, 32]).")
         self.space = space
         self._build = build
-        self._layouts = tuple(layouts)
+        self._layouts = (layouts,) if isinstance(layouts, Layout) else tuple(layouts)
         self._compilation: Compilation | None = None
         self._skeletons = _Skeletons()
         self.full = call_builder(build, space.full) if model is None else model
@@ -207,7 +209,8 @@ class SortedNet(nn.Module):
     def submodel(self, setting: Mapping[str, Number] | str | None = None, /, **values: Number) -> nn.Module:
         """Return a sub-model as an ordinary module for inference, without a copy of any weight.
 
-        Its parameters share the full model's storage, so it follows further training. It adds nothing to a call. (A
+        Its parameters share the full model's storage, so it follows further training, until the network is moved to
+        another device or type. It adds nothing to a call. (A
         fused parameter cut in several pieces is put together for each call; `extract` avoids that.)
 
         Args:
@@ -259,8 +262,8 @@ class SortedNet(nn.Module):
         """Measure the running statistics of sub-models anew, after training. Needs `buffers="reestimated"`.
 
         Args:
-            batches: Batches of inputs: a tensor, a tuple of positional or a mapping of keyword arguments. About 2,000
-                examples suffice. They are held while all sub-models are measured.
+            batches: Batches of inputs only, no targets: a tensor, a tuple of positional or a mapping of keyword
+                arguments. About 2,000 examples suffice. They are held while all sub-models are measured.
             settings: Sub-models to measure; every one of the space where left out.
 
         Raises:
@@ -320,7 +323,12 @@ class SortedNet(nn.Module):
         checkpoint.write(
             path,
             self.full.state_dict(),
-            {"space": self.space.to_json(), "buffers": self.private.policy, "private": list(self.private.patterns)},
+            {
+                "space": self.space.to_json(),
+                "buffers": self.private.policy,
+                "private": list(self.private.patterns),
+                "layouts": [one.to_json() for one in self._layouts],
+            },
             self.private.tensors(),
         )
 
@@ -342,16 +350,17 @@ def load(
     *,
     at: Mapping[str, Number] | str | None = None,
     space: Space | None = None,
-    layouts: Iterable[Layout] = (),
+    layouts: Iterable[Layout] | None = None,
 ) -> Any:
     """Open what `SortedNet.save_pretrained` wrote.
 
     Args:
         path: The folder.
         build: The builder of the network.
-        at: Open this sub-model only, reading no more than its corner from the disk.
+        at: Open this sub-model only, reading no more than its corner from the disk. Dimensions left out take their
+            largest value.
         space: The space that the checkpoint must have; any where left out.
-        layouts: Layouts the network was made with.
+        layouts: Layouts the network was made with; needed only where their blocks are a function, which is not stored.
 
     Returns:
         The `SortedNet`; with `at`, the sub-model as a plain module.
@@ -369,6 +378,7 @@ def load(
             raise TypeError(f"{stored['buffers']!r} is no policy")
     if space is not None and space != found:
         raise CheckpointError(f"{path} holds {found!r}, not {space!r}. Load it with its own space, or train again.")
+    layouts = _stored_layouts(path, stored.get("layouts", []), None if layouts is None else list(layouts))
     if at is None:
         with checkpoint.described(path):
             net = SortedNet(build, found, layouts=layouts, buffers=stored["buffers"], private=stored["private"])
@@ -378,7 +388,7 @@ def load(
             net.full.load_state_dict(weights)
         net.private.restore(checkpoint.read_private(path))
         return net
-    setting = found.setting(at)
+    setting = found.setting(**(Setting.parse(at) if isinstance(at, str) else at))
     # The full model is never made: its outline stands in for it, and the cuts say what to read.
     full = outline(build, found.full)
     private = checkpoint.read_private(path)
@@ -391,6 +401,20 @@ def load(
             return read(slot.path, slot.cut, held.shape) if own is None else own.detach()
 
         return skeleton.fill(read_slot)
+
+
+def _stored_layouts(path: str | Path, stored: list[dict[str, Any]], given: list[Layout] | None) -> list[Layout]:
+    """Return the layouts a network was saved with; what is given must agree with them."""
+    if given is None and all(one["blocks"] is not None for one in stored):
+        return [Layout(**one) for one in stored]
+    shown = ", ".join(str(one) for one in stored) or "none"
+    if given is None:
+        raise CheckpointError(
+            f"{path} was saved with layouts whose blocks are a function ({shown}). Give layouts= again."
+        )
+    if [one.to_json() for one in given] != stored:
+        raise CheckpointError(f"{path} was saved with other layouts ({shown}) than {given}. Give the same, or none.")
+    return given
 
 
 def _take_types(model: nn.Module, types: Mapping[str, torch.dtype]) -> None:

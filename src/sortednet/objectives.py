@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .errors import ConfigError, DataError
+from .errors import ConfigError, DataError, TrainingError
 from .network import inputs_and_targets, split_batch
 from .sampling import Sampler
 from .space import Setting, Space
@@ -146,6 +146,9 @@ class Objective(ABC):
         terms = []
         for setting, output, part, guide, weight in zip(settings, outputs, parts, teachers, weights, strict=True):
             loss = loss_fn(output, part)
+            if not isinstance(loss, Tensor) or loss.dim() != 0:
+                given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+                raise TrainingError(f"loss_fn returned {given}. Return the mean loss, a tensor of shape ().")
             if guide is not None and self.distillation is not None:
                 loss = loss + self.distillation.weight * self.distillation(output, guide)
             terms.append(Term(setting, loss, weight / sum(weights)))
@@ -194,7 +197,9 @@ class Stochastic(Objective):
         settings_weight: Callable[[Setting], float] | None = None,
     ) -> None:
         super().__init__(distillation, settings_weight)
-        if draws < sampler.least:
+        if not isinstance(sampler, Sampler):
+            raise ConfigError(f"{sampler!r} is no sampler. Give one, such as Stratified(space, seed=0).")
+        if not isinstance(draws, int) or draws < sampler.least:
             raise ConfigError(
                 f"draws={draws} is too few for {type(sampler).__name__}. "
                 f"Draw at least {sampler.least} settings a batch."

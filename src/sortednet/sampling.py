@@ -157,6 +157,8 @@ class Weighted(Sampler):
         self, space: Space, weights: Mapping[Setting, float] | Mapping[str, float], seed: int | None = None
     ) -> None:
         super().__init__(space, seed)
+        if not isinstance(weights, Mapping):
+            raise SpaceError(f"The weights {weights!r} are no mapping. Give one number by setting, {{'depth=4': 2.0}}.")
         given = {space.setting(setting): float(weight) for setting, weight in weights.items()}
         if not all(w >= 0 and math.isfinite(w) for w in given.values()) or not sum(given.values()):
             raise SpaceError(f"The weights {list(given.values())} must be finite, at least 0 and not all 0.")

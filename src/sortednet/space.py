@@ -262,7 +262,11 @@ class Space(Sequence[Setting]):
                 except SpaceError as error:
                     raise SpaceError(f"Dimension {name}: {error}") from None
         else:
-            if isinstance(settings, Mapping) or not all(isinstance(one, Mapping) for one in settings):
+            if (
+                isinstance(settings, Mapping)
+                or not isinstance(settings, Iterable)
+                or not all(isinstance(one, Mapping) for one in settings)
+            ):
                 raise SpaceError(
                     f"{settings!r} is no list of settings, each a mapping such as {{'depth': 2}}. "
                     "Give supports by name: Space(depth=[2, 4])."

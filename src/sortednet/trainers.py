@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +26,7 @@ from . import checkpoint
 from .errors import CheckpointError, ConfigError, DataError
 from .network import SortedNet
 from .objectives import Batch, LossFunction, Objective
+from .processes import alone, interruptible
 from .space import Setting
 from .training import UpdateRule, step
 
@@ -80,10 +81,19 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for field_, allowed in _CHOICES.items():
+            if getattr(self, field_) not in allowed:
+                raise ConfigError(f"training.{field_}={getattr(self, field_)!r} is unknown. Choose one of {allowed}.")
         for name in ("updates", "batch_size", "accumulate", "checkpoint_every", "keep", "log_every"):
+            if not isinstance(getattr(self, name), int):
+                raise ConfigError(
+                    f"training.{name}={getattr(self, name)!r} is no whole number. Give one of at least 1."
+                )
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name}={getattr(self, name)} is below 1. Give at least 1.")
-        if not self.learning_rate > 0 or self.weight_decay < 0 or not 0 <= self.warmup_share < 1:
+        if not -(2**63) <= self.seed < 2**63:
+            raise ConfigError(f"training.seed={self.seed} does not fit 64 bits. Give a smaller number.")
+        if not 0 < self.learning_rate < math.inf or self.weight_decay < 0 or not 0 <= self.warmup_share < 1:
             raise ConfigError(
                 f"training.learning_rate={self.learning_rate} must be above 0, weight_decay={self.weight_decay} at "
                 f"least 0 and warmup_share={self.warmup_share} in [0, 1)."
@@ -103,6 +113,14 @@ class TrainingConfig:
         return self.learning_rate * shape[self.schedule]
 
 
+_CHOICES = {
+    "optimizer": ("adamw", "sgd"),
+    "schedule": ("cosine", "linear", "constant"),
+    "update": ("standard", "touched", "unique"),
+    "precision": ("no", "bf16"),
+}
+
+
 class Trainer:
     """Trains a network and keeps what is needed to go on after an interruption.
 
@@ -117,6 +135,8 @@ class Trainer:
         config: How to train.
         output: Folder for metrics, checkpoints and the trained network.
         transform: Changes a batch before use, given it and a seeded generator, such as random shifts.
+        description: Whatever else must be the same for a run to be continued, such as its data; plain JSON values. It
+            is written to `output/config.json`.
         console: Where progress is shown; standard error where left out.
 
     Raises:
@@ -133,11 +153,16 @@ class Trainer:
         output: str | Path,
         *,
         transform: Callable[[Any, torch.Generator], Batch] | None = None,
+        description: Mapping[str, Any] | None = None,
         console: Console | None = None,
     ) -> None:
         self.net, self.objective, self.loss_fn, self.config = net, objective, loss_fn, config
         self.output = Path(output)
-        held: Any = _Tensors(data) if isinstance(data, (tuple, list)) else data
+        if isinstance(data, DataLoader):
+            raise DataError("A DataLoader has an order of its own. Give its data set; the Trainer makes the batches.")
+        tensors = isinstance(data, (tuple, list)) and all(isinstance(one, Tensor) for one in data)
+        held: Any = _Tensors(data) if tensors else data  # type: ignore[arg-type]
+        self.description = json.loads(json.dumps(description or {}))
         self.data = held
         length = len(held)
         self.transform = transform
@@ -152,15 +177,21 @@ class Trainer:
         """Train to the end, write the network to `output/model`, and return it.
 
         Args:
-            resume: Whether to go on from the last checkpoint in `output`; it starts anew where there is none.
+            resume: Whether to go on from the last checkpoint in `output`; it starts anew where there is none. Starting
+                anew removes the checkpoints, metrics and network of an earlier run there.
 
         Returns:
             The trained network.
 
         Raises:
             TrainingError: If a loss is not finite.
-            CheckpointError: If a checkpoint is damaged or of another run, or the disk is full.
+            CheckpointError: If a checkpoint is damaged or of another run, the disk is full, or another process trains
+                in `output`.
         """
+        with alone(self.output):
+            return self._train(resume)
+
+    def _train(self, resume: bool) -> SortedNet:
         config = self.config
         # Accelerate keeps the precision for the process; a later run may want another.
         AcceleratorState._reset_state()
@@ -178,10 +209,12 @@ class Trainer:
             self.net.compile()
         model, optimizer = accelerator.prepare(self.net.train(), self._optimizer())
         start = self._resume(model, optimizer) if resume else 0
+        if accelerator.is_main_process:
+            self._begin(start)
         log = _Log(self.output / METRICS, start, enabled=accelerator.is_main_process)
         batches = self._batches(start, accelerator)
-        with self._progress(accelerator.is_main_process) as progress:
-            task = progress.add_task("training", total=config.updates, completed=start, loss=math.nan)
+        with self._progress(accelerator.is_main_process) as progress, interruptible() as interrupted:
+            task = progress.add_task("training", total=config.updates, completed=start, loss="-")
             for update in range(start, config.updates):
                 held = [next(batches) for _ in range(config.accumulate)]
                 torch.manual_seed(_seed(config.seed, "model", update, accelerator.process_index))
@@ -196,14 +229,24 @@ class Trainer:
                 if done % config.log_every == 0 or done == config.updates:
                     line = log.write(done, config.rate_at(update))
                     accelerator.log({"loss": line["loss"], "learning_rate": line["learning_rate"]}, step=done)
-                    progress.update(task, completed=done, loss=line["loss"])
-                if done % config.checkpoint_every == 0 or done == config.updates:
+                    progress.update(task, completed=done, loss=f"{line['loss']:.4f}")
+                if done % config.checkpoint_every == 0 or done == config.updates or interrupted:
                     self._save(model, optimizer, done, accelerator.is_main_process)
+                if interrupted and done < config.updates:
+                    raise KeyboardInterrupt(f"interrupted after update {done}, which is saved")
         for tracker in accelerator.trackers:
             tracker.finish()  # `end_training` would destroy the process group, which is the caller's
         if accelerator.is_main_process:
             self.net.save_pretrained(self.output / "model")
         return self.net
+
+    def _begin(self, start: int) -> None:
+        """Leave nothing of an earlier run behind a fresh start, and write what describes this one."""
+        if start == 0:
+            for stale in (*self._found(), self.output / METRICS, *(self.output / "model").glob("*")):
+                stale.unlink(missing_ok=True)
+        if self.description:
+            checkpoint.write_bytes(self.output / "config.json", json.dumps(self.description, indent=1).encode())
 
     def _optimizer(self) -> torch.optim.Optimizer:
         parameters = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
@@ -232,7 +275,7 @@ class Trainer:
     def _progress(self, shown: bool) -> Progress:
         columns = (
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}"), TimeElapsedColumn(), TimeRemainingColumn(),
+            TextColumn("loss {task.fields[loss]}"), TimeElapsedColumn(), TimeRemainingColumn(),
         )  # fmt: skip
         return Progress(*columns, console=self.console, disable=not shown)
 
@@ -240,7 +283,8 @@ class Trainer:
         """Describe what must be equal for a run to be continued; how often it saves and logs may change."""
         free = {"checkpoint_every", "keep", "log_every", "tensorboard", "compile"}
         kept = {name: value for name, value in asdict(self.config).items() if name not in free}
-        return {"space": self.net.space.to_json(), "training": kept}
+        described = {name: value for name, value in self.description.items() if name not in ("training", "output")}
+        return {"space": self.net.space.to_json(), "training": kept, "description": described}
 
     def _save(self, model: nn.Module, optimizer: torch.optim.Optimizer, update: int, main: bool) -> None:
         """Write one file that holds all that a resumed run needs; no pickle."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +92,12 @@ def step(
     _check_rule(update)
     if max_norm is not None and not max_norm > 0:
         raise TrainingError(f"max_norm={max_norm} must be above 0. Leave it out for no clipping.")
-    held = list(batches) if accumulate else [batches]
+    held: list[Any] = list(batches) if accumulate else [batches]
+    if any(isinstance(one, Tensor) for one in held):
+        raise DataError("accumulate=True takes a list of batches, each (inputs, targets). Give [batch, batch, ...].")
+    mine = {id(parameter) for parameter in net.parameters()}
+    if not any(id(one) in mine for group in optimizer.param_groups for one in group["params"]):
+        raise TrainingError("The optimiser holds no parameter of this network. Make it over net.parameters().")
     if not held:
         raise DataError("There is no batch to accumulate. Give at least one.")
     try:
@@ -108,7 +113,7 @@ def step(
 def _gradients(
     model: nn.Module,
     objective: Objective,
-    batches: Sequence[object],
+    batches: Sequence[Batch],
     loss_fn: LossFunction,
     backward: Callable[[Tensor], object],
 ) -> StepResult:
@@ -116,7 +121,7 @@ def _gradients(
     terms: list[tuple[Setting, float]] = []
     losses: list[float] = []
     for batch in batches:
-        found = objective.terms(model, batch, loss_fn)  # type: ignore[arg-type]
+        found = objective.terms(model, batch, loss_fn)
         loss = total(found)
         losses.append(check_finite(loss, found))
         backward(loss / len(batches))
