@@ -1,6 +1,7 @@
 """Many-in-one networks: one set of weights, one training run, every size."""
 
 from . import models
+from ._version import __version__
 from .analysis import curvature, distance_bound, gradient_gap, loss_bound, parameter_distance
 from .buffers import BufferPolicy
 from .classifiers import adjust_classifiers
@@ -42,6 +43,7 @@ __all__ = [
     "Uniform",
     "Weighted",
     "WithLargest",
+    "__version__",
     "accuracy",
     "adjust_classifiers",
     "apply_update",
@@ -60,5 +62,3 @@ __all__ = [
     "step",
     "to_onnx",
 ]
-
-__version__ = "0.1.0"

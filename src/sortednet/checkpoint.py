@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -58,9 +59,10 @@ def write_bytes(path: Path, data: bytes) -> None:
             beside.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise CheckpointError(
             f"{path} could not be written ({error.strerror or error}); {len(data):,} bytes are needed. "
-            "What was there before is unchanged. Free some space, or save elsewhere."
+            f"What was there before is unchanged. {'Free space' if full else 'Correct the path'}, or save elsewhere."
         ) from error
 
 

@@ -20,6 +20,7 @@ from rich.table import Table as RichTable
 from torch.nn import functional
 
 from . import checkpoint, evaluation, export
+from ._version import __version__
 from .config import RunConfig
 from .data import ImageData, augment
 from .errors import ConfigError, SettingError, SortedNetError, TrainingError
@@ -67,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="sortednet", description="One trained network, every size.", exit_on_error=False)
+    parser = ArgumentParser(
+        prog="sortednet", description="One trained network, every size.", exit_on_error=False, version=__version__
+    )
     commands = parser.add_subcommands(dest="command", required=False)
 
     def command(name: str, purpose: str) -> ArgumentParser:
@@ -140,7 +143,8 @@ def _detail(error: Exception) -> str:
     """Keep of a parser's message the lines that say what is wrong."""
     lines = [line.strip(" -\n") for line in str(error).splitlines()]
     kept = [line for line in lines if line and not re.match(r'Parser key "run":|Unable to load config', line)]
-    return " ".join(kept).replace("run.", "").replace("Group 'run'", "It").rstrip(".")
+    text = " ".join(kept).replace("run.", "").replace("Group 'run'", "It").rstrip(".")
+    return text or "it is empty, or no mapping of keys to values"
 
 
 def _meant(message: str) -> str:

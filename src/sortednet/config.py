@@ -20,7 +20,7 @@ from .errors import ConfigError, SortedNetError
 from .layouts import Layout
 from .network import SortedNet
 from .objectives import Objective
-from .space import Number, Space
+from .space import Space
 from .trainers import TrainingConfig
 
 __all__ = ["DataConfig", "LayoutConfig", "ModelConfig", "ObjectiveConfig", "RunConfig", "SamplerConfig"]
@@ -130,7 +130,7 @@ class RunConfig:
         layouts: Layouts of fused parameters.
     """
 
-    space: dict[str, list[Number]] | list[dict[str, Number]]
+    space: dict[str, Any] | list[Any]
     output: str = "runs/run"
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

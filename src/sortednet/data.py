@@ -157,10 +157,11 @@ def load_npz(path: str | Path) -> ImageData:
     images = {}
     for name in ("train_images", "test_images"):
         array = stored[name]
-        if array.dtype != "uint8" or array.ndim not in (3, 4) or 0 in array.shape:
+        odd = array.dtype != "uint8" or array.ndim not in (3, 4) or 0 in array.shape
+        if odd or (array.ndim == 4 and array.shape[3] not in (1, 3, 4)):
             raise DataError(
                 f"{name} of {path} is {array.dtype} of shape {array.shape}. "
-                "Store uint8 of shape (N, H, W) or (N, H, W, C), none of them 0."
+                "Store uint8 of shape (N, H, W) or (N, H, W, C) with 1, 3 or 4 channels last, none of them 0."
             )
         tensor = torch.from_numpy(array)
         images[name] = tensor.unsqueeze(1) if array.ndim == 3 else tensor.permute(0, 3, 1, 2)  # (N, C, H, W)

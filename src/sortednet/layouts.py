@@ -38,6 +38,9 @@ class Layout:
         blocks: Number of equal blocks; 1 says that the axis is not fused and is to be cut at its corner. Or a function
             that takes a model (the full one, or one built at a setting) and returns the sizes of its blocks.
 
+    Heads are blocks too: where the size of each head shrinks instead of their number, a corner mixes heads. Sort the
+    number of heads.
+
     Example:
         >>> Layout("*.qkv.weight", axis=0, blocks=3)
         Layout(pattern='*.qkv.weight', axis=0, blocks=3)

@@ -70,6 +70,9 @@ class SortedNet(nn.Module):
         private: Shell patterns of parameters and buffers that every sub-model has for itself, such as `classifier.*`.
             These are made at once for every setting of the space.
 
+    A sub-model is built by `build`; what is done by hand to `full` afterwards (forward hooks, another dropout rate)
+    does not reach it, but its weights, statistics, `requires_grad` and training mode do.
+
     Attributes:
         full: The full model, an ordinary module; its parameters are all there are but the private ones.
         space: The space.

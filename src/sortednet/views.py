@@ -286,9 +286,14 @@ def call_builder(build: Callable[..., nn.Module], setting: Setting) -> nn.Module
     except BuildError:
         raise
     except Exception as error:
+        if "meta" in str(error):
+            raise BuildError(
+                f"The builder reads the value of a tensor at {setting} ({error}). Sub-models are built without memory: "
+                "compute such values from the arguments, or keep them in buffers."
+            ) from error
         arguments = ", ".join(f"{name}={value!r}" for name, value in setting.items())
         raise BuildError(
-            f"build({arguments}) failed with {type(error).__name__}: {error}. "
+            f"build({arguments}) failed with {type(error).__name__}: {str(error).rstrip('.')}. "
             "Every value of a support must be one that the builder takes as a keyword argument."
         ) from error
     if not isinstance(module, nn.Module):
