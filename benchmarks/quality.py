@@ -84,7 +84,7 @@ def main() -> None:
         "full_gap": statistics.mean(full),
         "full_gap_sd": statistics.stdev(full),
         "mean_accuracy": statistics.mean(row["sorted"] for row in rows if row["setting"] == "mean of 40"),
-        "order_dependency_target": order["target"]["sorted"]["mean"],
+        "order_dependency": order["target"]["sorted"]["mean"],
         "order_dependency_reverse": order["reverse"]["sorted"]["mean"],
         "order_dependency_plain_target": order["target"]["plain"]["mean"],
         "order_dependency_plain_reverse": order["reverse"]["plain"]["mean"],

@@ -78,7 +78,7 @@ CLAIMS = [
     Claim("quality", "full_gap", "the same for the largest setting", 1.0, unit=" points"),
     Claim(
         "quality",
-        "order_dependency_target",
+        "order_dependency",
         "neurons kept in target order, sorted training (papers 89.25)",
         86,
         True,
