@@ -142,7 +142,7 @@ def compilation() -> tuple[float, dict]:
         for setting in net.space:
             loss = loss_of(net.at(setting), x)
             loss.backward()
-            differences.append(abs(float(loss) - float(loss_of(plain.at(setting), x))))
+            differences.append(abs(float(loss.detach()) - float(loss_of(plain.at(setting), x).detach())))
     return counter.frame_count, {"settings": len(net.space), "largest_loss_difference": max(differences)}
 
 
