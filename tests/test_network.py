@@ -409,3 +409,21 @@ def test_a_persistent_buffer_that_is_assigned_reaches_the_full_model():
 def test_loading_without_a_builder_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"needs its builder: sn\.load\(path, build=build\)"):
         load(tmp_path)
+
+
+# --- large spaces -----------------------------------------------------------------------------------------------------
+
+
+def test_no_more_skeletons_are_held_than_fit(monkeypatch):
+    net = SortedNet(lambda width: nn.Linear(3, width), Space(width=range(1, 21)))
+    monkeypatch.setattr(type(net._skeletons), "most", 4)
+    outputs = {setting: net.at(setting)(torch.ones(2, 3)) for setting in net.space}
+    assert len(net._skeletons) == 4
+    assert all(torch.equal(net.at(setting)(torch.ones(2, 3)), output) for setting, output in outputs.items())
+
+
+def test_gradients_reach_sub_models_whose_skeletons_are_gone(monkeypatch):
+    net = SortedNet(lambda width: nn.Linear(3, width), Space(width=range(1, 9)))
+    monkeypatch.setattr(type(net._skeletons), "most", 2)
+    torch.stack([net.at(setting)(torch.ones(1, 3)).sum() for setting in net.space]).sum().backward()
+    assert net.full.bias.grad.tolist() == [8, 7, 6, 5, 4, 3, 2, 1]

@@ -359,3 +359,12 @@ def test_a_list_of_examples_is_a_data_set(tmp_path) -> None:
 def test_a_value_that_is_none_of_its_kind_is_refused(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=rf"{name}="):
         replace(CONFIG, **{name: value})
+
+
+def test_a_finished_network_without_checkpoints_is_not_replaced_unasked(tmp_path) -> None:
+    net = make_trainer(tmp_path).train()
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.unlink()
+    with pytest.raises(CheckpointError, match=r"holds a trained network, but no checkpoint is left.*starting anew"):
+        make_trainer(tmp_path).train()
+    assert same(weights(sn.load(tmp_path / "model", net._build)), weights(net))

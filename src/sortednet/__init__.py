@@ -10,7 +10,8 @@ from .errors import SortedNetError
 from .evaluation import accuracy, evaluate
 from .export import to_onnx
 from .layouts import Layout
-from .network import SortedNet, SubModel, load
+from .loading import load
+from .network import SortedNet, SubModel
 from .objectives import Distillation, Objective, Stochastic, StochasticSummation, Summation
 from .sampling import Cycle, Geometric, PerDimension, Sampler, Sandwich, Stratified, Uniform, Weighted, WithLargest
 from .space import Setting, Space, Support

@@ -25,7 +25,8 @@ from .config import RunConfig
 from .data import ImageData, augment
 from .errors import ConfigError, SettingError, SortedNetError, TrainingError
 from .experiments import order_dependency
-from .network import SortedNet, load
+from .loading import load
+from .network import SortedNet
 from .report import write_picture, write_report
 from .space import Setting
 from .table import Row, Table

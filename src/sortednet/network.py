@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,12 +17,12 @@ from torch import Tensor, nn
 from . import checkpoint
 from .buffers import BufferPolicy, Private, estimate_statistics
 from .compilation import Compilation
-from .errors import BuildError, CheckpointError, DataError, SettingError
+from .errors import BuildError, DataError, SettingError
 from .layouts import Layout, tensors_of
 from .space import Number, Setting, Space
-from .views import Skeleton, Slot, build_skeleton, call_builder, outline
+from .views import Skeleton, build_skeleton, call_builder
 
-__all__ = ["SortedNet", "SubModel", "call_with", "inputs_and_targets", "load", "split_batch"]
+__all__ = ["SortedNet", "SubModel", "call_with", "inputs_and_targets", "split_batch"]
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,35 @@ class SubModel:
 
 
 class _Skeletons(threading.local):
-    """The skeletons used so far. Each thread has its own, so that threads cannot rebind each other's."""
+    """The skeletons used last. Each thread has its own, so that threads cannot rebind each other's.
+
+    A skeleton takes half a megabyte of modules or so; those of a large space would not fit, and are built again in
+    milliseconds.
+    """
+
+    most = 512
 
     def __init__(self) -> None:
-        self.of: dict[Setting, Skeleton] = {}
+        self._of: OrderedDict[Setting, Skeleton] = OrderedDict()
+
+    def get(self, setting: Setting) -> Skeleton | None:
+        """Return the skeleton of a setting if it is held and still fits the full model."""
+        found = self._of.get(setting)
+        if found is None or not found.fits():
+            return None
+        self._of.move_to_end(setting)
+        return found
+
+    def keep(self, skeleton: Skeleton) -> Skeleton:
+        """Hold a skeleton; the one unused for longest goes where there are too many."""
+        self._of[skeleton.setting] = skeleton
+        self._of.move_to_end(skeleton.setting)
+        if len(self._of) > self.most:
+            self._of.popitem(last=False)
+        return skeleton
+
+    def __len__(self) -> int:
+        return len(self._of)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Skeletons:
         return _Skeletons()
@@ -132,9 +158,9 @@ class SortedNet(nn.Module):
                     f"private={pattern!r} matches no parameter or buffer. Those of the model are {list(names)[:4]}..."
                 )
         for setting in (space.full, space.smallest if space.smallest in space else space[0]):
-            self._skeletons.of[setting] = self._skeleton(setting)
-        if model is not None:
-            _check_given(model, self._skeletons.of[space.full])
+            skeleton = self._skeletons.keep(self._skeleton(setting))
+            if model is not None and setting == space.full:
+                _check_given(model, skeleton)
         if patterns or buffers == "private":
             self._make_private()
 
@@ -183,9 +209,9 @@ class SortedNet(nn.Module):
         return output
 
     def _bound(self, setting: Setting, inference: bool = False) -> Skeleton:
-        skeleton = self._skeletons.of.get(setting)
-        if skeleton is None or not skeleton.fits():
-            skeleton = self._skeletons.of[setting] = self._skeleton(setting)
+        skeleton = self._skeletons.get(setting)
+        if skeleton is None:
+            skeleton = self._skeletons.keep(self._skeleton(setting))
             if self._compilation is not None:
                 self._compilation.prepare(skeleton.module)
         skeleton.bind(self.private, inference)
@@ -248,8 +274,7 @@ class SortedNet(nn.Module):
     def skeleton(self, setting: Mapping[str, Number] | str) -> Skeleton:
         """Build the skeleton of a setting: names, shapes and cuts without any memory. For cost and update rules."""
         checked = self.space.setting(setting)
-        held = self._skeletons.of.get(checked)
-        return held if held is not None and held.fits() else self._skeleton(checked)
+        return self._skeletons.get(checked) or self._skeleton(checked)
 
     def compile(self, *, backend: str | Callable[..., object] = "inductor", mode: str | None = None) -> None:
         """Compile every sub-model per block, so that one small set of graphs serves all settings.
@@ -345,90 +370,6 @@ class SortedNet(nn.Module):
 
     def extra_repr(self) -> str:
         return f"space={self.space!r}"
-
-
-def load(
-    path: str | Path,
-    build: Callable[..., nn.Module] | None = None,
-    *,
-    at: Mapping[str, Number] | str | None = None,
-    space: Space | None = None,
-    layouts: Iterable[Layout] | None = None,
-) -> Any:
-    """Open what `SortedNet.save_pretrained` wrote.
-
-    Args:
-        path: The folder.
-        build: The builder of the network.
-        at: Open this sub-model only, reading no more than its corner from the disk. Dimensions left out take their
-            largest value.
-        space: The space that the checkpoint must have; any where left out.
-        layouts: Layouts the network was made with; needed only where their blocks are a function, which is not stored.
-
-    Returns:
-        The `SortedNet`; with `at`, the sub-model as a plain module.
-
-    Raises:
-        CheckpointError: If the checkpoint is missing, damaged, of another space, or does not fit the builder.
-        SettingError: If `at` is not in the space.
-    """
-    if build is None:
-        raise CheckpointError(f"{path} holds a plain module, which needs its builder: sn.load(path, build=build).")
-    stored = checkpoint.read_metadata(path)
-    with checkpoint.described(path):
-        found = Space.from_json(stored["space"])
-        if stored["buffers"] not in get_args(BufferPolicy):
-            raise TypeError(f"{stored['buffers']!r} is no policy")
-    if space is not None and space != found:
-        raise CheckpointError(f"{path} holds {found!r}, not {space!r}. Load it with its own space, or train again.")
-    layouts = _stored_layouts(path, stored.get("layouts", []), None if layouts is None else list(layouts))
-    if at is None:
-        with checkpoint.described(path):
-            net = SortedNet(build, found, layouts=layouts, buffers=stored["buffers"], private=stored["private"])
-        weights = checkpoint.read_weights(path)
-        _take_types(net.full, {name: tensor.dtype for name, tensor in weights.items()})
-        with checkpoint.fitting(path):
-            net.full.load_state_dict(weights)
-        net.private.restore(checkpoint.read_private(path))
-        return net
-    setting = found.setting(**(Setting.parse(at) if isinstance(at, str) else at))
-    # The full model is never made: its outline stands in for it, and the cuts say what to read.
-    full = outline(build, found.full)
-    private = checkpoint.read_private(path)
-    with checkpoint.corners(path) as (types, read):
-        _take_types(full, types)
-        skeleton = build_skeleton(build, setting, full, layouts)
-
-        def read_slot(slot: Slot, held: Tensor) -> Tensor:
-            own = private.get((str(setting), slot.path))
-            return read(slot.path, slot.cut, held.shape) if own is None else own.detach()
-
-        return skeleton.fill(read_slot)
-
-
-def _stored_layouts(path: str | Path, stored: list[dict[str, Any]], given: list[Layout] | None) -> list[Layout]:
-    """Return the layouts a network was saved with; what is given must agree with them."""
-    if given is None and all(one["blocks"] is not None for one in stored):
-        return [Layout(**one) for one in stored]
-    shown = ", ".join(str(one) for one in stored) or "none"
-    if given is None:
-        raise CheckpointError(
-            f"{path} was saved with layouts whose blocks are a function ({shown}). Give layouts= again."
-        )
-    if [one.to_json() for one in given] != stored:
-        raise CheckpointError(f"{path} was saved with other layouts ({shown}) than {given}. Give the same, or none.")
-    return given
-
-
-def _take_types(model: nn.Module, types: Mapping[str, torch.dtype]) -> None:
-    """Give a model's tensors the types that they are stored in, so that loading rounds nothing."""
-    floating = {dtype for dtype in types.values() if dtype.is_floating_point}
-    if len(floating) == 1:
-        model.to(floating.pop())  # buffers that are not stored follow
-        return
-    for name, tensor in tensors_of(model).items():
-        if name in types:
-            tensor.data = tensor.data.to(types[name])
 
 
 def _check_given(model: nn.Module, full: Skeleton) -> None:

@@ -208,6 +208,11 @@ class Trainer:
         if config.compile:
             self.net.compile()
         model, optimizer = accelerator.prepare(self.net.train(), self._optimizer())
+        if resume and not self._found() and (self.output / "model" / checkpoint.WEIGHTS).is_file():
+            raise CheckpointError(
+                f"{self.output / 'model'} holds a trained network, but no checkpoint is left to go on from. "
+                "Give another output folder, or replace it by starting anew without resuming."
+            )
         start = self._resume(model, optimizer) if resume else 0
         if accelerator.is_main_process:
             self._begin(start)

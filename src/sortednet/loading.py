@@ -1,0 +1,104 @@
+"""Open a saved network, whole or one corner of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from . import checkpoint
+from .buffers import BufferPolicy
+from .errors import CheckpointError
+from .layouts import Layout, tensors_of
+from .network import SortedNet
+from .space import Number, Setting, Space
+from .views import Slot, build_skeleton, outline
+
+__all__ = ["load"]
+
+
+def load(
+    path: str | Path,
+    build: Callable[..., nn.Module] | None = None,
+    *,
+    at: Mapping[str, Number] | str | None = None,
+    space: Space | None = None,
+    layouts: Iterable[Layout] | None = None,
+) -> Any:
+    """Open what `SortedNet.save_pretrained` wrote.
+
+    Args:
+        path: The folder.
+        build: The builder of the network.
+        at: Open this sub-model only, reading no more than its corner from the disk. Dimensions left out take their
+            largest value.
+        space: The space that the checkpoint must have; any where left out.
+        layouts: Layouts the network was made with; needed only where their blocks are a function, which is not stored.
+
+    Returns:
+        The `SortedNet`; with `at`, the sub-model as a plain module.
+
+    Raises:
+        CheckpointError: If the checkpoint is missing, damaged, of another space, or does not fit the builder.
+        SettingError: If `at` is not in the space.
+    """
+    if build is None:
+        raise CheckpointError(f"{path} holds a plain module, which needs its builder: sn.load(path, build=build).")
+    stored = checkpoint.read_metadata(path)
+    with checkpoint.described(path):
+        found = Space.from_json(stored["space"])
+        if stored["buffers"] not in get_args(BufferPolicy):
+            raise TypeError(f"{stored['buffers']!r} is no policy")
+    if space is not None and space != found:
+        raise CheckpointError(f"{path} holds {found!r}, not {space!r}. Load it with its own space, or train again.")
+    layouts = _stored_layouts(path, stored.get("layouts", []), None if layouts is None else list(layouts))
+    if at is None:
+        with checkpoint.described(path):
+            net = SortedNet(build, found, layouts=layouts, buffers=stored["buffers"], private=stored["private"])
+        weights = checkpoint.read_weights(path)
+        _take_types(net.full, {name: tensor.dtype for name, tensor in weights.items()})
+        with checkpoint.fitting(path):
+            net.full.load_state_dict(weights)
+        net.private.restore(checkpoint.read_private(path))
+        return net
+    setting = found.setting(**(Setting.parse(at) if isinstance(at, str) else at))
+    # The full model is never made: its outline stands in for it, and the cuts say what to read.
+    full = outline(build, found.full)
+    private = checkpoint.read_private(path)
+    with checkpoint.corners(path) as (types, read):
+        _take_types(full, types)
+        skeleton = build_skeleton(build, setting, full, layouts)
+
+        def read_slot(slot: Slot, held: Tensor) -> Tensor:
+            own = private.get((str(setting), slot.path))
+            return read(slot.path, slot.cut, held.shape) if own is None else own.detach()
+
+        return skeleton.fill(read_slot)
+
+
+def _stored_layouts(path: str | Path, stored: list[dict[str, Any]], given: list[Layout] | None) -> list[Layout]:
+    """Return the layouts a network was saved with; what is given must agree with them."""
+    if given is None and all(one["blocks"] is not None for one in stored):
+        return [Layout(**one) for one in stored]
+    shown = ", ".join(str(one) for one in stored) or "none"
+    if given is None:
+        raise CheckpointError(
+            f"{path} was saved with layouts whose blocks are a function ({shown}). Give layouts= again."
+        )
+    if [one.to_json() for one in given] != stored:
+        raise CheckpointError(f"{path} was saved with other layouts ({shown}) than {given}. Give the same, or none.")
+    return given
+
+
+def _take_types(model: nn.Module, types: Mapping[str, torch.dtype]) -> None:
+    """Give a model's tensors the types that they are stored in, so that loading rounds nothing."""
+    floating = {dtype for dtype in types.values() if dtype.is_floating_point}
+    if len(floating) == 1:
+        model.to(floating.pop())  # buffers that are not stored follow
+        return
+    for name, tensor in tensors_of(model).items():
+        if name in types:
+            tensor.data = tensor.data.to(types[name])
