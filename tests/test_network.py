@@ -428,3 +428,34 @@ def test_gradients_reach_sub_models_whose_skeletons_are_gone(monkeypatch):
     monkeypatch.setattr(type(net._skeletons), "most", 2)
     torch.stack([net.at(setting)(torch.ones(1, 3)).sum() for setting in net.space]).sum().backward()
     assert net.full.bias.grad.tolist() == [8, 7, 6, 5, 4, 3, 2, 1]
+
+
+def test_threads_that_build_slowly_do_not_disturb_each_other():
+    class Slow(nn.Module):
+        def __init__(self, depth):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(depth))
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    net = SortedNet(Slow, Space(depth=range(1, 41)))
+    failures = []
+
+    def work(first):
+        try:
+            for depth in range(first, 41, 4):
+                net.extract(depth=depth)
+                net.submodel(depth=depth)
+                nn.Linear(2, 2)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures

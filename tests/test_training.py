@@ -420,3 +420,16 @@ def test_a_loss_that_is_no_mean_is_refused(wrong):
     net, objective, optimizer, batch = easily_wrong()
     with pytest.raises(TrainingError, match=r"loss_fn returned .*Return the mean loss"):
         step(net, objective, optimizer, batch, wrong)
+
+
+@pytest.mark.parametrize("policy", ["shared", "private"])
+def test_a_refused_step_leaves_the_running_statistics(policy):
+    from sortednet.models import PreResNet
+
+    space = Space(width=[2, 4])
+    net = SortedNet(lambda width: PreResNet(1, width, stages=1, channels=1), space, buffers=policy)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    bad = torch.full((3, 1, 4, 4), math.nan), torch.arange(3)
+    with pytest.raises(TrainingError, match="No weight was changed"):
+        step(net, Summation(space), torch.optim.SGD(net.parameters(), 0.1), bad, functional.cross_entropy)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())

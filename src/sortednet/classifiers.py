@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .errors import BuildError, TrainingError
-from .network import SortedNet, call_with, inputs_and_targets
+from .network import SortedNet, call_with, inputs_and_targets, refuse_tied
 from .objectives import Batch, LossFunction
 from .space import Number
 
@@ -29,7 +29,8 @@ def adjust_classifiers(
     """Train, for each sub-model, a classifier of its own on its frozen backbone, after the sorted training.
 
     The sub-model keeps it: `at`, `submodel`, `extract` and `save_pretrained` use it from then on. All other weights,
-    statistics and the classifier of the full model stay as they are.
+    statistics and the classifier of the full model stay as they are. An optimiser made before does not hold the new
+    classifiers: make a new one to train on.
 
     Args:
         net: The trained network.
@@ -41,7 +42,7 @@ def adjust_classifiers(
         learning_rate: Of AdamW, above 0.
 
     Raises:
-        BuildError: If no parameter matches the pattern.
+        BuildError: If no parameter matches the pattern, or one that does is tied to another.
         TrainingError: If a loss is not finite; that sub-model's classifier stays as it was.
 
     Source:
@@ -55,6 +56,7 @@ def adjust_classifiers(
         >>> torch.equal(net.extract(width=8).head.weight, net.full.head.weight[:, :8])
         False
     """
+    refuse_tied(net.full, pattern)
     names = [name for name, _ in net.full.named_parameters() if fnmatch.fnmatchcase(name, pattern)]
     if not names:
         raise BuildError(

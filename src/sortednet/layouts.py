@@ -25,7 +25,7 @@ __all__ = ["Cut", "Layout", "cuts", "tensors_of"]
 
 Blocks = Union[int, Callable[[nn.Module], Sequence[int]]]
 
-_FUSED_NAME = re.compile(r"qkv|in_proj|c_attn|gate_up|up_gate|kv_proj|w12|fused", re.IGNORECASE)
+_FUSED_NAME = re.compile(r"qkv|\bkv\b|in_proj|c_attn|gate_up|up_gate|kv_proj|w12|fused", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ def _report_undeclared(
         if axis > 1 or (name, axis) in fused:
             continue
         missing = next((other for other in gone if theirs[other].shape[0] == size), None) if axis == 0 else None
-        if missing is not None and tensor.dim() >= 2 and counts[whole, size] == 1:
+        if missing is not None and not _FUSED_NAME.search(name) and tensor.dim() >= 2 and counts[whole, size] == 1:
             raise LayoutError(
                 f"{name} goes from {whole} to {size} outputs, as many as {missing} has, which the sub-model lacks: the "
                 "name of a layer seems to move with the depth. Give every layer the same name at every setting (in an "

@@ -157,6 +157,7 @@ class SortedNet(nn.Module):
                 raise BuildError(
                     f"private={pattern!r} matches no parameter or buffer. Those of the model are {list(names)[:4]}..."
                 )
+            refuse_tied(self.full, pattern)
         for setting in (space.full, space.smallest if space.smallest in space else space[0]):
             skeleton = self._skeletons.keep(self._skeleton(setting))
             if model is not None and setting == space.full:
@@ -370,6 +371,24 @@ class SortedNet(nn.Module):
 
     def extra_repr(self) -> str:
         return f"space={self.space!r}"
+
+
+def refuse_tied(model: nn.Module, pattern: str) -> None:
+    """Refuse to make a parameter private that is tied to another: they would no longer be one.
+
+    Raises:
+        BuildError: If a name that matches the pattern has another name too.
+    """
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    for tied in names.values():
+        matching = fnmatch.filter(tied, pattern)
+        if len(tied) > 1 and matching:
+            raise BuildError(
+                f"{matching[0]} is tied to {next(n for n in tied if n != matching[0])}, so that no sub-model can have "
+                "one of its own. Untie them in the builder, or leave them shared."
+            )
 
 
 def _check_given(model: nn.Module, full: Skeleton) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -72,8 +72,8 @@ def step(
         The loss and what was trained.
 
     Raises:
-        TrainingError: If a loss or the norm of the gradient is not finite, or the rule is unknown. No weight is changed
-            then, and no gradient left, whatever the error.
+        TrainingError: If a loss or the norm of the gradient is not finite, or the rule is unknown. No weight and
+            no running statistic is changed then, and no gradient left.
         DataError: If there is no batch.
 
     Source:
@@ -100,14 +100,27 @@ def step(
         raise TrainingError("The optimiser holds no parameter of this network. Make it over net.parameters().")
     if not held:
         raise DataError("There is no batch to accumulate. Give at least one.")
+    statistics = [(buffer, buffer.clone()) for buffer in _statistics(net)]
     try:
         result = _gradients(model or net, objective, held, loss_fn, backward)
         if max_norm is not None:
             _clip(net, max_norm)
         apply_update(net, optimizer, [setting for setting, _ in result.terms], update)
+    except TrainingError:
+        for buffer, before in statistics:
+            buffer.copy_(before)
+        raise
     finally:
         optimizer.zero_grad()
     return result
+
+
+def _statistics(net: SortedNet) -> Iterator[Tensor]:
+    """Yield the running statistics of the norms, shared and private."""
+    for module in net.full.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            yield from (buffer for buffer in module._buffers.values() if buffer is not None)
+    yield from net.private.buffers()
 
 
 def _gradients(

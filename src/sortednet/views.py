@@ -214,30 +214,42 @@ class _Gather(nn.Module):
         return self.cut.of(full)
 
 
-_BUILDING = threading.RLock()  # two threads that put the random state back would undo each other
+class _Building(threading.local):
+    """The stand-ins made while this thread builds a sub-model; None while it does not."""
+
+    made: dict[int, tuple[nn.Parameter, nn.Parameter]] | None = None
+
+
+_BUILDING = _Building()
+_ONE_AT_A_TIME = threading.RLock()  # two threads that put the random state back would undo each other
+
+
+def _to_meta(_: nn.Module, __: str, parameter: nn.Parameter) -> nn.Parameter | None:
+    """Put a stand-in on the meta device in a parameter's place, where this thread builds a sub-model."""
+    if _BUILDING.made is None or parameter is None or parameter.is_meta:
+        return None
+    if nn.parameter.is_lazy(parameter):
+        raise BuildError("The builder makes lazy modules, whose sizes are not known. Give every layer its sizes.")
+    stand_in = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+    # One stand-in for each, so that tied parameters stay tied.
+    return _BUILDING.made.setdefault(id(parameter), (parameter, stand_in))[1]
+
+
+# Registered once and for all: to add and remove it at each build would disturb other threads that build modules.
+register_module_parameter_registration_hook(_to_meta)  # type: ignore[arg-type]
 
 
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
     """Register parameters on the meta device, in this thread only; buffers stay real."""
-    thread = threading.get_ident()
-    made: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}  # one stand-in for each, so that tied ones stay tied
-
-    def to_meta(_: nn.Module, __: str, parameter: nn.Parameter) -> nn.Parameter | None:
-        if threading.get_ident() != thread or parameter is None or parameter.is_meta:
-            return None
-        if nn.parameter.is_lazy(parameter):
-            raise BuildError("The builder makes lazy modules, whose sizes are not known. Give every layer its sizes.")
-        stand_in = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
-        return made.setdefault(id(parameter), (parameter, stand_in))[1]
-
-    hook = register_module_parameter_registration_hook(to_meta)  # type: ignore[arg-type]
-    try:
-        # The builder's random numbers are thrown away, so they must not move the caller's generator.
-        with _BUILDING, torch.random.fork_rng(devices=[]):
+    before = _BUILDING.made
+    # The builder's random numbers are thrown away, so they must not move the caller's generator.
+    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
+        _BUILDING.made = {}
+        try:
             yield
-    finally:
-        hook.remove()
+        finally:
+            _BUILDING.made = before
 
 
 def build_skeleton(
