@@ -9,8 +9,9 @@ from html.parser import HTMLParser
 import pytest
 
 from sortednet import figures
-from sortednet.errors import SettingError
+from sortednet.errors import CheckpointError, SettingError
 from sortednet.report import write_picture, write_report
+from sortednet.similarity import Similarity
 from sortednet.space import Setting
 from sortednet.table import Row, Table
 
@@ -192,6 +193,77 @@ def test_text_from_outside_cannot_become_markup(tmp_path):
     # The curves bring one more script element, which holds their data.
     assert page.scripts == harmless + 1
     assert html.unescape(evil) in page.text
+
+
+def similarity_of(measure="kl", values=((0.01, 4.0), (0.5, math.nan)), dimension="depth", **more):
+    settings = tuple(f"{dimension}={place + 1}" for place in range(len(values)))
+    return Similarity(measure, settings, tuple(range(len(values[0]))), values, (3,) * len(values[0]), **more)
+
+
+def test_similarity_files_beside_the_page_become_heat_maps(tmp_path):
+    similarity_of(name="SFT", reference="the sorted full model").to_json(tmp_path / "similarity-sft.json")
+    similarity_of("cosine").to_json(tmp_path / "similarity-cosine.json")
+    page = page_of(tmp_path, table_of(SPACES["one"]))
+    assert [name for name in page.figures if name.startswith("similarity")] == ["similarity-0", "similarity-1"]
+    assert "cosine similarity: sub-models against the full model" in page.text
+    assert "KL divergence (nats): SFT against the sorted full model" in page.text
+
+
+def test_similarities_given_take_the_place_of_the_files(tmp_path):
+    (tmp_path / "similarity.json").write_text("{")
+    page = page_of(tmp_path, table_of(SPACES["one"]), similarities=[])
+    assert list(page.figures) == ["grid", "cost"]
+
+
+def test_a_damaged_similarity_file_is_named(tmp_path):
+    (tmp_path / "similarity.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"similarity.json is damaged"):
+        page_of(tmp_path, table_of(SPACES["one"]))
+
+
+def test_a_heat_map_has_a_line_for_each_sub_model_and_tells_the_value(tmp_path):
+    page = page_of(tmp_path, table_of(SPACES["one"]), similarities=[similarity_of()])
+    heat = page.figures["similarity-0"]["data"][0]
+    assert heat["y"] == ["1", "2"]
+    assert page.figures["similarity-0"]["layout"]["yaxis"]["title"]["text"] == "depth"
+    assert "depth=1</b><br>output position 1<br>KL divergence (nats): 4<br>examples: 3" in heat["hovertext"][0][1]
+
+
+def test_what_has_no_value_is_left_blank(tmp_path):
+    page = page_of(tmp_path, table_of(SPACES["one"]), similarities=[similarity_of()])
+    assert page.figures["similarity-0"]["data"][0]["z"][1][1] is None
+
+
+@pytest.mark.parametrize(("measure", "reversed_scale"), [("kl", True), ("cosine", False)])
+def test_closer_is_lighter_for_both_measures(measure, reversed_scale):
+    assert figures.similarity_figure(similarity_of(measure, ((0.2, 0.4),))).data[0].reversescale == reversed_scale
+
+
+def test_divergences_of_very_different_sizes_are_coloured_by_their_logarithm():
+    heat = figures.similarity_figure(similarity_of(values=((0.0, 0.01), (1.0, 100.0)))).data[0]
+    assert [list(line) for line in heat.z] == [[-1.0, -1.0], [0.0, 2.0]]
+    assert (heat.zmin, heat.zmax, heat.colorbar.title.text) == (-1.0, 2.0, "nats, log scale")
+    assert [list(line) for line in heat.text] == [["0", "0.01"], ["1", "100"]]
+
+
+def test_divergences_of_like_size_are_coloured_by_themselves():
+    heat = figures.similarity_figure(similarity_of(values=((1.0, 2.0),))).data[0]
+    assert [list(line) for line in heat.z] == [[1.0, 2.0]]
+    assert (heat.zmin, heat.zmax, heat.colorbar.title.text) == (0.0, 2.0, "nats")
+
+
+@pytest.mark.parametrize("values", [((0.0, 0.0),), ((math.nan, math.inf),), ((0.5,),), ((0.5,) * 300,)])
+def test_any_size_and_any_values_can_be_shown(tmp_path, values):
+    pair = [similarity_of(measure, values, dimension="depth=1,width") for measure in ("kl", "cosine")]
+    page = page_of(tmp_path, table_of(SPACES["one"]), similarities=pair)
+    assert page.figures["similarity-1"]["data"][0]["y"] == ["depth=1,width=1"]
+
+
+def test_names_of_a_similarity_cannot_become_markup(tmp_path):
+    evil = "</script><script>alert(1)</script>"
+    harmless = page_of(tmp_path, table_of(SPACES["one"]), similarities=[similarity_of()]).scripts
+    page = page_of(tmp_path, table_of(SPACES["one"]), similarities=[similarity_of(name=evil, reference=evil)])
+    assert page.scripts == harmless
 
 
 @pytest.mark.parametrize("qualities", [(math.nan, 0.5), (math.nan, math.nan), (math.inf, 3.0), (0.0, 0.0)])

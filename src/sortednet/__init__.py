@@ -12,7 +12,7 @@ from .export import to_onnx
 from .layouts import Layout
 from .loading import load
 from .network import SortedNet, SubModel
-from .objectives import Distillation, Objective, Stochastic, StochasticSummation, Summation
+from .objectives import Distillation, Objective, PerExample, Stochastic, StochasticSummation, Summation
 from .sampling import Cycle, Geometric, PerDimension, Sampler, Sandwich, Stratified, Uniform, Weighted, WithLargest
 from .space import Setting, Space, Support
 from .table import Row, Table
@@ -26,6 +26,7 @@ __all__ = [
     "Layout",
     "Objective",
     "PerDimension",
+    "PerExample",
     "Row",
     "Sampler",
     "Sandwich",

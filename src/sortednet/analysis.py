@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .errors import BuildError, ConfigError
-from .network import SortedNet, call_with
+from .batches import call_with
+from .network import SortedNet
 from .space import Number
 
 __all__ = ["curvature", "distance_bound", "gradient_gap", "loss_bound", "parameter_distance"]

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from .errors import BuildError, TrainingError
-from .network import SortedNet, call_with, inputs_and_targets, refuse_tied
+from .batches import call_with, inputs_and_targets
+from .network import SortedNet, refuse_tied
 from .objectives import Batch, LossFunction
 from .space import Number
 

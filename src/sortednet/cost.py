@@ -18,7 +18,8 @@ from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import ConfigError
-from .network import SortedNet, call_with
+from .batches import call_with
+from .network import SortedNet
 from .space import Number
 from .views import Slot, build_skeleton
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from . import cost
+from .batches import call_with, inputs_and_targets
 from .errors import DataError
-from .network import SortedNet, call_with, inputs_and_targets
+from .network import SortedNet
 from .objectives import Batch
 from .space import Number
 from .table import Row, Table

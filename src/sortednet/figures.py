@@ -1,4 +1,4 @@
-"""The figures of the report: the grid, quality against cost, and the training curves."""
+"""The figures of the report: the grid, quality against cost, the training curves, and the similarity heat map."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from .similarity import Similarity
+from .space import Setting
 from .table import Row, Table, readable
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "labelled",
     "optional",
     "plotly_source",
+    "similarity_figure",
     "span",
     "ticks_of",
     "worth_title",
@@ -431,4 +434,63 @@ def _size_bar(low: float, high: float, scale: Sequence[str]) -> Any:
                 "ticktext": [readable(10**tick) for tick in ticks],
             },
         },
+    )
+
+
+def similarity_figure(found: Similarity) -> Any:
+    """Draw a heat map, sub-models over output positions; the lighter, the closer to the reference."""
+    graph = _plotly("graph_objects")
+    parsed = [Setting.parse(one) for one in found.settings]
+    alike = {tuple(one) for one in parsed}
+    up = next(iter(parsed[0])) if len(alike) == 1 and len(parsed[0]) == 1 else ""
+    lines = [str(one[up]) if up else escape(str(one)) for one in parsed]
+    columns = [str(one) for one in found.positions]
+    legible = len(columns) <= 16 and len(lines) <= 60
+    finite = [value for row in found.values for value in row if math.isfinite(value)]
+    closer_is_higher = found.measure == "cosine"
+    low, high = min(finite, default=0.0), max(finite, default=1.0)
+    # The divergences of small sub-models would hide the differences of the others on a linear scale.
+    log = not closer_is_higher and high > 20 * max(low, 1e-3 * high) > 0
+    low, high = (low, 1.0) if closer_is_higher else (max(low, 1e-3 * high) if log else 0.0, high or 1.0)
+    ticks = ticks_of([low, high]) if log else None
+
+    def shade(value: float) -> float:
+        return math.log10(max(value, low)) if log and math.isfinite(value) else value
+
+    heat = graph.Heatmap(
+        x=columns,
+        y=lines,
+        z=[[shade(value) if math.isfinite(value) else None for value in row] for row in found.values],
+        zmin=shade(low),
+        zmax=shade(high),
+        hovertext=[
+            [
+                f"<b>{escape(str(setting))}</b><br>output position {position}<br>{found.label}: {value:.4g}<br>"
+                f"examples: {count:,}"
+                for position, value, count in zip(found.positions, row, found.counts, strict=True)
+            ]
+            for setting, row in zip(parsed, found.values, strict=True)
+        ],
+        text=[[f"{value:.3g}" if legible else "" for value in row] for row in found.values],
+        texttemplate="%{text}" if legible else None,
+        hoverinfo="text",
+        colorscale=_SCALE,
+        reversescale=not closer_is_higher,
+        xgap=1 if len(columns) <= 64 else 0,
+        ygap=1,
+        colorbar={
+            "title": {"text": "cosine" if closer_is_higher else "nats, log scale" if log else "nats", "side": "right"},
+            "thickness": 12,
+            "outlinewidth": 0,
+            "tickvals": None if ticks is None else [math.log10(tick) for tick in ticks],
+            "ticktext": None if ticks is None else [f"{tick:.3g}" for tick in ticks],
+        },
+    )
+    return _figure(
+        [heat],
+        90 + max(180, len(lines) * (30 if legible else 20)),
+        plot_bgcolor="#eef1f5",
+        xaxis={**_categories("output position", columns), "nticks": 16, "tickangle": 0},
+        yaxis=_categories(up, lines),
+        meta={"least_width": 200 + len(columns) * (52 if legible else 3)},
     )

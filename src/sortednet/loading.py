@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from . import checkpoint
 from .buffers import BufferPolicy
 from .errors import CheckpointError
+from .exits import token_head
+from .families import read_builder
 from .layouts import Layout, tensors_of
 from .network import SortedNet
 from .space import Number, Setting, Space
-from .views import Slot, build_skeleton, outline
+from .views import Slot, build_skeleton, call_builder, outline
 
 __all__ = ["load"]
 
@@ -32,7 +34,7 @@ def load(
 
     Args:
         path: The folder.
-        build: The builder of the network.
+        build: The builder of the network; a pretrained Hugging Face model needs none.
         at: Open this sub-model only, reading no more than its corner from the disk. Dimensions left out take their
             largest value.
         space: The space that the checkpoint must have; any where left out.
@@ -45,9 +47,12 @@ def load(
         CheckpointError: If the checkpoint is missing, damaged, of another space, or does not fit the builder.
         SettingError: If `at` is not in the space.
     """
+    stored = checkpoint.read_metadata(path)
+    pretrained = build is None and "class" in stored
+    if pretrained:
+        build = read_builder(path, stored["class"], stored["sizes"], stored["readout"])
     if build is None:
         raise CheckpointError(f"{path} holds a plain module, which needs its builder: sn.load(path, build=build).")
-    stored = checkpoint.read_metadata(path)
     with checkpoint.described(path):
         found = Space.from_json(stored["space"])
         if stored["buffers"] not in get_args(BufferPolicy):
@@ -55,10 +60,21 @@ def load(
     if space is not None and space != found:
         raise CheckpointError(f"{path} holds {found!r}, not {space!r}. Load it with its own space, or train again.")
     layouts = _stored_layouts(path, stored.get("layouts", []), None if layouts is None else list(layouts))
+    weights: dict[str, Tensor]
     if at is None:
         with checkpoint.described(path):
-            net = SortedNet(build, found, layouts=layouts, buffers=stored["buffers"], private=stored["private"])
+            full = call_builder(build, found.full)
+            if pretrained:
+                layouts = [*build.layouts(full), *layouts]  # type: ignore[attr-defined]
+            net = SortedNet(
+                build, found, model=full, layouts=layouts, buffers=stored["buffers"], private=stored["private"]
+            )
+        if pretrained:
+            net.head = token_head(full)
         weights = checkpoint.read_weights(path)
+        for name, other in _other_names(net.full).items():
+            if name not in weights and other in weights:
+                weights[name] = weights[other]
         _take_types(net.full, {name: tensor.dtype for name, tensor in weights.items()})
         with checkpoint.fitting(path):
             net.full.load_state_dict(weights)
@@ -67,6 +83,9 @@ def load(
     setting = found.setting(**(Setting.parse(at) if isinstance(at, str) else at))
     # The full model is never made: its outline stands in for it, and the cuts say what to read.
     full = outline(build, found.full)
+    if pretrained:
+        layouts = [*build.layouts(full), *layouts]  # type: ignore[attr-defined]
+    other_names = _other_names(full)
     private = checkpoint.read_private(path)
     with checkpoint.corners(path) as (types, read):
         _take_types(full, types)
@@ -74,9 +93,19 @@ def load(
 
         def read_slot(slot: Slot, held: Tensor) -> Tensor:
             own = private.get((str(setting), slot.path))
-            return read(slot.path, slot.cut, held.shape) if own is None else own.detach()
+            name = slot.path if slot.path in types else other_names.get(slot.path, slot.path)
+            return read(name, slot.cut, held.shape) if own is None else own.detach()
 
         return skeleton.fill(read_slot)
+
+
+def _other_names(model: nn.Module) -> dict[str, str]:
+    """Return, for every name of a tied parameter but its first, the first; and for the first, the second."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return {name: tied[0] if place else tied[1] for tied in names.values() if len(tied) > 1
+            for place, name in enumerate(tied)}
 
 
 def _stored_layouts(path: str | Path, stored: list[dict[str, Any]], given: list[Layout] | None) -> list[Layout]:

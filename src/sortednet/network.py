@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,14 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint
+from .batches import batch_size, call_with, join_batch, split_batch
 from .buffers import BufferPolicy, Private, estimate_statistics
 from .compilation import Compilation
 from .errors import BuildError, DataError, SettingError
+from .exits import ChunkedHead, Reader, Trunk, block_list, token_head
+from .families import PretrainedBuilder, builder_of, open_pretrained
 from .layouts import Layout, tensors_of
+from .readouts import Readout
 from .space import Number, Setting, Space
-from .views import Skeleton, build_skeleton, call_builder
+from .views import Skeleton, Skeletons, build_skeleton, call_builder, outline, refuse_idle
 
-__all__ = ["SortedNet", "SubModel", "call_with", "inputs_and_targets", "split_batch"]
+__all__ = ["SortedNet", "SubModel", "refuse_tied"]
 
 
 @dataclass(frozen=True)
@@ -40,44 +42,6 @@ class SubModel:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the sub-model's own `forward`."""
         return self.net(*args, setting=self.setting, **kwargs)
-
-
-class _Skeletons(threading.local):
-    """The skeletons used last. Each thread has its own, so that threads cannot rebind each other's.
-
-    A skeleton takes half a megabyte of modules or so; those of a large space would not fit, and are built again in
-    milliseconds.
-    """
-
-    most = 512
-
-    def __init__(self) -> None:
-        self._of: OrderedDict[Setting, Skeleton] = OrderedDict()
-
-    def get(self, setting: Setting) -> Skeleton | None:
-        """Return the skeleton of a setting if it is held and still fits the full model."""
-        found = self._of.get(setting)
-        if found is None or not found.fits():
-            return None
-        self._of.move_to_end(setting)
-        return found
-
-    def keep(self, skeleton: Skeleton) -> Skeleton:
-        """Hold a skeleton; the one unused for longest goes where there are too many."""
-        self._of[skeleton.setting] = skeleton
-        self._of.move_to_end(skeleton.setting)
-        if len(self._of) > self.most:
-            self._of.popitem(last=False)
-        return skeleton
-
-    def __len__(self) -> int:
-        return len(self._of)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Skeletons:
-        return _Skeletons()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Skeletons, ()
 
 
 class SortedNet(nn.Module):
@@ -146,7 +110,9 @@ class SortedNet(nn.Module):
         self._build = build
         self._layouts = (layouts,) if isinstance(layouts, Layout) else tuple(layouts)
         self._compilation: Compilation | None = None
-        self._skeletons = _Skeletons()
+        self._exits: dict[str, str] | None = None
+        self.head: ChunkedHead | None = None
+        self._skeletons = Skeletons()
         self.full = call_builder(build, space.full) if model is None else model
         patterns = (private,) if isinstance(private, str) else tuple(private)
         trainable = {name: p.requires_grad for name, p in self.full.named_parameters(remove_duplicate=False)}
@@ -159,30 +125,106 @@ class SortedNet(nn.Module):
                 )
             refuse_tied(self.full, pattern)
         for setting in (space.full, space.smallest if space.smallest in space else space[0]):
-            skeleton = self._skeletons.keep(self._skeleton(setting))
+            skeleton = self._skeleton(setting)
+            self._skeletons.keep(setting, skeleton, skeleton)
             if model is not None and setting == space.full:
                 _check_given(model, skeleton)
         if patterns or buffers == "private":
             self._make_private()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: nn.Module | str | Path,
+        /,
+        *,
+        space: Space | None = None,
+        readout: str | Readout | None = "default",
+        layouts: Layout | Iterable[Layout] = (),
+        buffers: BufferPolicy = "shared",
+        private: str | Sequence[str] = (),
+        **supports: Sequence[Number],
+    ) -> SortedNet:
+        """Make a pretrained Hugging Face model many-in-one, with its own weights as the full model.
+
+        Args:
+            model: The model, or the folder or name of one, opened as the class that its config names. Its head is its
+                own: for classification, open it by `AutoModelForSequenceClassification.from_pretrained(...)`.
+            space: The settings, where they are a list; else give `supports`.
+            readout: What is read at the end of the blocks: `own`, or `mean`, the mean over the tokens, for a classifier
+                that reads the first token. `default` is `mean` for classifiers of sequences whose first token is read,
+                and `own` for all else. Or a `Readout`.
+            layouts: Layouts of fused parameters, beside those known of the family.
+            buffers: Whose the running statistics are: `shared`, `private` or `reestimated`.
+            private: Shell patterns of parameters that every sub-model has for itself, such as `classifier.*`.
+            supports: By field of the config (`num_hidden_layers`, `intermediate_size`, `num_attention_heads`,
+                `hidden_size`, ...) the values that it may take. The largest is the model's own. Key and value heads
+                follow the heads, entries per layer follow the depth, and a head keeps its size.
+
+        Returns:
+            The network. Fields and methods of the model that it lacks, such as `config`, are the full model's.
+
+        Raises:
+            BuildError: If the model is none of Hugging Face's or quantised, a dimension makes no sense for it, or a
+                sub-model is no corner of it.
+            SpaceError: If a support does not fit the model's sizes.
+            LayoutError: If a parameter looks fused and no layout covers it.
+
+        Example:
+            >>> from transformers import LlamaConfig, LlamaForCausalLM
+            >>> config = LlamaConfig(vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=4,
+            ...                      num_attention_heads=4, num_key_value_heads=2)
+            >>> net = SortedNet.from_pretrained(LlamaForCausalLM(config), num_hidden_layers=[2, 4])
+            >>> net.exits
+            {'num_hidden_layers': 'model.layers'}
+            >>> net.extract(num_hidden_layers=2).config.num_hidden_layers
+            2
+        """
+        full = open_pretrained(model) if isinstance(model, (str, Path)) else model
+        if space is None:
+            space = Space(**supports)
+        elif supports:
+            raise BuildError(f"Give space={space!r} or {', '.join(supports)}, not both.")
+        builder = builder_of(full, {name: one.values for name, one in space.supports.items()}, readout)
+        refuse_idle(builder, space)
+        given = (layouts,) if isinstance(layouts, Layout) else tuple(layouts)
+        net = cls(builder, space, model=full, layouts=(*builder.layouts(full), *given), buffers=buffers, private=private)
+        net.head = token_head(full)
+        return net
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            # Trainers ask a pretrained model for its config and the like; a network answers as its full model.
+            if name.startswith("__") or not isinstance(self.__dict__.get("_build"), PretrainedBuilder):
+                raise
+            return getattr(super().__getattr__("full"), name)
 
     def forward(
         self,
         *args: Any,
         setting: Mapping[str, Number] | str | None = None,
         settings: Sequence[Mapping[str, Number]] | None = None,
-        split: bool = False,
+        split: bool | Sequence[int] = False,
+        weights: Sequence[float] | None = None,
         inference: bool = False,
         **kwargs: Any,
     ) -> Any:
         """Run one sub-model, or several in one call.
 
-        Several in one call is what distributed wrappers need: each wraps one forward and one backward.
+        Several in one call is what distributed wrappers need: each wraps one forward and one backward. Those that differ
+        only in how many blocks of one list they have share one forward, and with parts of a batch of their own, the
+        batch shrinks on the way (`exits`).
 
         Args:
             args: Inputs of the model's own `forward`.
             setting: The sub-model to run; the full model where left out.
             settings: Or several sub-models; then a list of outputs is returned.
-            split: Whether each of `settings` gets its own part of the batch, instead of all of it.
+            split: Whether each of `settings` gets its own part of the batch, instead of all of it; or the sizes of the
+                parts.
+            weights: In what proportion the losses of `settings` will be added up; needed where a model computes them
+                itself and they are not equal.
             inference: Whether to run in evaluation mode, whatever mode the network is in.
             kwargs: Inputs of the model's own `forward`.
 
@@ -196,11 +238,26 @@ class SortedNet(nn.Module):
             return self._run(self.space.setting(setting), args, kwargs, inference)
         if setting is not None:
             raise SettingError(f"Give setting={setting} or settings={list(settings)}, not both.")
-        inputs = split_batch((args, kwargs), len(settings)) if split else [(args, kwargs)] * len(settings)
-        return [
-            self._run(self.space.setting(one), part[0], part[1], inference)
-            for one, part in zip(settings, inputs, strict=True)
-        ]
+        chosen = [self.space.setting(one) for one in settings]
+        parts = len(chosen) if split is True else split
+        inputs = split_batch((args, kwargs), parts) if parts else [(args, kwargs)] * len(chosen)
+        outputs: list[Any] = [None] * len(chosen)
+        for path, group in self._sharing(chosen, kwargs):
+            if path is None:
+                for place in group:
+                    outputs[place] = self._run(chosen[place], *inputs[place], inference)
+                continue
+            found = self._run_exits(
+                path,
+                [chosen[place] for place in group],
+                [inputs[place] for place in group],
+                bool(parts),
+                [1.0 if weights is None else weights[place] for place in group],
+                inference,
+            )
+            for place, output in zip(group, found, strict=True):
+                outputs[place] = output
+        return outputs
 
     def _run(self, setting: Setting, args: Sequence[Any], kwargs: Mapping[str, Any], inference: bool) -> Any:
         skeleton = self._bound(setting, inference)
@@ -209,13 +266,94 @@ class SortedNet(nn.Module):
         skeleton.write_back()
         return output
 
+    @property
+    def exits(self) -> dict[str, str]:
+        """The dimensions that only add blocks at the end of one list, with the path of that list."""
+        if self._exits is None:
+            self._exits = {}
+            for name, support in self.space.supports.items():
+                smaller = {**self.space.full, name: support.values[0]}
+                if smaller == self.space.full:
+                    continue
+                try:
+                    path = block_list(self.full, outline(self._build, Setting(smaller)))
+                except BuildError:
+                    continue  # a list of settings may have none that differs in this dimension alone
+                if path is not None and not self._is_private(path):
+                    self._exits[name] = path
+        return self._exits
+
+    def _is_private(self, path: str) -> bool:
+        """Whether sub-models have tensors of their own in the blocks, so that they cannot share them."""
+        inside = [name for name in tensors_of(self.full) if name.startswith(f"{path}.")]
+        parameters = {name for name, _ in self.full.named_parameters(remove_duplicate=False)}
+        return any(self.private.covers(name, name not in parameters) for name in inside) or (
+            self.private.policy != "shared" and any(name not in parameters for name in inside)
+        )
+
+    def _sharing(
+        self, settings: Sequence[Setting], kwargs: Mapping[str, Any]
+    ) -> list[tuple[str | None, Sequence[int]]]:
+        """Group settings that can share a forward: the path of the blocks they share, and their places."""
+        if len(set(settings)) < len(settings) or kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
+            return [(None, range(len(settings)))]
+        for name, path in self.exits.items():
+            groups: dict[Any, list[int]] = {}
+            for place, setting in enumerate(settings):
+                rest = tuple(value for other, value in setting.items() if other != name)
+                groups.setdefault(rest, []).append(place)
+            if len(groups) < len(settings):
+                return [(path if len(group) > 1 else None, group) for group in groups.values()]
+        return [(None, range(len(settings)))]
+
+    def _run_exits(
+        self,
+        path: str,
+        settings: Sequence[Setting],
+        inputs: Sequence[tuple[Sequence[Any], Mapping[str, Any]]],
+        split: bool,
+        weights: Sequence[float],
+        inference: bool,
+    ) -> list[Any]:
+        """Run sub-models that differ in depth alone in one forward of the deepest."""
+        readers = [self._exit_part(Reader, setting, path) for setting in settings]
+        order = sorted(range(len(settings)), key=lambda place: -readers[place].blocks)
+        trunk = self._exit_part(Trunk, settings[order[0]], path)
+        for part in (trunk, *readers):
+            part.skeleton.bind(self.private, inference)
+        sizes = [batch_size(one) for one in inputs]
+        args, kwargs = join_batch([inputs[place] for place in order]) if split else inputs[0]
+        with nullcontext() if self._compilation is None else self._compilation.active():
+            found = trunk.run(
+                {readers[place].blocks: sizes[place] if split else None for place in order},
+                sum(sizes) if split else sizes[0],
+                args,
+                kwargs,
+            )
+            values = [found[reader.blocks] for reader in readers]
+            if self.head is not None and not args and isinstance(kwargs.get(self.head.labels), Tensor):
+                return list(self.head.losses(readers, values, [one[1] for one in inputs], weights, self.private))
+            return [reader.read(value, *given) for reader, value, given in zip(readers, values, inputs, strict=True)]
+
+    def _exit_part(self, kind: type[Any], setting: Setting, path: str) -> Any:
+        found = self._skeletons.get((kind, setting))
+        if found is None:
+            found = kind(self._prepared(setting), path)
+            self._skeletons.keep((kind, setting), found.skeleton, found)
+        return found
+
     def _bound(self, setting: Setting, inference: bool = False) -> Skeleton:
-        skeleton = self._skeletons.get(setting)
+        skeleton: Skeleton | None = self._skeletons.get(setting)
         if skeleton is None:
-            skeleton = self._skeletons.keep(self._skeleton(setting))
-            if self._compilation is not None:
-                self._compilation.prepare(skeleton.module)
+            skeleton = self._prepared(setting)
+            self._skeletons.keep(setting, skeleton, skeleton)
         skeleton.bind(self.private, inference)
+        return skeleton
+
+    def _prepared(self, setting: Setting) -> Skeleton:
+        skeleton = self._skeleton(setting)
+        if self._compilation is not None:
+            self._compilation.prepare(skeleton.module)
         return skeleton
 
     def _skeleton(self, setting: Setting) -> Skeleton:
@@ -275,7 +413,8 @@ class SortedNet(nn.Module):
     def skeleton(self, setting: Mapping[str, Number] | str) -> Skeleton:
         """Build the skeleton of a setting: names, shapes and cuts without any memory. For cost and update rules."""
         checked = self.space.setting(setting)
-        return self._skeletons.get(checked) or self._skeleton(checked)
+        held: Skeleton | None = self._skeletons.get(checked)
+        return held or self._skeleton(checked)
 
     def compile(self, *, backend: str | Callable[..., object] = "inductor", mode: str | None = None) -> None:
         """Compile every sub-model per block, so that one small set of graphs serves all settings.
@@ -285,7 +424,7 @@ class SortedNet(nn.Module):
             mode: Of `torch.compile`.
         """
         self._compilation = Compilation(backend, mode)
-        self._skeletons = _Skeletons()
+        self._skeletons = Skeletons()
 
     def reestimate(self, batches: Iterable[Any], settings: Iterable[Mapping[str, Number] | str] | None = None) -> None:
         """Measure the running statistics of sub-models anew, after training. Needs `buffers="reestimated"`.
@@ -349,17 +488,21 @@ class SortedNet(nn.Module):
             CheckpointError: If the folder cannot be written.
         """
         self._refuse_sharded("save_pretrained")
-        checkpoint.write(
-            path,
-            self.full.state_dict(),
-            {
-                "space": self.space.to_json(),
-                "buffers": self.private.policy,
-                "private": list(self.private.patterns),
-                "layouts": [one.to_json() for one in self._layouts],
-            },
-            self.private.tensors(),
-        )
+        self.write(path, self.full.state_dict())
+
+    def write(self, path: str | Path, state: Mapping[str, Tensor]) -> None:
+        """Write a checkpoint as `save_pretrained` does, of a state dictionary that was gathered elsewhere."""
+        described: dict[str, Any] = {
+            "space": self.space.to_json(),
+            "buffers": self.private.policy,
+            "private": list(self.private.patterns),
+            "layouts": [one.to_json() for one in self._layouts],
+        }
+        if isinstance(self._build, PretrainedBuilder):
+            described |= self._build.to_json()
+            described["layouts"] = [one.to_json() for one in self._layouts if one not in self._build.layouts(self.full)]
+            state = self._build.before_saving(self.full, path, state)
+        checkpoint.write(path, state, described, self.private.tensors())
 
     def _refuse_sharded(self, method: str) -> None:
         if any(hasattr(parameter, "device_mesh") for parameter in self.full.parameters()):
@@ -401,39 +544,3 @@ def _check_given(model: nn.Module, full: Skeleton) -> None:
                 f"{ours.get(name, 'missing')} in build({full.setting}). Let the builder make the given model at the "
                 "full setting, or give the space its sizes."
             )
-
-
-def call_with(module: Callable[..., Any], inputs: Any) -> Any:
-    """Call a model on the inputs of a batch: a tensor, a tuple of arguments or a mapping of keyword arguments."""
-    if isinstance(inputs, Mapping):
-        return module(**inputs)
-    if isinstance(inputs, (tuple, list)):
-        return module(*inputs)
-    return module(inputs)
-
-
-def inputs_and_targets(batch: Any) -> tuple[Any, Any]:
-    """Part a batch: `(inputs, ..., targets)` into a tuple of inputs and the targets; a mapping serves as both."""
-    return (batch, batch) if isinstance(batch, Mapping) else (tuple(batch[:-1]), batch[-1])
-
-
-def split_batch(values: Any, parts: int) -> list[Any]:
-    """Split a batch along its first axis.
-
-    Args:
-        values: Tensors of shape (B, ...), in tuples, lists and mappings; anything else goes to every part.
-        parts: How many parts; their sizes differ by one at most.
-
-    Returns:
-        `parts` values of the same structure.
-    """
-    if isinstance(values, Tensor) and values.dim() > 0:
-        return list(torch.tensor_split(values, parts))
-    if isinstance(values, Mapping):
-        split = {name: split_batch(value, parts) for name, value in values.items()}
-        return [{name: split[name][i] for name in split} for i in range(parts)]
-    if isinstance(values, (tuple, list)):
-        columns = [split_batch(value, parts) for value in values]
-        rows = [[column[i] for column in columns] for i in range(parts)]
-        return [type(values)(*row) if hasattr(values, "_fields") else type(values)(row) for row in rows]
-    return [values] * parts

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .batches import batch_size, inputs_and_targets, split_batch
 from .errors import ConfigError, DataError, TrainingError
-from .network import inputs_and_targets, split_batch
 from .sampling import Sampler
 from .space import Setting, Space
 
-__all__ = ["Distillation", "Objective", "Stochastic", "StochasticSummation", "Summation", "Term"]
+__all__ = ["Distillation", "Objective", "PerExample", "Stochastic", "StochasticSummation", "Summation", "Term"]
 
 LossFunction = Callable[[Any, Any], Tensor]
 Batch = Union[tuple[Any, ...], list[Any], Mapping[str, Any]]
@@ -93,11 +93,11 @@ class Objective(ABC):
         self.settings_weight = settings_weight
 
     @abstractmethod
-    def choose(self, batch_size: int) -> tuple[list[Setting], bool]:
-        """Choose the sub-models for the next batch.
+    def choose(self, size: int) -> tuple[list[Setting], list[int] | None]:
+        """Choose the sub-models for the next batch of `size` examples.
 
         Returns:
-            The settings, and whether each gets its own part of the batch instead of all of it.
+            The settings, and how many examples each gets for its own; None if each gets the whole batch.
         """
 
     def state_dict(self) -> dict[str, Any]:
@@ -121,28 +121,21 @@ class Objective(ABC):
         Raises:
             DataError: If the batch is empty or holds no tensor.
         """
-        size = _batch_size(batch)
+        size = batch_size(batch)
         if size == 0:
             raise DataError("The batch is empty: its first tensor holds no example. Leave empty batches out.")
-        settings, split = self.choose(size)
+        settings, sizes = self.choose(size)
+        weights = self._weights(settings, sizes)
         inputs, targets = inputs_and_targets(batch)
         teacher = None
         if self.distillation is not None and self.distillation.weight:
             # In evaluation mode, so that the teacher neither drops units nor moves the running statistics.
             with torch.no_grad():
                 teacher = _logits(_call_at(net, inputs, None, inference=True))
-        outputs = list(_call_at(net, inputs, settings, split=split))
+        outputs = list(_call_at(net, inputs, settings, split=sizes or False, weights=weights))
         count = len(settings)
-        parts = split_batch(targets, count) if split else [targets] * count
-        teachers = split_batch(teacher, count) if split else [teacher] * count
-        weights = [1.0 if self.settings_weight is None else self.settings_weight(one) for one in settings]
-        if not all(weight >= 0 and math.isfinite(weight) for weight in weights) or not sum(weights):
-            raise ConfigError(
-                f"settings_weight gives {dict(zip(map(str, settings), weights, strict=True))}. "
-                "A weight must be finite and at least 0, and not all of an update may be 0."
-            )
-        if split:
-            weights = [w * _batch_size(part) for w, part in zip(weights, split_batch(batch, count), strict=True)]
+        parts = split_batch(targets, sizes) if sizes else [targets] * count
+        teachers = split_batch(teacher, sizes) if sizes else [teacher] * count
         terms = []
         for setting, output, part, guide, weight in zip(settings, outputs, parts, teachers, weights, strict=True):
             loss = loss_fn(output, part)
@@ -151,8 +144,20 @@ class Objective(ABC):
                 raise TrainingError(f"loss_fn returned {given}. Return the mean loss, a tensor of shape ().")
             if guide is not None and self.distillation is not None:
                 loss = loss + self.distillation.weight * self.distillation(output, guide)
-            terms.append(Term(setting, loss, weight / sum(weights)))
+            terms.append(Term(setting, loss, weight))
         return terms
+
+    def _weights(self, settings: Sequence[Setting], sizes: Sequence[int] | None) -> list[float]:
+        """Return each setting's share of the loss: its weight times its examples."""
+        weights = [1.0 if self.settings_weight is None else self.settings_weight(one) for one in settings]
+        if not all(weight >= 0 and math.isfinite(weight) for weight in weights) or not sum(weights):
+            raise ConfigError(
+                f"settings_weight gives {dict(zip(map(str, settings), weights, strict=True))}. "
+                "A weight must be finite and at least 0, and not all of an update may be 0."
+            )
+        if sizes:
+            weights = [weight * size for weight, size in zip(weights, sizes, strict=True)]
+        return [weight / sum(weights) for weight in weights]
 
     def __call__(self, net: nn.Module, batch: Batch, loss_fn: LossFunction) -> Tensor:
         """Return the loss of a batch, ready for `backward`. Shape (). See `terms` for the arguments."""
@@ -207,15 +212,71 @@ class Stochastic(Objective):
         self.sampler = sampler
         self.draws = draws
 
-    def choose(self, batch_size: int) -> tuple[list[Setting], bool]:
-        settings = self.sampler.draw(max(self.sampler.least, min(self.draws, batch_size)))
-        return settings, len(settings) > 1
+    def choose(self, size: int) -> tuple[list[Setting], list[int] | None]:
+        drawn = self.sampler.draw(max(self.sampler.least, min(self.draws, size)))
+        return _parts(drawn, size)
 
     def state_dict(self) -> dict[str, Any]:
         return self.sampler.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.sampler.load_state_dict(state)
+
+
+@final
+class PerExample(Objective):
+    """Draw a sub-model for every example of the batch.
+
+    Examples of the same sub-model run together. Along a dimension with exits (`SortedNet.exits`, such as the depth of a
+    transformer) all run in one forward, in which the batch shrinks at every exit, so that a step costs less than one of
+    the full model. Along other dimensions every distinct sub-model has a forward of its own.
+
+    Args:
+        sampler: Draws the settings.
+        distillation: Adds the full model's outputs as targets.
+        settings_weight: The weight of each sub-model's loss before weights are normalised.
+
+    Source:
+        Ours. The expected gradient is that of the stochastic loss of Valipour et al. (2023), arXiv:2309.00255v3, Sec. 3,
+        with as many draws for an update as it has examples.
+
+    Example:
+        >>> from sortednet import Space
+        >>> from sortednet.sampling import Stratified
+        >>> PerExample(Stratified(Space(depth=[1, 2]), seed=0)).choose(6)
+        ([Setting('depth=1'), Setting('depth=2')], [3, 3])
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        distillation: Distillation | None = None,
+        settings_weight: Callable[[Setting], float] | None = None,
+    ) -> None:
+        super().__init__(distillation, settings_weight)
+        if not isinstance(sampler, Sampler):
+            raise ConfigError(f"{sampler!r} is no sampler. Give one, such as Stratified(space, seed=0).")
+        self.sampler = sampler
+
+    def choose(self, size: int) -> tuple[list[Setting], list[int] | None]:
+        drawn = self.sampler.draw(max(self.sampler.least, size))
+        return _parts(sorted(drawn[:size], key=lambda one: tuple(one.values())), size)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.sampler.load_state_dict(state)
+
+
+def _parts(drawn: Sequence[Setting], size: int) -> tuple[list[Setting], list[int] | None]:
+    """Return the distinct settings among the draws, and how many of the batch's examples each gets."""
+    if len(drawn) == 1:
+        return list(drawn), None
+    sizes: dict[Setting, int] = {}
+    for place, setting in enumerate(drawn):
+        sizes[setting] = sizes.get(setting, 0) + size // len(drawn) + (place < size % len(drawn))
+    return (list(sizes), list(sizes.values())) if len(sizes) > 1 else (list(sizes), None)
 
 
 @final
@@ -247,10 +308,10 @@ class StochasticSummation(Objective):
         self.sampler = sampler
         self.inside = inside
 
-    def choose(self, batch_size: int) -> tuple[list[Setting], bool]:
+    def choose(self, size: int) -> tuple[list[Setting], list[int] | None]:
         (drawn,) = self.sampler.draw()
         space = self.sampler.space
-        return list(space.along(drawn) if self.inside == "along" else space.inside(drawn)), False
+        return list(space.along(drawn) if self.inside == "along" else space.inside(drawn)), None
 
     def state_dict(self) -> dict[str, Any]:
         return self.sampler.state_dict()
@@ -281,11 +342,11 @@ class Summation(Objective):
         super().__init__(distillation, settings_weight)
         self.space = space
 
-    def choose(self, batch_size: int) -> tuple[list[Setting], bool]:
-        return list(self.space), False
+    def choose(self, size: int) -> tuple[list[Setting], list[int] | None]:
+        return list(self.space), None
 
 
-def _call_at(net: nn.Module, inputs: Any, settings: Sequence[Setting] | None, **how: bool) -> Any:
+def _call_at(net: nn.Module, inputs: Any, settings: Sequence[Setting] | None, **how: Any) -> Any:
     if isinstance(inputs, Mapping):
         return net(**inputs, settings=settings, **how)
     return net(*inputs, settings=settings, **how)
@@ -299,16 +360,3 @@ def _logits(output: Any) -> Tensor:
             "Return a tensor or an object that has `logits`, or leave distillation out."
         )
     return logits
-
-
-def _batch_size(batch: Any) -> int:
-    """Return the length of the first axis of the first tensor found."""
-    if isinstance(batch, Tensor) and batch.dim() > 0:
-        return len(batch)
-    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
-    for value in values:
-        try:
-            return _batch_size(value)
-        except DataError:
-            continue
-    raise DataError(f"A batch of type {type(batch).__name__} holds no tensor. Give (inputs, targets) or a mapping.")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from . import figures
 from .checkpoint import write_bytes
+from .similarity import Similarity
 from .space import Setting
 from .table import Row, Table, readable
 
@@ -24,6 +25,10 @@ _COST_CAPTION = (
 _CURVES_CAPTION = (
     "One line per sub-model, each point the mean of a few neighbouring updates; the darker, the fewer parameters. "
     "Chosen sub-models are drawn bold. Hover for the name."
+)
+_SIMILARITY_CAPTION = (
+    "Each cell is the mean over the examples that reach a position: {first:,} at the first, {last:,} at the last. "
+    "The lighter, the closer; {equal} where equal. Hover for the value."
 )
 _TABLE_CAPTION = "Click a heading to sort. Bold: on the Pareto front of the parameters."
 # The browser itself then refuses to load anything from elsewhere.
@@ -100,6 +105,7 @@ def write_report(
     *,
     curves: Mapping[str, figures.Curve] | None = None,
     chosen: Mapping[str, Setting] | None = None,
+    similarities: Iterable[Similarity] | None = None,
     title: str = "Every sub-model of one network",
     facts: Mapping[str, str] | None = None,
 ) -> None:
@@ -113,12 +119,14 @@ def write_report(
         curves: Pairs of (update, loss) by the text of a setting. Lines are averaged lightly, and grey where the table
             has no such setting.
         chosen: Settings to mark, by label.
+        similarities: How close the sub-models are to a reference, a heat map each; where left out, those of the files
+            `similarity*.json` in the page's folder.
         title: Heading of the page.
         facts: More key facts, by name.
 
     Raises:
         SettingError: If a chosen setting is not in the table.
-        CheckpointError: If the file cannot be written.
+        CheckpointError: If the file cannot be written, or a similarity file is damaged.
         ImportError: If plotly is not installed.
 
     Example:
@@ -134,12 +142,17 @@ def write_report(
     drawn = {"grid": figures.grid_figure(table), "cost": figures.cost_figure(table, marked)}
     if curves:
         drawn["curves"] = figures.curves_figure(table, curves, marked)
+    if similarities is None:
+        similarities = map(Similarity.from_json, sorted(Path(path).parent.glob("similarity*.json")))
+    compared = {f"similarity-{place}": found for place, found in enumerate(similarities)}
+    drawn.update({name: figures.similarity_figure(found) for name, found in compared.items()})
     body = [
         f"<h1>{escape(title)}</h1>",
         _facts(table, facts or {}),
         _section("grid", f"{table.metric} of every sub-model", _grid_caption(table), drawn["grid"]),
         _section("cost", f"{table.metric} against cost", _COST_CAPTION, drawn["cost"]),
         _section("curves", "Training", _CURVES_CAPTION, drawn["curves"]) if curves else "",
+        *(_similarity(name, found, drawn[name]) for name, found in compared.items()),
         f"<section><h2>Chosen sub-models</h2>{_chosen_table(table, marked)}</section>" if marked else "",
         f"<section><h2>All sub-models</h2><p>{_TABLE_CAPTION}</p>{_whole_table(table)}</section>",
     ]
@@ -173,6 +186,13 @@ def _section(name: str, heading: str, caption: str, figure: Any) -> str:
         f'<section><h2>{escape(heading)}</h2><p>{escape(caption)}</p>{select}<div class="scroll">'
         f'<div id="{name}" style="height:{figure.layout.height}px;min-width:{least}px"></div></div></section>'
     )
+
+
+def _similarity(name: str, found: Similarity, figure: Any) -> str:
+    caption = _SIMILARITY_CAPTION.format(
+        first=found.counts[0], last=found.counts[-1], equal=0 if found.measure == "kl" else 1
+    )
+    return _section(name, f"{found.label}: {found.name} against {found.reference}", caption, figure)
 
 
 def _grid_caption(table: Table) -> str:

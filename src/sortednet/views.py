@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +16,14 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from .buffers import Private
 from .errors import BuildError
-from .layouts import Cut, Layout, cuts
-from .space import Setting
+from .layouts import Cut, Layout, cuts, tensors_of
+from .space import Setting, Space
 
-__all__ = ["Skeleton", "Slot", "build_skeleton", "call_builder", "outline"]
+__all__ = ["Skeleton", "Skeletons", "Slot", "build_skeleton", "call_builder", "outline", "refuse_idle"]
+
+
+# What Hugging Face's `gradient_checkpointing_enable` sets on a model's modules; it follows the full model like its mode.
+_CHECKPOINTING = ("gradient_checkpointing", "_gradient_checkpointing_func")
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,14 @@ class Skeleton:
         for slot in self.parameters:
             yield slot.path, slot.cut
 
+    def keep_only(self, wanted: Callable[[str], bool]) -> None:
+        """Bind only the tensors whose full names are wanted from now on, where the others' modules have been removed."""
+        self.parameters = [slot for slot in self.parameters if wanted(slot.path)]
+        self.buffers = [slot for slot in self.buffers if wanted(slot.path)]
+        present = set(self.module.modules())
+        self._own_buffers = [one for one in self._own_buffers if one[0] in present]
+        self._modules = [one for one in self._modules if one[0] in present]
+
     def fits(self) -> bool:
         """Whether the full model still consists of the modules that the slots look at."""
         return all(parent._modules.get(name) is child for parent, name, child in self._children)
@@ -108,6 +121,9 @@ class Skeleton:
             slot.module._parameters[slot.name] = view  # type: ignore[assignment]
         for target, source in self._modules:
             target.training = source.training and not inference
+            for name in _CHECKPOINTING:
+                if name in source.__dict__:
+                    target.__dict__[name] = source.__dict__[name]
         self._bind_buffers(private)
 
     def write_back(self) -> None:
@@ -252,6 +268,43 @@ def _parameters_on_meta() -> Iterator[None]:
             _BUILDING.made = before
 
 
+class Skeletons(threading.local):
+    """The skeletons used last. Each thread has its own, so that threads cannot rebind each other's.
+
+    A skeleton takes half a megabyte of modules or so; those of a large space would not fit, and are built again in
+    milliseconds.
+    """
+
+    most = 512
+
+    def __init__(self) -> None:
+        self._of: OrderedDict[Any, tuple[Skeleton, Any]] = OrderedDict()
+
+    def get(self, key: Any) -> Any:
+        """Return what is held for a key, if its skeleton still fits the full model."""
+        found = self._of.get(key)
+        if found is None or not found[0].fits():
+            return None
+        self._of.move_to_end(key)
+        return found[1]
+
+    def keep(self, key: Any, skeleton: Skeleton, value: Any) -> None:
+        """Hold what was made of a skeleton; what was unused for longest goes where there is too much."""
+        self._of[key] = skeleton, value
+        self._of.move_to_end(key)
+        if len(self._of) > self.most:
+            self._of.popitem(last=False)
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Skeletons:
+        return Skeletons()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Skeletons, ()
+
+
 def build_skeleton(
     build: Callable[..., nn.Module], setting: Setting, full: nn.Module, layouts: Iterable[Layout] = ()
 ) -> Skeleton:
@@ -285,6 +338,27 @@ def outline(build: Callable[..., nn.Module], setting: Setting) -> nn.Module:
     """
     with _parameters_on_meta():
         return call_builder(build, setting)
+
+
+def refuse_idle(build: Callable[..., nn.Module], space: Space) -> None:
+    """Refuse a dimension that changes no tensor, such as the depth of a model whose layers are one layer.
+
+    Raises:
+        BuildError: If there is one.
+    """
+    for name, support in space.supports.items():
+        smaller = next((one for one in space if one[name] == support.values[0]), None)
+        if smaller is None or len(support.values) < 2:
+            continue
+        less, more = (
+            {key: one.shape for key, one in tensors_of(outline(build, Setting({**smaller, name: value}))).items()}
+            for value in (smaller[name], space.full[name])
+        )
+        if less == more:
+            raise BuildError(
+                f"{name} changes no tensor of the model: it has the same {len(more)} at {smaller[name]} and at "
+                f"{space.full[name]}. Its layers may be one layer used again, or it is no size. Sort another field."
+            )
 
 
 def call_builder(build: Callable[..., nn.Module], setting: Setting) -> nn.Module:

@@ -1,19 +1,12 @@
-"""Hugging Face models that need a builder of their own, because their config has no argument for a dimension."""
+"""Hugging Face's MobileNetV2, whose config has no argument for its depth."""
 
 from typing import Any, final
 
 from torch import Tensor, nn
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
-try:
-    from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
-except ImportError as error:
-    raise ImportError(
-        'The models of Hugging Face need transformers, which is not installed: pip install "sortednet[transformers]".'
-    ) from error
-
-__all__ = ["MobileNetV2", "mobilenet_v2"]
+__all__ = ["MobileNetV2", "keep_blocks", "mobilenet_v2"]
 
 _BLOCKS = 16
 
@@ -91,6 +84,7 @@ def mobilenet_v2(
         torch.Size([1, 10])
     """
     _check(depth, width, classes, base_multiplier, image_size)
+    MobileNetV2Config, MobileNetV2ForImageClassification = _classes()  # noqa: N806
     config = MobileNetV2Config(
         num_labels=classes,
         depth_multiplier=float(width * base_multiplier),
@@ -98,15 +92,8 @@ def mobilenet_v2(
         classifier_dropout_prob=0.2,
     )
     model = MobileNetV2ForImageClassification(config)
+    keep_blocks(model, depth)
     body: Any = model.mobilenet_v2
-    if depth < _BLOCKS:
-        body.layer = body.layer[:depth]
-        last = body.conv_1x1.convolution
-        body.conv_1x1.convolution = nn.Conv2d(
-            body.layer[-1].reduce_1x1.convolution.out_channels, last.out_channels, kernel_size=1, bias=False
-        )
-        # The class's own initial weights, as for every other convolution.
-        model._init_weights(body.conv_1x1.convolution)
     if small_images:
         for layer in (body.conv_stem.first_conv, body.layer[0].conv_3x3):
             layer.convolution.stride = (1, 1)
@@ -114,6 +101,36 @@ def mobilenet_v2(
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.1
     return MobileNetV2(model)
+
+
+def _classes() -> tuple[Any, Any]:
+    try:
+        from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
+    except ImportError as error:
+        raise ImportError(
+            'The models of Hugging Face need transformers: pip install "sortednet[transformers]".'
+        ) from error
+    return MobileNetV2Config, MobileNetV2ForImageClassification
+
+
+def keep_blocks(model: Any, depth: int) -> None:
+    """Drop all but the first blocks of a `MobileNetV2ForImageClassification` or `MobileNetV2Model`, in place.
+
+    The convolution behind them is made anew, since it takes in as many channels as the last block gives.
+
+    Args:
+        model: The model.
+        depth: Inverted-residual blocks to keep, 1 to 16.
+    """
+    body: Any = getattr(model, "mobilenet_v2", model)
+    if depth < len(body.layer):
+        body.layer = body.layer[:depth]
+        last = body.conv_1x1.convolution
+        body.conv_1x1.convolution = nn.Conv2d(
+            body.layer[-1].reduce_1x1.convolution.out_channels, last.out_channels, kernel_size=1, bias=False
+        )
+        # The class's own initial weights, as for every other convolution.
+        model._init_weights(body.conv_1x1.convolution)
 
 
 def _check(depth: int, width: float, classes: int, base_multiplier: float, image_size: int) -> None:

@@ -1,0 +1,80 @@
+"""Batches: parting, joining and counting what a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import DataError
+
+__all__ = ["batch_size", "call_with", "inputs_and_targets", "join_batch", "split_batch"]
+
+
+def call_with(module: Callable[..., Any], inputs: Any) -> Any:
+    """Call a model on the inputs of a batch: a tensor, a tuple of arguments or a mapping of keyword arguments."""
+    if isinstance(inputs, Mapping):
+        return module(**inputs)
+    if isinstance(inputs, (tuple, list)):
+        return module(*inputs)
+    return module(inputs)
+
+
+def inputs_and_targets(batch: Any) -> tuple[Any, Any]:
+    """Part a batch: `(inputs, ..., targets)` into a tuple of inputs and the targets; a mapping serves as both."""
+    return (batch, batch) if isinstance(batch, Mapping) else (tuple(batch[:-1]), batch[-1])
+
+
+def split_batch(values: Any, parts: int | Sequence[int]) -> list[Any]:
+    """Split a batch along its first axis.
+
+    Args:
+        values: Tensors of shape (B, ...), in tuples, lists and mappings; anything else goes to every part.
+        parts: How many parts, whose sizes differ by one at most; or their sizes.
+
+    Returns:
+        As many values of the same structure.
+    """
+    count = parts if isinstance(parts, int) else len(parts)
+    if isinstance(values, Tensor) and values.dim() > 0:
+        return list(torch.tensor_split(values, parts) if isinstance(parts, int) else values.split(list(parts)))
+    if isinstance(values, Mapping):
+        split = {name: split_batch(value, parts) for name, value in values.items()}
+        return [{name: split[name][i] for name in split} for i in range(count)]
+    if isinstance(values, (tuple, list)):
+        columns = [split_batch(value, parts) for value in values]
+        rows = [[column[i] for column in columns] for i in range(count)]
+        return [type(values)(*row) if hasattr(values, "_fields") else type(values)(row) for row in rows]
+    return [values] * count
+
+
+def join_batch(parts: Sequence[Any]) -> Any:
+    """Join what `split_batch` split, in any order of the parts."""
+    first = parts[0]
+    if isinstance(first, Tensor) and first.dim() > 0:
+        return torch.cat(list(parts))
+    if isinstance(first, Mapping):
+        return {name: join_batch([part[name] for part in parts]) for name in first}
+    if isinstance(first, (tuple, list)):
+        row = [join_batch(column) for column in zip(*parts, strict=True)]
+        return type(first)(*row) if hasattr(first, "_fields") else type(first)(row)
+    return first
+
+
+def batch_size(batch: Any) -> int:
+    """Return the length of the first axis of the first tensor found.
+
+    Raises:
+        DataError: If there is no tensor.
+    """
+    if isinstance(batch, Tensor) and batch.dim() > 0:
+        return len(batch)
+    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
+    for value in values:
+        try:
+            return batch_size(value)
+        except DataError:
+            continue
+    raise DataError(f"A batch of type {type(batch).__name__} holds no tensor. Give (inputs, targets) or a mapping.")

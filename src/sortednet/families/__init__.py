@@ -1,0 +1,18 @@
+"""Hugging Face models: which fields of a config are dimensions, how they are tied, which parameters are fused."""
+
+from .builder import PretrainedBuilder, builder_of, open_pretrained, read_builder
+from .mobilenet_v2 import MobileNetV2, mobilenet_v2
+from .table import FAMILIES, Family, Heads, family_of
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Heads",
+    "MobileNetV2",
+    "PretrainedBuilder",
+    "builder_of",
+    "family_of",
+    "mobilenet_v2",
+    "open_pretrained",
+    "read_builder",
+]
