@@ -336,10 +336,10 @@ class SortedNet(nn.Module):
             return [reader.read(value, *given) for reader, value, given in zip(readers, values, inputs, strict=True)]
 
     def _exit_part(self, kind: type[Any], setting: Setting, path: str) -> Any:
-        found = self._skeletons.get((kind, setting))
+        found = self._skeletons.get((kind, setting, path))
         if found is None:
             found = kind(self._prepared(setting), path)
-            self._skeletons.keep((kind, setting), found.skeleton, found)
+            self._skeletons.keep((kind, setting, path), found.skeleton, found)
         return found
 
     def _bound(self, setting: Setting, inference: bool = False) -> Skeleton:

@@ -107,7 +107,8 @@ class Outputs:
         inputs: A tensor, a tuple of arguments or a mapping of keyword arguments.
 
     Attributes:
-        precision: Relative size of a rounding error in the model's coarsest type.
+        precision: Relative size of a rounding error: of the model's coarsest type, of float32 at the finest, since
+            models compute norms and positions in it whatever type they are held in.
 
     Raises:
         DataError: If it puts out no tensor, or a number that is not finite.
@@ -122,7 +123,7 @@ class Outputs:
                 "that it handles."
             )
         types = {tensor.dtype for tensor in (*self.tensors, *net.full.parameters()) if tensor.is_floating_point()}
-        self.precision = max(torch.finfo(one).eps for one in types)
+        self.precision = max(torch.finfo(one).eps for one in (*types, torch.float32))
 
     def change(self) -> float:
         """Return by how much the output differs now, relative to its largest number; infinite where it is no number."""

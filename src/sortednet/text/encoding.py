@@ -264,7 +264,7 @@ def check_labels(data: TextData, model_config: Any) -> None:
         has = classes if data.kind == "classification" else "numbers"
         raise ConfigError(
             f"The model's num_labels is {count}, but {data.name} has {has}. Build "
-            f" the model with num_labels={data.num_labels}."
+            f"the model with num_labels={data.num_labels}."
         )
     problem = getattr(model_config, "problem_type", None)
     fitting = {"classification": "single_label_classification", "regression": "regression"}[data.kind]

@@ -314,7 +314,7 @@ def _rows(columns: Mapping[str, Sequence[Any]]) -> int:
 
 def _checked_texts(
     columns: Mapping[str, Sequence[Any]], task: TextTask, where: str
-) -> tuple[dict[str, Sequence[Any]], int]:
+) -> tuple[dict[str, list[Any]], int]:
     """Return the columns that the task names, and how many rows were left out for an empty text."""
     check_columns(columns, task.columns, where)
     chosen = {name: _listed(columns[name]) for name in task.columns}
@@ -326,7 +326,7 @@ def _checked_texts(
         for i, value in enumerate(chosen[name]):
             if not isinstance(value, str):
                 raise DataError(
-                    f"Row {i + 1} of {where} has {name}={value!r}, a {type(value).__name__}. Texts must be str: "
+                    f"Row {i + 1} of {where} has {name}={value!r} of type {type(value).__name__}. Texts must be str: "
                     "convert the column, or remove the row."
                 )
             if name not in task.optional_columns and not value.strip():
@@ -372,8 +372,8 @@ def _label_names(values: Sequence[Any], name: str) -> tuple[str, ...]:
     odd = [one for one in labelled if not isinstance(one, str)]
     if odd:
         raise DataError(
-            f"A training label of {name} is {odd[0]!r}, a {type(odd[0]).__name__}. Give the classes all as numbers "
-            "from 0 on, or all as names."
+            f"A training label of {name} is {odd[0]!r} of type {type(odd[0]).__name__}. Give the classes all as "
+            "numbers from 0 on, or all as names."
         )
     return tuple(sorted(set(labelled)))
 
@@ -382,11 +382,12 @@ def _labels(values: Sequence[Any], task: TextTask, where: str) -> list[int] | li
     """Turn labels into classes, 0 to the number of classes - 1, or into finite numbers."""
     read = _class_index if task.kind == "classification" else _finite
     found = [None if _is_unlabelled(one) else read(one, task, f"Row {i} of {where}") for i, one in enumerate(values, 1)]
+    if all(one == -1 for one in found):
+        found = [None] * len(found)  # a hidden score is -1 too
     unlabelled = [i for i, one in enumerate(found, 1) if one is None]
     if unlabelled:
-        stands_for_none = "nothing or -1" if task.kind == "classification" else "nothing"
         raise DataError(
-            f"{len(unlabelled)} rows of {where} have no {task.label_column} ({stands_for_none}), the first is row "
+            f"{len(unlabelled)} rows of {where} have no {task.label_column} (nothing, or -1), the first is row "
             f"{unlabelled[0]}. Remove them, or choose a split with labels: GLUE's test splits have none."
         )
     return found  # type: ignore[return-value]

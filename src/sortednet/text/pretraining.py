@@ -102,7 +102,7 @@ def packed(texts: Iterable[str], tokenizer: Any, length: int) -> Dataset:
         >>> tokenizer = train_tokenizer(texts, vocab_size=300)
         >>> blocks = packed(texts, tokenizer, length=4)
         >>> blocks.num_rows, tokenizer.decode(blocks[0]["input_ids"])
-        (3, '<|bos|>hello wor')
+        (4, '<|bos|>hello w')
     """
     if isinstance(length, bool) or not isinstance(length, int) or length < 2:
         raise ConfigError(f"length={length!r} is not possible. Give a whole number of tokens, at least 2.")

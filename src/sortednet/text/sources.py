@@ -369,7 +369,7 @@ def _json_rows(lines: Iterator[str], task: TextTask, path: Path) -> Iterator[lis
         except ValueError as error:
             raise DataError(f"Line {number} of {path} is no JSON: {error}. Write one JSON object a line.") from error
         if not isinstance(row, dict):
-            raise DataError(f"Line {number} of {path} is a {type(row).__name__}. Write one JSON object a line.")
+            raise DataError(f"Line {number} of {path} is of type {type(row).__name__}. Write one JSON object a line.")
         check_columns(row, task.columns, f"Line {number} of {path}")
         yield [row[name] for name in task.columns]
 
