@@ -6,9 +6,8 @@ The weights of a pretrained model are permuted in place; what the full model com
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Iterable, Mapping, Set
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -117,9 +116,10 @@ def reorder(
 ) -> list[UnitOrder]:
     """Permute weights in place so that the most important units come first, where every sub-model has them.
 
-    The full model computes what it did before. This is verified on the first batch, to the square root of the rounding
-    error, and all is undone where it fails. Make the optimiser afterwards: the state of an earlier one stays in the old
-    order. Private tensors of sub-models are read anew from their corners.
+    The full model computes what it did before. This is verified on the first batch, and all is undone where it fails;
+    it sees the less, the coarser the weights' type, so reorder in float32 and convert afterwards. Make the optimiser
+    afterwards too: the state of an earlier one stays in the old order. Private tensors of sub-models are read anew from
+    their corners.
 
     Args:
         net: The network, before training.
@@ -161,14 +161,14 @@ def reorder(
     private = _private_corners(net, {name for _, found in ranked for name in found.parameters})
     for one, found in ranked:
         one.permute(found.order)
-    change, allowed = outputs.change(), math.sqrt(outputs.precision)
-    if not change <= allowed:
+    change = outputs.change()
+    if not change <= outputs.tolerance:
         for one, found in ranked:
             one.permute(found.order.argsort())
         raise BuildError(
             f"The new order of {sorted({found.dimension for _, found in ranked})} changed the full model's output by "
-            f"{change:.1e} of its largest number, and {allowed:.1e} is allowed; it was undone. Give fewer dimensions=, "
-            "or the number of units=."
+            f"{change:.1e} of its largest number, where {outputs.tolerance:.1e} is allowed, and was undone. Give fewer "
+            "dimensions=, or the number of units=."
         )
     with torch.no_grad():
         for own, corner in private:
@@ -196,10 +196,13 @@ def _rank(
         raise ConfigError(f"kind={kind!r} is unknown. Choose one of {list(get_args(Kind))}.")
     if kind == "taylor" and loss_fn is None:
         raise ConfigError("kind='taylor' needs a loss. Give loss_fn=, or choose kind='activation' or 'magnitude'.")
-    stream = iter(batches)
+    stream = iter(() if isinstance(batches, (Mapping, Tensor)) else batches)
     first = next(stream, None)
-    if first is None:
-        raise DataError("There is no batch to score units on. Give one at least; some of training's will do.")
+    if not isinstance(first, (Mapping, tuple, list)):
+        raise DataError(
+            f"batches={batches!r:.80} holds no batch to score units on. Give a list or a loader of at least one, each "
+            "(inputs, ..., targets) or a mapping of keyword arguments."
+        )
     held = itertools.chain([first], stream)
     outputs = Outputs(net, inputs_and_targets(first)[0])
     found = find_units(net, outputs, [dimensions] if isinstance(dimensions, str) else dimensions, counts)
@@ -271,12 +274,9 @@ def _taylor(net: SortedNet, found: list[Units], batches: Iterable[Any], loss_fn:
     """Return abs(sum of weight x gradient) of each unit, added up over batches, group by group."""
     scores = [torch.zeros(units.count, dtype=torch.float64) for units in found]
     weights = {id(axis.tensor): axis.tensor for units in found for axis in _scored(units)}
-    recurrent = any(isinstance(module, nn.RNNBase) for module in net.full.modules())
     for batch in batches:
         inputs, targets = inputs_and_targets(batch)
-        # cuDNN has no backward of recurrent layers in evaluation mode.
-        without_cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
-        with evaluating(net.full), tracked(weights.values()), torch.enable_grad(), without_cudnn:
+        with evaluating(net.full), tracked(weights.values()), torch.enable_grad(), _recurrent_backward(net.full):
             loss = loss_fn(call_with(net.full, inputs), targets)
             if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
                 raise DataError(
@@ -300,6 +300,18 @@ def _taylor(net: SortedNet, found: list[Units], batches: Iterable[Any], loss_fn:
                     change += axis.by_unit(axis.reduced(products[id(axis.tensor)]), units.count)
             total += change.abs()
     return scores
+
+
+@contextmanager
+def _recurrent_backward(model: nn.Module) -> Iterator[None]:
+    """Leave cuDNN out for recurrent layers, of which it has no backward in evaluation mode."""
+    enabled = torch.backends.cudnn.enabled
+    if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = enabled
 
 
 def _precise(values: Tensor) -> Tensor:

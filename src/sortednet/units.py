@@ -107,8 +107,8 @@ class Outputs:
         inputs: A tensor, a tuple of arguments or a mapping of keyword arguments.
 
     Attributes:
-        precision: Relative size of a rounding error: of the model's coarsest type, of float32 at the finest, since
-            models compute norms and positions in it whatever type they are held in.
+        tolerance: Change, relative to the largest number, that passes for rounding: the square root of the rounding
+            error of the model's coarsest type, or of float32, in which models compute norms whatever they are held in.
 
     Raises:
         DataError: If it puts out no tensor, or a number that is not finite.
@@ -117,13 +117,13 @@ class Outputs:
     def __init__(self, net: SortedNet, inputs: Any) -> None:
         self.net, self.inputs = net, inputs
         self.tensors = self._run()
-        if not self.tensors or not all(tensor.isfinite().any() and not tensor.isnan().any() for tensor in self.tensors):
+        if not self.tensors or any(one.isnan().any() or not one.isfinite().any() for one in self.tensors):
             raise DataError(
-                "The full model puts out no numbers, or numbers that are not finite, for the first batch. Give a batch "
-                "that it handles."
+                "For the first batch the full model puts out no floating-point tensor, or one whose numbers are not "
+                "finite. Give a batch that it handles, and let it return logits."
             )
-        types = {tensor.dtype for tensor in (*self.tensors, *net.full.parameters()) if tensor.is_floating_point()}
-        self.precision = max(torch.finfo(one).eps for one in (*types, torch.float32))
+        types = {one.dtype for one in (*self.tensors, *net.full.parameters()) if one.is_floating_point()}
+        self.tolerance = math.sqrt(max(torch.finfo(one).eps for one in (*types, torch.float32)))
 
     def change(self) -> float:
         """Return by how much the output differs now, relative to its largest number; infinite where it is no number."""
@@ -131,20 +131,18 @@ class Outputs:
         for before, after in zip(self.tensors, self._run(), strict=True):
             scale = before[before.isfinite()].abs().max().item()
             gap = torch.where(before == after, 0.0, after - before).abs().max().item()
-            worst = max(worst, gap / scale if gap and scale else gap, math.inf if math.isnan(gap) else 0.0)
+            worst = max(worst, math.inf if math.isnan(gap) else gap / (scale or 1.0))
         return worst
 
     def _run(self) -> list[Tensor]:
-        with evaluating(self.net.full), torch.no_grad():
+        with evaluating(self.net.full), torch.no_grad(), _in_full_precision():
             output = call_with(self.net.full, self.inputs)
-        # Other outputs, such as hidden states, may be in the order of the units.
+        # Where there are logits, other outputs such as hidden states may be in the order of the units.
         output = getattr(output, "logits", output)
-        values = output.values() if isinstance(output, Mapping) else output
-        return [
-            one if one.dtype == torch.float64 else one.float()
-            for one in ([values] if isinstance(values, Tensor) else values)
-            if isinstance(one, Tensor) and one.is_floating_point() and one.numel()
-        ]
+        if isinstance(output, Tensor):
+            output = [output]
+        values = output.values() if isinstance(output, Mapping) else output if isinstance(output, Iterable) else ()
+        return [one for one in values if isinstance(one, Tensor) and one.is_floating_point() and one.numel()]
 
 
 def find_units(
@@ -363,15 +361,14 @@ def _count(dimension: str, groups: list[list[Axis]], outputs: Outputs, given: in
             f"{possible}, or leave it out."
         )
     size = outputs.net.space.full[dimension]
-    precision = outputs.precision
     tried: dict[int, float] = {}
     # The finest first, then the dimension's own value: heads are coarser than the rows that make them up.
     for count in sorted(possible, key=lambda n: (n != max(possible), n != size, -n)) if given is None else [given]:
         tried[count] = _change_by_chance([Units(dimension, axes, count) for axes in groups], outputs)
-        if tried[count] <= 4 * precision:
-            break
+        if tried[count] <= outputs.tolerance / 8:
+            return count
     least = min(tried.values(), default=math.inf)
-    if not least <= math.sqrt(precision):
+    if not least <= outputs.tolerance:
         what = (
             f"permuting {sorted(tried)} units of {names} and what goes with them changes the full model's output, by "
             f"{least:.1e} of its largest number at least"
@@ -383,8 +380,8 @@ def _count(dimension: str, groups: list[list[Axis]], outputs: Outputs, given: in
             f"norm over groups of units or a corner through heads. Leave {dimension} out of dimensions=, or give the "
             "number of its units=."
         )
-    # The least change is the noise of adding in another order.
-    return max(count for count, change in tried.items() if change <= max(8 * least, 16 * precision))
+    # The least change is the noise of adding in another order, in a model that makes much of it.
+    return max(count for count, change in tried.items() if change <= 8 * least)
 
 
 def _possible(axes: list[Axis]) -> list[int]:
@@ -410,6 +407,21 @@ def _change_by_chance(groups: list[Units], outputs: Outputs) -> float:
                 units.permute(order)
             worst = max(worst, outputs.change())
     return worst
+
+
+@contextmanager
+def _in_full_precision() -> Iterator[None]:
+    """Keep a GPU from rounding float32 to TensorFloat-32, which would hide what an order changes."""
+    backends: Any = torch.backends
+    places = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    chosen = [place.fp32_precision for place in places]
+    for place in places:
+        place.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for place, precision in zip(places, chosen, strict=True):
+            place.fp32_precision = precision
 
 
 @contextmanager
