@@ -51,7 +51,9 @@ def losses(wrap: str, checkpointing: bool, rank: int = 0, processes: int = 1) ->
     model: nn.Module = net
     if wrap == "ddp":
         model = DistributedDataParallel(net, find_unused_parameters=True)
-    elif wrap == "fsdp":
+    elif wrap.startswith("fsdp"):
+        for block in net.full.blocks if wrap == "fsdp per block" else ():
+            fully_shard(block)
         fully_shard(net)
     optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
     objective = sn.Stochastic(sn.Stratified(SPACE, seed=None if processes > 1 and rank else 0), draws=2)
@@ -73,7 +75,7 @@ def work(rank: int, port: int, folder: str) -> None:
     dist.init_process_group("gloo")
     result = {
         f"{wrap} {checkpointing}": losses(wrap, checkpointing, rank, 2)
-        for wrap in ("ddp", "fsdp")
+        for wrap in ("ddp", "fsdp", "fsdp per block")
         for checkpointing in (False, True)
     }
     sharded = make_net(checkpointing=False)
@@ -108,7 +110,7 @@ def two_processes(tmp_path_factory) -> dict:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
-@pytest.mark.parametrize("wrap", ["ddp", "fsdp"])
+@pytest.mark.parametrize("wrap", ["ddp", "fsdp", "fsdp per block"])
 def test_invariant_5_two_processes_give_the_single_process_losses(two_processes, wrap, checkpointing) -> None:
     assert two_processes["losses"][f"{wrap} {checkpointing}"] == pytest.approx(
         losses("single", checkpointing), abs=1e-5

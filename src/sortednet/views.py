@@ -63,9 +63,12 @@ class Skeleton:
         self.module = module
         where = cuts(full, module, layouts)
         sources = dict(full.named_modules(remove_duplicate=False))
-        self._children = [(one, name, child) for one in full.modules() for name, child in one._modules.items()]
+        self._children = [
+            (one, name, child, type(child)) for one in full.modules() for name, child in one._modules.items()
+        ]
         self.parameters: list[Slot] = []
         self.buffers: list[Slot] = []
+        self.units: list[ShardedBlock] = []
         self._own_buffers: list[tuple[nn.Module, str, nn.Module]] = []
         self._bound: list[tuple[Slot, Tensor]] = []
         self._modules: list[tuple[nn.Module, nn.Module]] = []
@@ -89,10 +92,18 @@ class Skeleton:
                     self.buffers.append(Slot(target, name, source, path, where[path], id(buffer)))
                 else:
                     self._own_buffers.append((target, name, source))
+        for path, unit in _sharded_units(full):
+            parent, _, leaf = path.rpartition(".")
+            block = _submodule(module, path)
+            if block is not None:
+                inside = [slot for slot in self.parameters if slot.path.startswith(f"{path}.")]
+                self.parameters = [slot for slot in self.parameters if not slot.path.startswith(f"{path}.")]
+                self.units.append(ShardedBlock(setting, unit, block, inside))
+                module.get_submodule(parent)._modules[leaf] = self.units[-1]
 
     def slots(self) -> Iterator[tuple[str, Cut]]:
         """Yield the full name and the cut of every parameter."""
-        for slot in self.parameters:
+        for slot in (*self.parameters, *(slot for unit in self.units for slot in unit.slots)):
             yield slot.path, slot.cut
 
     def keep_only(self, wanted: Callable[[str], bool]) -> None:
@@ -105,7 +116,9 @@ class Skeleton:
 
     def fits(self) -> bool:
         """Whether the full model still consists of the modules that the slots look at."""
-        return all(parent._modules.get(name) is child for parent, name, child in self._children)
+        return all(
+            parent._modules.get(name) is child and type(child) is kind for parent, name, child, kind in self._children
+        )
 
     def bind(self, private: Private, inference: bool = False) -> None:
         """Let every slot look at the full model's tensors as they are now.
@@ -115,15 +128,17 @@ class Skeleton:
             inference: Whether the module is to be in evaluation mode, whatever mode the full model is in.
         """
         for slot in self.parameters:
-            own = private.find(self.setting, slot.path)
-            view = slot.cut.of(_held(slot.source._parameters, slot)) if own is None else own
-            # A plain tensor among the parameters, as `torch.func.functional_call` puts it there.
-            slot.module._parameters[slot.name] = view  # type: ignore[assignment]
+            _bind_slot(slot, private, self.setting)
+        for unit in self.units:
+            unit.private = private
         for target, source in self._modules:
             target.training = source.training and not inference
             for name in _CHECKPOINTING:
                 if name in source.__dict__:
                     target.__dict__[name] = source.__dict__[name]
+        for unit in self.units:  # the sharded block is checkpointed itself
+            if "gradient_checkpointing" in unit.block.__dict__:
+                unit.block.__dict__["gradient_checkpointing"] = False
         self._bind_buffers(private)
 
     def write_back(self) -> None:
@@ -210,6 +225,82 @@ class Skeleton:
             if buffer is not None and like is not None:
                 dtype = like.dtype if buffer.is_floating_point() == like.is_floating_point() else buffer.dtype
                 module._buffers[name] = buffer.to(buffer.device if like.is_meta else like.device, dtype)
+
+
+def _bind_slot(slot: Slot, private: Private, setting: Setting) -> None:
+    own = private.find(setting, slot.path)
+    view = slot.cut.of(_held(slot.source._parameters, slot)) if own is None else own
+    # A plain tensor among the parameters, as `torch.func.functional_call` puts it there.
+    slot.module._parameters[slot.name] = view  # type: ignore[assignment]
+
+
+class ShardedBlock(nn.Module):
+    """Stands in a skeleton for a block whose parameters are gathered for its own forward only (FSDP2 per block).
+
+    The full block is called, so that its parameters are gathered and freed as ever. What it runs is the skeleton's
+    block, given to it for this call, with the corners of the parameters it has just gathered.
+
+    Args:
+        setting: The sub-model.
+        unit: The full model's block.
+        block: The skeleton's.
+        slots: The skeleton's parameters in it.
+    """
+
+    private: Private
+
+    def __init__(self, setting: Setting, unit: nn.Module, block: nn.Module, slots: Iterable[Slot]) -> None:
+        super().__init__()
+        self.block, self.slots, self.setting = block, list(slots), setting
+        object.__setattr__(self, "unit", unit)  # not a part of the skeleton
+        object.__setattr__(self, "private", None)
+        if "_runs_given_block" not in unit.__dict__:
+            object.__setattr__(unit, "_runs_given_block", True)
+            object.__setattr__(unit, "forward", _running_given_block(unit.forward))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "private":  # a module too, of the network
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:  # models read attributes of their blocks, such as `attention_type`
+            return getattr(super().__getattr__("block"), name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.unit(*args, given_block=self._run, **kwargs)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        for slot in self.slots:
+            _bind_slot(slot, self.private, self.setting)
+        return self.block(*args, **kwargs)
+
+
+def _running_given_block(own: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(*args: Any, given_block: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
+        return (own if given_block is None else given_block)(*args, **kwargs)
+
+    return forward
+
+
+def _sharded_units(full: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Find the outermost blocks below the full model that FSDP2 shards on their own."""
+    found: list[tuple[str, nn.Module]] = []
+    for path, module in full.named_modules():
+        inside = any(path.startswith(f"{outer}.") for outer, _ in found)
+        if path and not inside and any(one.__name__ == "FSDPModule" for one in type(module).__mro__):
+            found.append((path, module))
+    return found
+
+
+def _submodule(module: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None
 
 
 def _held(tensors: dict[str, Any], slot: Slot) -> Tensor:
