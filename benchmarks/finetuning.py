@@ -23,7 +23,6 @@ from typing import Any
 import torch
 import transformers
 from measuring import context, write
-from torch.nn import functional
 
 import sortednet as sn
 from sortednet import importance
@@ -35,10 +34,10 @@ SEEDS = (0, 1, 2)
 TASKS = ("sst2", "mrpc", "rte", "stsb")
 DEPTHS = (1, 2, 4, 6)
 EXITS = (2, 4, 6, 8)
-ENCODER = {"epochs": 3, "batch": 32, "rate": 1e-4, "decay": 0.01, "warmup": 0.1, "length": 96}
+ENCODER = {"epochs": 2, "batch": 32, "rate": 1e-4, "head_rate": 1e-3, "decay": 0.01, "warmup": 0.1, "length": 64}
 WIDTH_TASKS = ("sst2", "stsb")
 WIDTHS = {"num_attention_heads": [6, 12], "intermediate_size": [768, 1536]}
-CAUSAL = {"epochs": 1, "batch": 16, "rate": 5e-4, "decay": 0.01, "warmup": 0.1, "length": 256}
+CAUSAL = {"epochs": 1, "batch": 16, "rate": 5e-4, "head_rate": 5e-4, "decay": 0.01, "warmup": 0.1, "length": 256}
 CAUSAL_EXAMPLES, CAUSAL_EVALUATED = 1500, 300
 METRIC = {"sst2": "accuracy", "mrpc": "accuracy", "rte": "accuracy", "stsb": "Spearman correlation"}
 
@@ -75,15 +74,22 @@ def trained(net: sn.SortedNet, objective: sn.Objective, rows: Any, how: dict, se
     torch.manual_seed(seed)
     net.to(device()).train()
     generator = torch.Generator().manual_seed(seed)
-    updates = how["epochs"] * math.ceil(len(rows) / how["batch"])
-    optimizer = torch.optim.AdamW(net.parameters(), how["rate"], weight_decay=how["decay"], fused=True)
+    updates = round(how["epochs"] * math.ceil(len(rows) / how["batch"]))
+    new = ("classifier.", "pooler.")  # which the encoder has not, or has never used on this task
+    named = [(any(one in name for one in new), parameter) for name, parameter in net.named_parameters()]
+    groups = [
+        {"params": [parameter for is_new, parameter in named if is_new], "lr": how["head_rate"]},
+        {"params": [parameter for is_new, parameter in named if not is_new], "lr": how["rate"]},
+    ]
+    optimizer = torch.optim.AdamW([one for one in groups if one["params"]], weight_decay=how["decay"], fused=True)
     schedule = transformers.get_linear_schedule_with_warmup(optimizer, round(how["warmup"] * updates), updates)
-    for _ in range(how["epochs"]):
-        for batch in batches(rows, how["batch"], generator, pad):
-            on_device = {name: value.to(device()) for name, value in batch.items()}
-            with torch.autocast(device().type, torch.bfloat16):
-                sn.step(net, objective, optimizer, on_device, lambda output, _: output.loss, max_norm=1.0)
-            schedule.step()
+    waiting: list[dict[str, torch.Tensor]] = []
+    for _ in range(updates):
+        waiting = waiting or batches(rows, how["batch"], generator, pad)
+        on_device = {name: value.to(device()) for name, value in waiting.pop().items()}
+        with torch.autocast(device().type, torch.bfloat16):
+            sn.step(net, objective, optimizer, on_device, lambda output, _: output.loss, max_norm=1.0)
+        schedule.step()
     return net.eval()
 
 
@@ -97,7 +103,9 @@ def scores(net: sn.SortedNet, settings: list[sn.Setting], rows: Any, task: str, 
         batch = collated(ordered[start : start + 64], pad)
         batch.pop("labels")
         given = {name: value.to(device()) for name, value in batch.items()}
-        for setting, output in zip(settings, net(**given, settings=settings), strict=True):
+        with torch.autocast(device().type, torch.bfloat16):
+            found_here = net(**given, settings=settings)
+        for setting, output in zip(settings, found_here, strict=True):
             outputs[str(setting)].append(output.logits.float().cpu())
     found = {}
     for name, parts in outputs.items():
@@ -122,16 +130,21 @@ def encoder_run(given: Any, kind: str, task: str, seed: int) -> dict[str, float]
     tokenizer = transformers.AutoTokenizer.from_pretrained(given.encoder)
     data = load_task(task, given.data, train_examples=given.examples or None, seed=seed)
     rows = encode(data, tokenizer, max_length=ENCODER["length"])
+    how = ENCODER
     train, evaluation, pad = list(rows.train), list(rows.evaluation), tokenizer.pad_token_id
+    if task == "stsb":  # scores of mean 0 and variance 1; their ranks are what is measured
+        held = [one["labels"] for one in train]
+        mean, deviation = statistics.mean(held), statistics.pstdev(held)
+        train = [{**one, "labels": (one["labels"] - mean) / deviation} for one in train]
     torch.manual_seed(seed)  # of the new head
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         given.encoder, num_labels=1 if task == "stsb" else 2
     )
     if kind.startswith("alone"):
-        cut = sn.SortedNet.from_pretrained(model, num_hidden_layers=list(DEPTHS)).extract(
-            num_hidden_layers=int(kind.removeprefix("alone"))
-        )
-        net = sn.SortedNet.from_pretrained(cut, readout="own", num_hidden_layers=[cut.config.num_hidden_layers])
+        # Cut first; then read over the mean of the tokens like the sorted network's exits, which suits few layers.
+        whole = sn.SortedNet.from_pretrained(model, readout="own", num_hidden_layers=list(DEPTHS))
+        cut = whole.extract(num_hidden_layers=int(kind.removeprefix("alone")))
+        net = sn.SortedNet.from_pretrained(cut, readout="mean", num_hidden_layers=[cut.config.num_hidden_layers])
         return scores(
             trained(net, sn.Summation(net.space), train, ENCODER, seed, pad), list(net.space), evaluation, task, pad
         )
@@ -139,8 +152,11 @@ def encoder_run(given: Any, kind: str, task: str, seed: int) -> dict[str, float]
         net = sn.SortedNet.from_pretrained(model, readout="own", num_hidden_layers=list(DEPTHS))
         objective: sn.Objective = sn.Summation(sn.Space([dict(net.space.full)]))
     elif kind.startswith("sorted"):
-        net = sn.SortedNet.from_pretrained(model, num_hidden_layers=list(DEPTHS))
-        objective = OBJECTIVES[kind.removeprefix("sorted") or DEFAULT](net.space, seed)
+        name = kind.removeprefix("sorted") or DEFAULT
+        private = ("classifier.*", "bert.pooler.*") if name == "Separate" else ()
+        net = sn.SortedNet.from_pretrained(model, num_hidden_layers=list(DEPTHS), private=private)
+        objective = OBJECTIVES[name](net.space, seed)
+        how = {**ENCODER, "epochs": ENCODER["epochs"] / COST[name]}
     else:
         net = sn.SortedNet.from_pretrained(model, **WIDTHS)
         if kind == "order":
@@ -148,7 +164,7 @@ def encoder_run(given: Any, kind: str, task: str, seed: int) -> dict[str, float]
             few = batches(train, ENCODER["batch"], generator, pad)[:16]
             importance.reorder(net, few, lambda output, _: output.loss)
         objective = sn.Stochastic(sn.Stratified(net.space, seed=seed), draws=4)
-    return scores(trained(net, objective, train, ENCODER, seed, pad), list(net.space), evaluation, task, pad)
+    return scores(trained(net, objective, train, how, seed, pad), list(net.space), evaluation, task, pad)
 
 
 OBJECTIVES: dict[str, Any] = {
@@ -156,8 +172,22 @@ OBJECTIVES: dict[str, Any] = {
     "PerExample": lambda space, seed: sn.PerExample(sn.Stratified(space, seed=seed)),
     "Stochastic": lambda space, seed: sn.Stochastic(sn.Uniform(space, seed=seed)),
     "Weighted": lambda space, seed: sn.Summation(space, settings_weight=by_depth),
+    "Distilled": lambda space, seed: sn.Summation(space, sn.Distillation(1.0)),
+    "Separate": lambda space, seed: sn.Summation(space),
 }
 DEFAULT = "Summation"
+# Blocks run for an example, as a share of the full depth's; the objectives are compared at equal cost.
+MEAN_DEPTH = statistics.mean(DEPTHS) / DEPTHS[-1]
+COST = {
+    "Summation": 1,
+    "PerExample": MEAN_DEPTH,
+    "Stochastic": MEAN_DEPTH,
+    "Weighted": 1,
+    "Distilled": 1,
+    "Separate": 1,
+}
+COMPARED_TASKS = ("sst2", "stsb")
+COMPARED = ("PerExample", "Stochastic")
 
 
 def by_depth(setting: sn.Setting) -> float:
@@ -222,6 +252,7 @@ def run_names(only: list[str]) -> list[str]:
         for task in TASKS:
             names += [f"{kind}-{task}-{seed}" for kind in ("sorted", "ordinary", *(f"alone{d}" for d in DEPTHS[:-1]))]
         names += [f"{kind}-{task}-{seed}" for task in WIDTH_TASKS for kind in ("order", "noorder")]
+        names += [f"sorted{kind}-{task}-{seed}" for task in COMPARED_TASKS for kind in COMPARED]
         names += [f"lm_ordinary-{seed}", f"lm_sorted{CAUSAL_DEFAULT}-{seed}"]
     return [name for name in names if not only or any(name.startswith(one) for one in only)]
 
@@ -281,6 +312,22 @@ def encoder_figures() -> tuple[dict[str, float], list[dict]]:
     return found, rows
 
 
+def compared_figures() -> tuple[dict[str, float], list[dict]]:
+    """Mean score over tasks and depths of every objective, at the cost of one summation."""
+    found, rows = {}, []
+    for kind in ("", *COMPARED):
+        means = []
+        for seed in SEEDS:
+            runs = [kept(f"sorted{kind}-{task}-{seed}") for task in COMPARED_TASKS]
+            means.append(statistics.mean(value for run in runs for value in run.values()))
+            rows.append(
+                {"objective": kind or DEFAULT, "seed": seed, "scores": dict(zip(COMPARED_TASKS, runs, strict=True))}
+            )
+        name = f"encoder_mean_{(kind or DEFAULT).lower()}"
+        found[name], found[f"{name}_sd"] = statistics.mean(means), statistics.stdev(means)
+    return found, rows
+
+
 def width_figures() -> tuple[dict[str, float], list[dict]]:
     half = ",".join(f"{name}={values[0]}" for name, values in WIDTHS.items())
     gains, rows = [], []
@@ -337,7 +384,12 @@ def main() -> None:
         return
     metrics: dict[str, float] = {}
     details: dict[str, Any] = {}
-    for name, figures in (("encoder", encoder_figures), ("width", width_figures), ("causal", causal_figures)):
+    for name, figures in (
+        ("encoder", encoder_figures),
+        ("compared", compared_figures),
+        ("width", width_figures),
+        ("causal", causal_figures),
+    ):
         found, details[name] = figures()
         metrics |= found
     about = {

@@ -1,6 +1,7 @@
 """Write docs/results.md and the README's table from the JSON under benchmarks/results."""
 
 import json
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,80 @@ CLAIMS = [
         60,
         unit=" %",
     ),
+    Claim(
+        "pretrained",
+        "summation_time_over_flops",
+        "time of a summation over 8 exits over an ordinary step, over the ratio of their FLOPs, 100 M Llama",
+        1.15,
+    ),
+    Claim("pretrained", "per_example_time_ratio", "time of one exit per example over an ordinary step", 1.0),
+    Claim(
+        "pretrained",
+        "summation_memory_ratio",
+        "peak memory of a summation over 8 exits over an ordinary step's (papers 1.27)",
+        1.05,
+    ),
+    Claim(
+        "pretrained",
+        "families_exact",
+        "of 18 Hugging Face families, those that pass the contract tests",
+        18,
+        True,
+        form="{:.0f}",
+    ),
+    Claim(
+        "pretrained",
+        "trajectory_difference",
+        "largest loss difference over 50 steps: DDP, FSDP2, FSDP2 per block, resumed",
+        1e-4,
+        form="{:.1e}",
+    ),
+    Claim(
+        "finetuning",
+        "encoder_gap",
+        "MiniLM, four GLUE tasks, depths 1, 2, 4, 6: cut and fine-tuned alone minus sorted",
+        0.5,
+        unit=" points",
+    ),
+    Claim(
+        "finetuning",
+        "encoder_full_gap",
+        "the same for the full depth against ordinary fine-tuning (papers 2.0)",
+        0.5,
+        unit=" points",
+    ),
+    Claim(
+        "finetuning",
+        "encoder_gain",
+        "sorted minus ordinarily fine-tuned, read at the same depths",
+        15,
+        True,
+        " points",
+    ),
+    Claim(
+        "finetuning",
+        "width_gain",
+        "half the heads and feed-forward width of MiniLM: ordered by importance minus not",
+        1,
+        True,
+        " points",
+    ),
+    Claim(
+        "finetuning",
+        "lm_gain",
+        "causal model, exits below the last: loss of ordinary minus sorted fine-tuning",
+        0.5,
+        True,
+        " nats",
+    ),
+    Claim(
+        "finetuning",
+        "lm_full_difference",
+        "the same at the full depth: sorted minus ordinary",
+        0.03,
+        unit=" nats",
+        form="{:.3f}",
+    ),
 ]
 
 
@@ -161,6 +236,67 @@ def order(found: dict[str, Any]) -> str:
     return about_it + "\n\n" + order_dependency.table(found["quality"]["context"]["order_dependency"])
 
 
+def encoder(found: dict[str, Any]) -> str:
+    about = found["finetuning"]["context"]
+    lines = ["| task | depth | alone | sorted | ordinary, read there |", "| --- | ---: | ---: | ---: | ---: |"]
+    rows = about["rows"]["encoder"]
+    for task in dict.fromkeys(row["task"] for row in rows):
+        for depth in dict.fromkeys(row["depth"] for row in rows):
+            here = [row for row in rows if row["task"] == task and row["depth"] == depth]
+            cells = [shown([row[name] for row in here]) for name in ("alone", "sorted", "ordinary")]
+            lines.append(f"| {task} | {depth} | {' | '.join(cells)} |")
+    how = about["encoder_training"]
+    return (
+        (
+            f"MiniLM (6 layers, hidden size 384), {about['examples'] or 'all'} training examples a task, {how['epochs']} "
+            f"epochs of batches of {how['batch']}, texts cut at {how['length']} tokens, {len(about['seeds'])} seeds (mean, "
+            "standard deviation). Accuracy, for STS-B Spearman's correlation, in points. Alone: cut first, then fine-tuned, "
+            "read over the mean of the tokens like the sorted network's exits; at depth 6 ordinary fine-tuning."
+        )
+        + "\n\n"
+        + "\n".join(lines)
+    )
+
+
+def compared(found: dict[str, Any]) -> str:
+    about, metrics = found["finetuning"]["context"], found["finetuning"]["metrics"]
+    lines = ["| objective | mean over depths and tasks |", "| --- | ---: |"]
+    for name in dict.fromkeys(row["objective"] for row in about["rows"]["compared"]):
+        key = f"encoder_mean_{name.lower()}"
+        lines.append(f"| {name} | {metrics[key]:.2f} (sd {metrics[key + '_sd']:.2f}) |")
+    tasks = ", ".join(about["rows"]["compared"][0]["scores"])
+    return (
+        (
+            f"At equal cost on {tasks}: an objective that runs fewer blocks has more updates. Weighted is the summation "
+            "with loss weights in proportion to the depth."
+        )
+        + "\n\n"
+        + "\n".join(lines)
+    )
+
+
+def causal(found: dict[str, Any]) -> str:
+    about = found["finetuning"]["context"]
+    rows = about["rows"]["causal"]
+    lines = ["| exit | ordinary | sorted |", "| --- | ---: | ---: |"]
+    for name in rows[0]["ordinary"]:
+        cells = [shown([row[kind][name] for row in rows], 3) for kind in ("ordinary", "sorted")]
+        lines.append(f"| {name.rpartition('=')[2]} | {' | '.join(cells)} |")
+    return (
+        (
+            "A Llama of 8 layers and 7.4 M parameters, pre-trained by `benchmarks/pretraining.py`, fine-tuned on "
+            f"{about['causal_examples_of_each']} examples of GSM8K and of Alpaca each; loss over the answers' tokens of held "
+            f"out examples in nats, {len(about['seeds'])} seeds. Objective: {about['causal_objective']}."
+        )
+        + "\n\n"
+        + "\n".join(lines)
+    )
+
+
+def shown(values: list[float], decimals: int = 1) -> str:
+    return f"{statistics.mean(values):.{decimals}f} ({statistics.stdev(values):.{decimals}f})"
+
+
 def main() -> None:
     found = results()
     page = ["# Results", "", "Made by `python benchmarks/tables.py` from `benchmarks/results/*.json`.", ""]
@@ -169,6 +305,10 @@ def main() -> None:
     if "quality" in found:
         page += ["", "## Networks trained alone against one sorted run", "", quality(found)]
         page += ["", "## Order dependency (table C.4 of the papers)", "", order(found)]
+    if "finetuning" in found:
+        page += ["", "## Sorted fine-tuning of a pretrained encoder", "", encoder(found)]
+        page += ["", "### Objectives", "", compared(found)]
+        page += ["", "## Sorted fine-tuning of a causal language model", "", causal(found)]
     (ROOT / "docs" / "results.md").write_text("\n".join(page) + "\n")
     readme = (ROOT / "README.md").read_text()
     before, after = readme.split(BEGIN)[0], readme.split(END)[1]

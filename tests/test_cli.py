@@ -248,3 +248,8 @@ def test_a_model_that_does_not_fit_the_data_is_one_clear_error(config: Path, cap
 def test_layouts_can_be_configured(config: Path) -> None:
     changed = read_config(config, ["layouts=[{pattern: 'stem.*', axis: 0, blocks: 1}]"])
     assert changed.layouts[0].pattern == "stem.*"
+
+
+def test_every_example_can_draw_its_own_sub_model(config: Path) -> None:
+    assert main(["train", str(config), "objective.name=per_example"]) == 0
+    assert (config.parent / "run" / "model" / "model.safetensors").is_file()

@@ -31,20 +31,38 @@ def split_batch(values: Any, parts: int | Sequence[int]) -> list[Any]:
     """Split a batch along its first axis.
 
     Args:
-        values: Tensors of shape (B, ...), in tuples, lists and mappings; anything else goes to every part.
+        values: Tensors of shape (B, ...), in tuples, lists and mappings. Anything else goes to every part, and so does
+            a tensor of one row where the batch has more.
         parts: How many parts, whose sizes differ by one at most; or their sizes.
 
     Returns:
         As many values of the same structure.
+
+    Raises:
+        DataError: If a tensor has another number of rows than the batch, or there is no tensor.
     """
-    count = parts if isinstance(parts, int) else len(parts)
+    if not isinstance(parts, int):
+        return _split(values, list(parts))
+    size = batch_size(values)
+    return _split(values, [size // parts + (place < size % parts) for place in range(parts)])
+
+
+def _split(values: Any, sizes: list[int]) -> list[Any]:
+    count, size = len(sizes), sum(sizes)
     if isinstance(values, Tensor) and values.dim() > 0:
-        return list(torch.tensor_split(values, parts) if isinstance(parts, int) else values.split(list(parts)))
+        if len(values) != size:
+            if len(values) == 1:
+                return [values] * count
+            raise DataError(
+                f"A tensor of shape {tuple(values.shape)} cannot be split among {count} sub-models: the batch has "
+                f"{size} examples. Give tensors of shape ({size}, ...) or (1, ...), or train one sub-model a batch."
+            )
+        return list(torch.split(values, sizes))
     if isinstance(values, Mapping):
-        split = {name: split_batch(value, parts) for name, value in values.items()}
+        split = {name: _split(value, sizes) for name, value in values.items()}
         return [{name: split[name][i] for name in split} for i in range(count)]
     if isinstance(values, (tuple, list)):
-        columns = [split_batch(value, parts) for value in values]
+        columns = [_split(value, sizes) for value in values]
         rows = [[column[i] for column in columns] for i in range(count)]
         return [type(values)(*row) if hasattr(values, "_fields") else type(values)(row) for row in rows]
     return [values] * count
@@ -53,6 +71,8 @@ def split_batch(values: Any, parts: int | Sequence[int]) -> list[Any]:
 def join_batch(parts: Sequence[Any]) -> Any:
     """Join what `split_batch` split, in any order of the parts."""
     first = parts[0]
+    if all(part is first for part in parts):
+        return first
     if isinstance(first, Tensor) and first.dim() > 0:
         return torch.cat(list(parts))
     if isinstance(first, Mapping):

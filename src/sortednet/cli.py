@@ -8,14 +8,14 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import torch
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 from torch.nn import functional
 
@@ -25,6 +25,7 @@ from .config import RunConfig
 from .data import ImageData, augment
 from .errors import ConfigError, SettingError, SortedNetError, TrainingError
 from .experiments import order_dependency
+from .fine_tuning_config import FineTuningConfig
 from .loading import load
 from .network import SortedNet
 from .report import write_picture, write_report
@@ -80,7 +81,7 @@ def _parser() -> ArgumentParser:
         return one
 
     run = "the run's folder"
-    train = command("train", "Train a network as a YAML file says; goes on from the last checkpoint if there is one.")
+    train = command("train", "Train or fine-tune a network as a YAML file says; goes on from the last checkpoint.")
     train.add_argument("config", type=str, help="the YAML file")
     train.add_argument("changes", nargs="*", type=str, help="values to change, such as training.updates=100")
     train.add_argument("--output", type=str | None, default=None, help="the run's folder, instead of the file's")
@@ -88,8 +89,10 @@ def _parser() -> ArgumentParser:
     evaluate = command("evaluate", "Measure every sub-model of a run; writes table.json and table.csv.")
     evaluate.add_argument("run", type=str, help=run)
     evaluate.add_argument("--measure", type=list[str], default=["flops", "latency", "memory"], help="costs to measure")
-    evaluate.add_argument("--batch_size", type=int, default=256, help="images in a batch")
-    evaluate.add_argument("--cost_batch", type=int, default=1, help="images that latency and memory are measured on")
+    evaluate.add_argument(
+        "--batch_size", type=int | None, default=None, help="examples in a batch: 256 images, 32 texts"
+    )
+    evaluate.add_argument("--cost_batch", type=int, default=1, help="examples that latency and memory are measured on")
     select = command("select", "Choose the best sub-model under budgets, such as: select RUN max_params=50000")
     select.add_argument("run", type=str, help=run)
     select.add_argument("budgets", nargs="+", type=str, help="max_COLUMN=number or min_COLUMN=number")
@@ -108,8 +111,8 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def read_config(path: str | Path, changes: Sequence[str] = ()) -> RunConfig:
-    """Read a YAML or JSON file into a `RunConfig`.
+def read_config(path: str | Path, changes: Sequence[str] = ()) -> RunConfig | FineTuningConfig:
+    """Read a YAML or JSON file into a `RunConfig`, or where it has the key `pretrained` into a `FineTuningConfig`.
 
     Args:
         path: The file.
@@ -123,8 +126,7 @@ def read_config(path: str | Path, changes: Sequence[str] = ()) -> RunConfig:
     """
     if not Path(path).is_file():
         raise ConfigError(f"There is no configuration at {path}. Give a YAML file, such as configs/digits.yaml.")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--run", type=RunConfig)
+    kind: type[RunConfig | FineTuningConfig] = RunConfig
     words = ["--run", str(path)]
     for one in changes:
         key, equals, value = one.partition("=")
@@ -133,11 +135,20 @@ def read_config(path: str | Path, changes: Sequence[str] = ()) -> RunConfig:
         words += [f"--run.{key}", value]
     try:
         with contextlib.redirect_stderr(io.StringIO()):
+            if "pretrained" in _parser_of(dict).parse_args(words[:2]).run:
+                kind = FineTuningConfig
+            parser = _parser_of(kind)
             return parser.instantiate(parser.parse_args(words)).run  # type: ignore[no-any-return]
     except SortedNetError:
         raise
     except (ArgumentError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be used: {_detail(error)}.{_meant(str(error))}") from None
+        raise ConfigError(f"{path} cannot be used: {_detail(error)}.{_meant(str(error), kind)}") from None
+
+
+def _parser_of(kind: type) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--run", type=kind, **({"sub_configs": True} if kind is dict else {}))
+    return parser
 
 
 def _detail(error: Exception) -> str:
@@ -148,28 +159,23 @@ def _detail(error: Exception) -> str:
     return text or "it is empty, or no mapping of keys to values"
 
 
-def _meant(message: str) -> str:
+def _meant(message: str, kind: type[RunConfig | FineTuningConfig]) -> str:
     """Suggest the key that a misspelt one was meant to be."""
     found = re.search(r"(?:option '|arguments: --run\.)([\w.]+)", message)
     if not found:
         return ""
+    types = get_type_hints(kind)
     known = [
         name
-        for field in fields(RunConfig)
-        for name in (field.name, *(f"{field.name}.{part.name}" for part in fields(_section(field.name))))
+        for field in fields(kind)
+        for name in (field.name, *(f"{field.name}.{part}" for part in _parts(types[field.name])))
     ]
     close = difflib.get_close_matches(found[1], known, n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(close)}?" if close else f" The keys are {', '.join(known)}."
 
 
-def _section(name: str) -> Any:
-    default = RunConfig(space={}).__dict__[name]
-    return default if is_dataclass(default) else _Nothing
-
-
-@dataclass(frozen=True)
-class _Nothing:
-    """A value without parts."""
+def _parts(kind: Any) -> list[str]:
+    return [part.name for part in fields(kind)] if is_dataclass(kind) else []
 
 
 def _train(given: Namespace, console: Console) -> None:
@@ -177,6 +183,34 @@ def _train(given: Namespace, console: Console) -> None:
     config = replace(config, output=given.output or config.output).absolute()
     if not config.output:
         raise ConfigError("output is empty. Give the run's folder, such as --output runs/mine.")
+    if isinstance(config, FineTuningConfig):
+        net = _fine_tune(config, given.resume, console)
+    else:
+        net = _train_images(config, given.resume, console)
+    console.print(f"Trained {len(net.space)} sub-models in one network: {Path(config.output) / 'model'}")
+
+
+def _fine_tune(config: FineTuningConfig, resume: bool, console: Console) -> SortedNet:
+    from . import fine_tuning_job
+
+    columns = (
+        TextColumn("fine-tuning"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]}"),
+        TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    progress = Progress(*columns, console=console)
+    task = progress.add_task("", total=None, loss="-")
+
+    def show(done: int, total: int, loss: float | None) -> None:
+        progress.start()  # with the first update
+        progress.update(task, completed=done, total=total, loss="-" if loss is None else f"{loss:.4f}")
+
+    try:
+        return fine_tuning_job.train(config, resume=resume, progress=show, say=console.print)
+    finally:
+        progress.stop()
+
+
+def _train_images(config: RunConfig, resume: bool, console: Console) -> SortedNet:
     output = Path(config.output)
     images = config.load_data()
     net = config.make_network(images)
@@ -191,7 +225,7 @@ def _train(given: Namespace, console: Console) -> None:
         transform=transform, description=asdict(config), console=console,
     )  # fmt: skip
     try:
-        trainer.train(resume=given.resume)
+        trainer.train(resume=resume)
     except SortedNetError:
         raise
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
@@ -204,16 +238,21 @@ def _train(given: Namespace, console: Console) -> None:
     if config.buffers == "reestimated":
         net.reestimate(torch.split(images.train_images[:2048].to(next(net.parameters()).device), 256))
         net.save_pretrained(output / "model")
-    console.print(f"Trained {len(net.space)} sub-models in one network: {output / 'model'}")
+    return net
 
 
-def _open(run: str) -> tuple[RunConfig, ImageData, SortedNet]:
+def _trained(run: str) -> RunConfig | FineTuningConfig:
+    """Read the configuration of a finished run."""
     config = read_config(_in_run(run, CONFIG, "sortednet train"))
-    images = config.load_data()
-    if not (Path(run) / "model").is_dir():
+    if not (Path(run) / "model" / checkpoint.WEIGHTS).is_file():
         raise ConfigError(f"{run} holds no trained network yet. Finish it first: sortednet train {Path(run) / CONFIG}")
+    return config
+
+
+def _open(config: RunConfig, run: str) -> tuple[ImageData, SortedNet]:
+    images = config.load_data()
     net = load(Path(run) / "model", config.make_builder(images), space=config.make_space())
-    return config, images, net.to(torch.accelerator.current_accelerator() or "cpu")
+    return images, net.to(torch.accelerator.current_accelerator() or "cpu")
 
 
 def _in_run(run: str, name: str, command: str) -> Path:
@@ -225,43 +264,48 @@ def _in_run(run: str, name: str, command: str) -> Path:
 
 def _evaluate(given: Namespace, console: Console) -> None:
     unknown = sorted(set(given.measure) - {"flops", "latency", "memory"})
-    if unknown or given.batch_size < 1 or given.cost_batch < 1:
+    if unknown or (given.batch_size or 1) < 1 or given.cost_batch < 1:
         raise ConfigError(
             f"measure={given.measure} may hold flops, latency and memory; batch_size={given.batch_size} and "
             f"cost_batch={given.cost_batch} are at least 1."
         )
-    _, images, net = _open(given.run)
-    batches = list(
-        zip(*(torch.split(one, given.batch_size) for one in (images.test_images, images.test_labels)), strict=True)
-    )
+    config = _trained(given.run)
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("evaluating", total=len(net.space))
-        table = evaluation.evaluate(
-            net,
-            batches,
-            measure=given.measure,
-            cost_batch=given.cost_batch,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+        task = progress.add_task("evaluating", total=None)
+
+        def show(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        costs = {"measure": given.measure, "cost_batch": given.cost_batch, "progress": show}
+        if isinstance(config, FineTuningConfig):
+            from . import fine_tuning_job
+
+            opened = fine_tuning_job.open_run(config, Path(given.run))
+            table = fine_tuning_job.evaluate(opened, Path(given.run), batch_size=given.batch_size or 32, **costs)
+        else:
+            images, net = _open(config, given.run)
+            held = (images.test_images, images.test_labels)
+            batches = list(zip(*(torch.split(one, given.batch_size or 256) for one in held), strict=True))
+            table = evaluation.evaluate(net, batches, **costs)
     digest = checkpoint.digest(Path(given.run) / "model")
     checkpoint.write_bytes(Path(given.run) / EVALUATED, json.dumps({"model": digest}).encode())
     table.to_json(Path(given.run) / TABLE)
     table.to_csv(Path(given.run) / "table.csv")
     front = table.pareto()
-    _print_rows(front, f"{len(table)} sub-models; the {len(front)} that no smaller one beats:")
+    _print_rows(table, front, f"{len(table)} sub-models; the {len(front)} that no smaller one beats:")
     console.print(f"The whole table: {Path(given.run) / 'table.csv'}")
 
 
-def _print_rows(rows: Sequence[Row], title: str) -> None:
+def _print_rows(table: Table, rows: Sequence[Row], title: str) -> None:
     shown = RichTable(title=title, title_justify="left")
-    for name in ("setting", "accuracy", "recovery", "parameters", "MFLOPs", "latency ms", "memory MB"):
+    for name in ("setting", table.metric, "recovery", "parameters", "MFLOPs", "latency ms", "memory MB"):
         shown.add_column(name, justify="left" if name == "setting" else "right")
     for row in rows:
         cells = [(row.recovery, "{:.1f} %", 1.0), (row.params, "{:,}", 1), (row.flops, "{:.2f}", 1e-6)]
         cells += [(row.latency_ms, "{:.2f}", 1.0), (row.memory_bytes, "{:.2f}", 1e-6)]
         shown.add_row(
             str(row.setting),
-            f"{row.quality:.2f}",
+            f"{row.quality:.{2 if table.higher_is_better else 3}f}",
             *("-" if v is None else form.format(v * by) for v, form, by in cells),
         )
     out = Console()
@@ -286,7 +330,7 @@ def _select(given: Namespace, console: Console) -> None:
     held = {"model": _evaluated(given.run), "chosen": {name: str(one) for name, one in chosen.items()}}
     text = json.dumps(held, indent=1)
     checkpoint.write_bytes(Path(given.run) / CHOSEN, text.encode())
-    _print_rows([table.row(setting)], f"Best under {' '.join(given.budgets)}:")
+    _print_rows(table, [table.row(setting)], f"Best under {' '.join(given.budgets)}:")
 
 
 def _chosen(run: str) -> dict[str, Setting]:
@@ -321,35 +365,63 @@ def _table(run: str) -> Table:
 
 
 def _extract(given: Namespace, console: Console) -> None:
-    _, images, net = _open(given.run)
+    config = _trained(given.run)
     chosen = _chosen(given.run)
-    setting = chosen.get(given.setting) or net.space.setting(**Setting.parse(given.setting))
+    space = config.make_space()
+    setting = chosen.get(given.setting) or space.setting(**Setting.parse(given.setting))
     output = Path(given.output) if given.output else Path(given.run) / "extracted" / str(setting)
+    if isinstance(config, FineTuningConfig):
+        _extract_pretrained(config, given, setting, output, console)
+        return
+    images, net = _open(config, given.run)
     model = net.extract(setting).eval().cpu()
     checkpoint.write_bytes(output / "model.safetensors", checkpoint.to_bytes(model.state_dict()))
     checkpoint.write_bytes(output / "setting.json", json.dumps(dict(setting)).encode())
-    parameters = sum(one.numel() for one in model.parameters())
-    console.print(
-        f"Wrote {type(model).__name__} at {setting}, {parameters:,} parameters: {output / 'model.safetensors'}"
-    )
+    _say_written(model, setting, output / "model.safetensors", console)
     if given.onnx:
         difference = export.to_onnx(model, images.test_images[:2], output / "model.onnx")
         console.print(f"Wrote {output / 'model.onnx'}; onnxruntime differs by {difference:.1e} at most.")
 
 
+def _extract_pretrained(
+    config: FineTuningConfig, given: Namespace, setting: Setting, output: Path, console: Console
+) -> None:
+    from . import fine_tuning_job
+
+    opened = fine_tuning_job.open_run(config, Path(given.run))
+    found = fine_tuning_job.extract(opened, setting, output)
+    _say_written(found.model, setting, output, console)
+    if found.note:
+        remedy = f"Open it with sortednet.load({str(output)!r}, at={str(setting)!r})."
+        console.print(f"note: {found.note} {remedy}", markup=False)
+    else:
+        console.print(f"Plain {type(found.model).__name__}.from_pretrained opens it, without sortednet.")
+    if given.onnx:
+        difference = fine_tuning_job.to_onnx(opened, found.model, output / "model.onnx")
+        console.print(
+            f"Wrote {output / 'model.onnx'} for texts padded to {config.text.max_length} tokens; onnxruntime differs "
+            f"by {difference:.1e} at most."
+        )
+
+
+def _say_written(model: torch.nn.Module, setting: Setting, path: Path, console: Console) -> None:
+    parameters = sum(one.numel() for one in model.parameters())
+    console.print(f"Wrote {type(model).__name__} at {setting}, {parameters:,} parameters: {path}")
+
+
 def _report(given: Namespace, console: Console) -> None:
     table = _table(given.run)
     config = read_config(_in_run(given.run, CONFIG, "sortednet train"))
-    title = given.title or f"{config.model.name} on {config.data.name}"
+    title = given.title or config.title
+    curves = read_curves(given.run)
+    draws = f", {config.objective.draws} draws a batch" if config.objective.name == "stochastic" else ""
     facts = {
-        "updates": f"{config.training.updates:,}",
-        "objective": f"{config.objective.name}, {config.objective.draws} draws a batch",
-        "sampler": config.sampler.name,
+        "updates": f"{max((curve[-1][0] for curve in curves.values()), default=0):,}",
+        "objective": f"{config.objective.name}{draws}",
+        "sampler": "none" if config.objective.name == "summation" else config.sampler.name,
     }
-    write_report(
-        Path(given.run) / "report.html", table, curves=read_curves(given.run), chosen=_chosen(given.run), title=title,
-        facts=facts,
-    )  # fmt: skip
+    path = Path(given.run) / "report.html"
+    write_report(path, table, curves=curves, chosen=_chosen(given.run), title=title, facts=facts)
     write_picture(Path(given.run) / "report.png", table, title=title)
     console.print(f"Wrote {Path(given.run) / 'report.html'} and report.png; open the page in a browser.")
 

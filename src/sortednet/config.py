@@ -20,10 +20,18 @@ from .errors import ConfigError, SortedNetError
 from .layouts import Layout
 from .network import SortedNet
 from .objectives import Objective
-from .space import Space
+from .space import Setting, Space
 from .trainers import TrainingConfig
 
-__all__ = ["DataConfig", "LayoutConfig", "ModelConfig", "ObjectiveConfig", "RunConfig", "SamplerConfig"]
+__all__ = [
+    "DataConfig",
+    "LayoutConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "RunConfig",
+    "SamplerConfig",
+    "make_objective",
+]
 
 SAMPLERS: dict[str, type[sampling.Sampler]] = {
     "uniform": sampling.Uniform,
@@ -101,16 +109,18 @@ class ObjectiveConfig:
     """Which sub-models a batch trains.
 
     Args:
-        name: `stochastic`, `stochastic_summation` or `summation`.
+        name: `stochastic`, `per_example`, `stochastic_summation` or `summation`.
         draws: Sub-models that a batch is split among, for `stochastic`.
         distillation: Weight of the full model's outputs as targets; 0 for none.
         temperature: Of the distillation.
+        full_weight: Weight of the full model's loss where the others have 1, above 0; weights are normalised.
     """
 
-    name: Literal["stochastic", "stochastic_summation", "summation"] = "stochastic"
+    name: Literal["stochastic", "per_example", "stochastic_summation", "summation"] = "stochastic"
     draws: int = 8
     distillation: float = 0.0
     temperature: float = 1.0
+    full_weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -140,6 +150,11 @@ class RunConfig:
     buffers: BufferPolicy = "shared"
     private: list[str] = field(default_factory=list)
     layouts: list[LayoutConfig] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """The heading of the report."""
+        return f"{self.model.name} on {self.data.name}"
 
     def make_space(self) -> Space:
         """Return the space.
@@ -191,29 +206,7 @@ class RunConfig:
         Raises:
             ConfigError: If a name or an option is unknown.
         """
-        one = self.objective
-        if one.draws < 1 or one.distillation < 0 or one.temperature <= 0:
-            raise ConfigError(
-                f"objective.draws={one.draws} must be at least 1, distillation={one.distillation} at least 0 and "
-                f"temperature={one.temperature} above 0."
-            )
-        distillation = objectives.Distillation(one.distillation, one.temperature) if one.distillation else None
-        if one.name == "summation":
-            return objectives.Summation(space, distillation)
-        if one.name == "stochastic_summation":
-            return objectives.StochasticSummation(self._sampler(space), distillation=distillation)
-        return objectives.Stochastic(self._sampler(space), one.draws, distillation)
-
-    def _sampler(self, space: Space) -> sampling.Sampler:
-        if self.sampler.name not in SAMPLERS:
-            raise ConfigError(f"sampler.name={self.sampler.name!r} is unknown. Choose one of {list(SAMPLERS)}.")
-        options = {**self.sampler.options}
-        if self.sampler.name != "cycle":
-            options.setdefault("seed", self.training.seed)
-        inner = call(SAMPLERS[self.sampler.name], "sampler.options", options, space)
-        if self.sampler.always == "largest":
-            return sampling.WithLargest(inner)
-        return sampling.Sandwich(inner) if self.sampler.always == "sandwich" else inner
+        return make_objective(self.objective, self.sampler, space, self.training.seed)
 
     def load_data(self) -> ImageData:
         """Load the images.
@@ -223,6 +216,51 @@ class RunConfig:
             ConfigError: If the loader does not take an option.
         """
         return call(load_images, "data.options", self.data.options, self.data.name)  # type: ignore[no-any-return]
+
+
+def make_objective(one: ObjectiveConfig, sampler: SamplerConfig, space: Space, seed: int) -> Objective:
+    """Return the objective that a configuration describes.
+
+    Args:
+        one: The objective.
+        sampler: How it draws, if it does.
+        space: The sub-models.
+        seed: Of the sampler, where its options give none.
+
+    Raises:
+        ConfigError: If a name or an option is unknown.
+    """
+    if one.draws < 1 or one.distillation < 0 or one.temperature <= 0 or one.full_weight <= 0:
+        raise ConfigError(
+            f"objective.draws={one.draws} must be at least 1, distillation={one.distillation} at least 0, "
+            f"temperature={one.temperature} and full_weight={one.full_weight} above 0."
+        )
+    distillation = objectives.Distillation(one.distillation, one.temperature) if one.distillation else None
+    weight = partial(_weight, full=space.full, full_weight=one.full_weight) if one.full_weight != 1 else None
+    if one.name == "summation":
+        return objectives.Summation(space, distillation, weight)
+    drawn = _sampler(sampler, space, seed)
+    if one.name == "stochastic_summation":
+        return objectives.StochasticSummation(drawn, distillation=distillation, settings_weight=weight)
+    if one.name == "per_example":
+        return objectives.PerExample(drawn, distillation, weight)
+    return objectives.Stochastic(drawn, one.draws, distillation, weight)
+
+
+def _weight(setting: Setting, full: Setting, full_weight: float) -> float:
+    return full_weight if setting == full else 1.0
+
+
+def _sampler(one: SamplerConfig, space: Space, seed: int) -> sampling.Sampler:
+    if one.name not in SAMPLERS:
+        raise ConfigError(f"sampler.name={one.name!r} is unknown. Choose one of {list(SAMPLERS)}.")
+    options = {**one.options}
+    if one.name != "cycle":
+        options.setdefault("seed", seed)
+    inner = call(SAMPLERS[one.name], "sampler.options", options, space)
+    if one.always == "largest":
+        return sampling.WithLargest(inner)
+    return sampling.Sandwich(inner) if one.always == "sandwich" else inner
 
 
 def call(function: Callable[..., Any], what: str, options: Mapping[str, Any], *args: Any) -> Any:

@@ -1,41 +1,44 @@
 """Exits: predictions at several depths from one forward.
 
 Where a dimension only adds blocks at the end of one list, all its sub-models share their first blocks. So the blocks of
-the deepest run once, what each block list ends with is kept on the way, and every exit is read by its own sub-model with
-the block list replaced by what was kept: its own final norm, head and loss, exactly.
+the deepest run once (`Trunk`), what they return is kept on the way, and every exit is read by its own sub-model with
+stand-ins for its blocks that return what was kept (`Reader`): its own final norm, head and loss, exactly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils import checkpoint
+from torch.utils._pytree import keystr, tree_flatten, tree_flatten_with_path, tree_map_with_path, tree_unflatten
 
-from .buffers import Private
-from .errors import DataError, TrainingError
 from .layouts import tensors_of
-from .readouts import Readout
-from .views import Skeleton, Slot
+from .readouts import take_readouts
+from .views import Skeleton
 
-__all__ = ["ChunkedHead", "ExitOutput", "Reader", "Trunk", "block_list"]
+__all__ = ["Axes", "Reader", "Scope", "Trunk", "Unshareable", "block_list", "prefix_of", "random_state_kept"]
 
 
-@dataclass(frozen=True)
-class ExitOutput:
-    """What is read at an exit where the head is applied in chunks.
+Scope = Literal["ever", "parts", "training"]
 
-    Attributes:
-        loss: Mean loss over the tokens that have a label. Shape ().
-        logits: None, since no exit's logits are kept.
+
+class Unshareable(Exception):  # noqa: N818
+    """Says why sub-models cannot share a forward.
+
+    Args:
+        reason: The reason.
+        scope: Where they cannot: "ever", for "parts" of a batch that leave on the way, or in "training".
     """
 
-    loss: Tensor
-    logits: None = None
+    def __init__(self, reason: str, scope: Scope = "ever") -> None:
+        super().__init__(reason)
+        self.scope = scope
 
 
 def block_list(full: nn.Module, small: nn.Module) -> str | None:
@@ -46,15 +49,16 @@ def block_list(full: nn.Module, small: nn.Module) -> str | None:
         small: The same class with a smaller value of one dimension.
 
     Returns:
-        The path of the `ModuleList` or `Sequential` whose first blocks are the shallower model's; None where the
-        dimension changes anything else.
+        The path of the `ModuleList` or `Sequential` whose first blocks are the shallower model's, empty for the model
+        itself; None where the dimension changes anything else.
     """
     theirs, ours = tensors_of(full), tensors_of(small)
     if any(name not in theirs or theirs[name].shape != tensor.shape for name, tensor in ours.items()):
         return None
-    found = []
+    found: list[str] = []
     for path, module in full.named_modules():
-        if isinstance(module, (nn.ModuleList, nn.Sequential)) and not any(path.startswith(f"{one}.") for one in found):
+        inside = any(path.startswith(prefix_of(one)) for one in found)
+        if isinstance(module, (nn.ModuleList, nn.Sequential)) and not inside:
             try:
                 other = small.get_submodule(path)
             except AttributeError:
@@ -64,61 +68,221 @@ def block_list(full: nn.Module, small: nn.Module) -> str | None:
     if len(found) != 1:
         return None
     kept = len(list(small.get_submodule(found[0]).children()))
-    dropped = tuple(f"{found[0]}.{name}." for name in list(full.get_submodule(found[0])._modules)[kept:])
+    names = list(full.get_submodule(found[0])._modules)[kept:]
+    dropped = tuple(f"{prefix_of(found[0])}{name}." for name in names)
     return found[0] if all(name in ours or name.startswith(dropped) for name in theirs) and kept else None
 
 
-class _Stop(Exception):
+def prefix_of(path: str) -> str:
+    """Return what the names of all inside a module begin with."""
+    return f"{path}." if path else ""
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Which axis of a tensor has a row for each example; none where None, and whether it could have been a 1 there."""
+
+    batch: int | None
+    stretches: bool
+
+
+class Axes:
+    """Where, in what blocks take and return, the examples of a batch are.
+
+    A tensor's first size may equal the number of examples by chance (as many tokens, or heads), and the examples need
+    not be on the first axis. So it is not guessed from one batch: what changes when an example is added tells it.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[tuple[str, str, int], _Axis] = {}
+
+    def learn(self, fewer: Sequence[Mapping[str, Any]], more: Sequence[Mapping[str, Any]]) -> None:
+        """Compare what the blocks took and returned for some examples and for one more.
+
+        Args:
+            fewer: By block, what it took and returned, by "args", "kwargs" and "output".
+            more: The same with one more example.
+
+        Raises:
+            Unshareable: If anything depends on the number of examples in another way than having a row for each.
+        """
+        for one, other in zip(fewer, more, strict=True):
+            for place in one:
+                before, _ = tree_flatten_with_path(one[place])
+                after, _ = tree_flatten_with_path(other[place])
+                if [path for path, _ in before] != [path for path, _ in after]:
+                    raise Unshareable(f"what its blocks take as {place} changes with the number of examples", "parts")
+                for (path, less), (_, greater) in zip(before, after, strict=True):
+                    name = keystr(path)
+                    if isinstance(less, Tensor):
+                        self._add((place, name, less.dim()), _axis(less, greater, f"{place}{name}"))
+                    elif isinstance(less, (bool, int, float, str)) and less != greater:
+                        raise Unshareable(f"{place}{name} of its blocks changes with the number of examples", "parts")
+
+    def _add(self, key: tuple[str, str, int], found: _Axis) -> None:
+        held = self._of.setdefault(key, found)
+        if held.batch is None and held.stretches:
+            self._of[key] = found
+        elif held.batch != found.batch and not (found.batch is None and found.stretches):
+            raise Unshareable(
+                f"{key[0]}{key[1]} of its blocks has its examples now on one axis and now on another", "parts"
+            )
+
+    def unknown(self, **places: Any) -> bool:
+        """Whether there is a tensor that nothing has been learnt of."""
+        return any(
+            isinstance(leaf, Tensor) and (place, keystr(path), leaf.dim()) not in self._of
+            for place, values in places.items()
+            for path, leaf in tree_flatten_with_path(values)[0]
+        )
+
+    def rows(self, place: str, values: Any, sizes: Iterable[int], start: int, end: int) -> Any:
+        """Return the rows of some examples in whatever has a row for each.
+
+        Args:
+            place: "args", "kwargs" or "output".
+            values: What a block takes or returns.
+            sizes: The numbers of examples that there have been so far.
+            start: The first example.
+            end: The example behind the last.
+
+        Raises:
+            Unshareable: If nothing has been learnt of one of the tensors.
+        """
+
+        def cut(path: Any, leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            held = self._of.get((place, keystr(path), leaf.dim()))
+            if held is None:
+                raise Unshareable(f"{place}{keystr(path)} of its blocks came up in one block only", "parts")
+            axis = held.batch
+            if axis is None and held.stretches and leaf.shape[0] in sizes:
+                axis = 0  # what was one row for all examples before has a row for each now
+            if axis is None or (start, end) == (0, leaf.shape[axis]) or leaf.shape[axis] == 1:
+                return leaf
+            return leaf.narrow(axis, start, end - start)
+
+        return tree_map_with_path(cut, values)
+
+
+def _axis(less: Tensor, greater: Tensor, name: str) -> _Axis:
+    changed = [axis for axis in range(less.dim()) if less.shape[axis] != greater.shape[axis]]
+    if not changed:
+        return _Axis(None, less.dim() > 0 and less.shape[0] == 1)
+    if len(changed) > 1 or greater.shape[changed[0]] != less.shape[changed[0]] + 1:
+        raise Unshareable(
+            f"{name} of its blocks grows from {tuple(less.shape)} to {tuple(greater.shape)} by an example", "parts"
+        )
+    return _Axis(changed[0], False)
+
+
+class _Stop(Exception):  # noqa: N818
     """Ends the forward behind the last exit; nothing is left to compute."""
+
+
+class _Unknown(Exception):  # noqa: N818
+    """The blocks take something of which is not known where its examples are."""
 
 
 @dataclass
 class _Run:
-    """One forward of a trunk: who leaves behind which block, and what they leave with."""
+    """One forward of a trunk.
 
-    leaving: dict[int, int | None] = field(default_factory=dict)
-    batch: int = 0
-    kept: int = 0
-    found: list[Any] = field(default_factory=list)
+    Attributes:
+        leaving: By number of blocks, how many examples leave behind them; None if all leave and go on.
+        axes: Where the examples are, if some leave for good.
+        every: Whether to keep what every block returns, not only the last one before an exit.
+        disturbed: Whether to add noise to what every block returns.
+        record: Where to put what every block takes and returns, if anywhere.
+        sizes: The numbers of examples that there have been so far, the present one last.
+        kept: By number of blocks, what was returned behind them.
+        blocks: How many blocks have run.
+    """
 
-    def shrink(self, values: Any) -> Any:
-        """Keep the examples that are still in, in whatever holds a row for each of the batch."""
-        if self.kept == self.batch:
-            return values
-        return tree_map(
-            lambda value: (
-                value[: self.kept]
-                if isinstance(value, Tensor) and value.dim() > 1 and len(value) == self.batch
-                else value
-            ),
-            values,
-        )
+    leaving: Mapping[int, int | None]
+    axes: Axes | None = None
+    every: bool = False
+    disturbed: bool = False
+    record: list[dict[str, Any]] | None = None
+    only_first: bool = False
+    sizes: list[int] = field(default_factory=list)
+    kept: dict[int, Any] = field(default_factory=dict)
+    blocks: int = 0
 
-    def leave(self, block: int, output: Any) -> Any:
-        """Keep what leaves behind a block, and return what goes on."""
-        if block not in self.leaving:
-            return output
-        count = self.leaving[block]
-        if count is None:
-            self.found.append(output)
-        else:
-            before, self.kept = self.kept, self.kept - count
-            self.found.append(_rows(output, before, self.kept, before))
-            output = _rows(output, before, 0, self.kept)
-        if len(self.found) == len(self.leaving):
+    def call(self, index: int, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a block, and return what goes on."""
+        if index != self.blocks:
+            raise Unshareable(f"it runs block {index} where block {self.blocks} is next")
+        if _is_recomputed():
+            raise Unshareable("it calls its blocks inside of torch.utils.checkpoint; let the blocks call it")
+        if self.record is not None:
+            self.record.append({"args": args, "kwargs": kwargs})
+            if self.only_first:
+                raise _Stop
+        if self.axes is not None and index == 0 and self.axes.unknown(args=args, kwargs=kwargs):
+            raise _Unknown
+        if self.axes is not None and len(self.sizes) > 1:
+            args, kwargs = (
+                self.axes.rows(place, given, self.sizes, 0, self.sizes[-1])
+                for place, given in (("args", args), ("kwargs", kwargs))
+            )
+        output = block(*args, **kwargs)
+        if self.disturbed:
+            output = _disturb(output, index)
+        if self.record is not None:
+            self.record[-1]["output"] = output
+        self.blocks += 1
+        if self.every or self.blocks in self.leaving:
+            self.kept[self.blocks] = output
+        if self.leaving and self.blocks == max(self.leaving):
             raise _Stop
-        return output
+        count = self.leaving.get(self.blocks)
+        if count is None or self.axes is None:
+            return output
+        self.sizes.append(self.sizes[-1] - count)
+        return self.axes.rows("output", output, self.sizes, 0, self.sizes[-1])
+
+    def found(self) -> dict[int, list[Any]]:
+        """Return what each exit reads: by its number of blocks, what was kept of them for its examples."""
+        found = {}
+        end = self.sizes[0] if self.sizes else 0
+        for blocks in sorted(self.leaving):
+            held = [output for after, output in self.kept.items() if after <= blocks] if self.every else [
+                self.kept[blocks]
+            ]  # fmt: skip
+            count = self.leaving[blocks]
+            if count is not None and self.axes is not None:
+                held = [self.axes.rows("output", one, self.sizes, end - count, end) for one in held]
+                end -= count
+            found[blocks] = held
+        return found
 
 
-def _rows(values: Any, batch: int, start: int, end: int) -> Any:
-    def cut(value: Any) -> Any:
-        return value[start:end] if isinstance(value, Tensor) and value.dim() > 1 and len(value) == batch else value
+def _is_recomputed() -> bool:
+    """Whether the caller runs inside of an activation checkpoint of the model's own, which calls it again later."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code is not Trunk._call.__code__:
+        if frame.f_code.co_filename == checkpoint.__file__:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
-    return tree_map(cut, values)
+
+def _disturb(output: Any, index: int) -> Any:
+    """Add noise as large as the values to the first tensor, the same for the same block and shape."""
+    leaves, structure = tree_flatten(output)
+    for place, leaf in enumerate(leaves):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point():
+            noise = torch.randn(leaf.shape, generator=torch.Generator().manual_seed(index))
+            scale = leaf.float().std(unbiased=False)
+            leaves[place] = leaf + (noise.to(leaf.device) * torch.where(scale > 0, scale, 1.0)).to(leaf.dtype)
+            break
+    return tree_unflatten(leaves, structure)
 
 
 class _Tap(nn.Module):
-    """Stands in a block's place, calls it, and keeps what leaves there.
+    """Stands in a block's place and calls it as part of a trunk's run.
 
     It lies outside of the block's activation checkpointing, so that what it keeps is part of the graph, and recomputing
     a block calls no tap.
@@ -126,17 +290,21 @@ class _Tap(nn.Module):
 
     def __init__(self, block: nn.Module, index: int, run: Callable[[], _Run]) -> None:
         super().__init__()
-        self.block, self.index, self.run = block, index, run
+        self._readouts = take_readouts(block)  # each exit's reader has its own
+        self._block, self._index, self._of_run = block, index, run
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:  # models read attributes of their blocks, such as `attention_type`
-            return getattr(super().__getattr__("block"), name)
+            return getattr(super().__getattr__("_block"), name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        run = self.run()
-        return run.leave(self.index, self.block(*run.shrink(args), **run.shrink(kwargs)))
+        run = self._of_run()
+        output = run.call(self._index, self._block, args, kwargs)
+        for readout in self._readouts if not run.leaving else ():
+            output = readout(self._block, args, kwargs, output)
+        return output
 
 
 class Trunk:
@@ -149,58 +317,110 @@ class Trunk:
 
     def __init__(self, skeleton: Skeleton, path: str) -> None:
         self.skeleton = skeleton
-        self._run = _Run()
+        self._run = _Run({})
         blocks = skeleton.module.get_submodule(path)
         for index, (name, block) in enumerate(list(blocks._modules.items())):
             assert block is not None
-            _take_readouts(block)  # each exit's reader has its own
             blocks._modules[name] = _Tap(block, index, lambda: self._run)
+        self.blocks = len(blocks._modules)
 
     def run(
-        self, leaving: Mapping[int, int | None], batch: int, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> dict[int, Any]:
+        self,
+        leaving: Mapping[int, int | None],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        every: bool = False,
+        axes: Axes | None = None,
+        disturbed: bool = False,
+        record: list[dict[str, Any]] | None = None,
+    ) -> dict[int, list[Any]]:
         """Run the blocks up to the last exit.
 
         Args:
             leaving: By number of blocks, how many examples leave behind them, the last ones of the batch first; None if
                 all leave and go on.
-            batch: Number of examples, B.
             args: Inputs of the model, examples that go deepest first.
             kwargs: The same by name.
+            every: Whether to return what every block returned.
+            axes: Where the examples are; needed where they leave.
+            disturbed: Whether to add noise to what every block returns.
+            record: Where to put what every block takes and returns, if anywhere.
 
         Returns:
-            By number of blocks, what the last of them returned, for the examples that leave.
+            By number of blocks, what the last of them returned (or each of them), for the examples that leave.
+
+        Raises:
+            Unshareable: If the model does not run its blocks one after the other.
         """
-        self._run = _Run({blocks - 1: count for blocks, count in sorted(leaving.items())}, batch, batch)
+        sizes = [sum(count or 0 for count in leaving.values())] if axes is not None else []
+        run = _Run(leaving, axes, every, disturbed, record, sizes=sizes)
         try:
-            self.skeleton.module(*args, **kwargs)
+            self._call(run, args, kwargs)
         except _Stop:
             self.skeleton.write_back()
-            return dict(zip(sorted(leaving), self._run.found, strict=True))
+            return run.found()
+        except _Unknown:
+            assert axes is not None
+            axes.learn(self._first(args, kwargs), self._first(*_one_more(args, kwargs, sizes[0])))
+            return self.run(leaving, args, kwargs, every=every, axes=axes, disturbed=disturbed, record=record)
+        raise Unshareable(f"it ran {run.blocks} blocks of its list and not {max(leaving)}")
+
+    def whole(self, args: Sequence[Any], kwargs: Mapping[str, Any], disturbed: bool) -> Any:
+        """Return the model's own output, all blocks run and noise added to what each returns where `disturbed`."""
+        run = _Run({}, disturbed=disturbed)
+        output = self._call(run, args, kwargs)
+        if run.blocks != self.blocks:
+            raise Unshareable(f"it ran {run.blocks} blocks of its list and not {self.blocks}")
+        return output
+
+    def _first(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return what the first block takes; no block runs."""
+        record: list[dict[str, Any]] = []
+        with torch.no_grad(), random_state_kept(args, kwargs), suppress(_Stop):
+            self._call(_Run({}, record=record, only_first=True), args, kwargs)
+        return record
+
+    def _call(self, run: _Run, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        self._run = run
+        try:
+            return self.skeleton.module(*args, **kwargs)
         finally:
-            self._run = _Run()
-        raise DataError(
-            f"{type(self.skeleton.module).__name__} did not run its blocks in order up to {max(leaving)}, so that it "
-            "has no exits. Run its sub-models one by one: net.at(setting)(...)."
-        )
+            self._run = _Run({})
+
+
+@contextmanager
+def random_state_kept(*inputs: Any) -> Iterator[None]:
+    """Leave the random state of the caller as it was, on the CPU and where the inputs are."""
+    devices = {leaf.device for leaf in tree_flatten(inputs)[0] if isinstance(leaf, Tensor) and leaf.is_cuda}
+    with torch.random.fork_rng(devices=[one.index for one in devices]):
+        yield
+
+
+def _one_more(args: Sequence[Any], kwargs: Mapping[str, Any], batch: int) -> Any:
+    """Return the inputs with the first example once more."""
+    return tree_map_with_path(
+        lambda _, one: torch.cat([one, one[:1]]) if isinstance(one, Tensor) and one.shape[:1] == (batch,) else one,
+        (tuple(args), dict(kwargs)),
+    )
 
 
 class _Kept(nn.Module):
-    """Stands in the place of all blocks and returns what they returned before."""
+    """Stands in a block's place and returns what the block returned before."""
 
     def __init__(self, like: nn.Module) -> None:
         super().__init__()
-        self.value: Any = None
-        object.__setattr__(self, "like", like)  # for its attributes only
+        self._value: Any = None
+        object.__setattr__(self, "_like", like)  # for its attributes only
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(self.__dict__["like"], name)
+            return getattr(self.__dict__["_like"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.value
+        return self._value
 
 
 class Reader:
@@ -217,191 +437,56 @@ class Reader:
     def __init__(self, skeleton: Skeleton, path: str) -> None:
         self.skeleton = skeleton
         blocks = skeleton.module.get_submodule(path)
-        self.blocks = len(blocks._modules)
-        names = list(blocks._modules)
-        first, last = blocks._modules[names[0]], blocks._modules[names[-1]]
-        assert first is not None and last is not None
-        self._kept = _Kept(first)
-        for readout in _take_readouts(last):
-            self._kept.register_forward_hook(readout, with_kwargs=True)
-        blocks._modules.clear()
-        blocks._modules["0"] = self._kept
-        skeleton.keep_only(lambda name: not name.startswith(f"{path}."))
+        self._kept = []
+        for name, block in list(blocks._modules.items()):
+            assert block is not None
+            self._kept.append(_Kept(block))
+            readouts = take_readouts(block)
+            blocks._modules[name] = self._kept[-1]
+        for readout in readouts:
+            self._kept[-1].register_forward_hook(readout, with_kwargs=True)
+        self.blocks = len(self._kept)
+        skeleton.keep_only(lambda name: not name.startswith(prefix_of(path)) or _is_direct(name, path, blocks))
 
-    def read(self, value: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def read(self, values: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Return the sub-model's output.
 
         Args:
-            value: What its last block returned.
-            args: Inputs of the model, for the examples of `value`.
+            values: What each block returned; or one value alone, what the last returned.
+            args: Inputs of the model, for the examples of the values.
             kwargs: The same by name.
         """
-        self._kept.value = value
+        for place, kept in enumerate(self._kept):
+            kept._value = values[place] if len(values) == self.blocks else values[-1]
         try:
             return self.skeleton.module(*args, **kwargs)
         finally:
-            self._kept.value = None
+            for kept in self._kept:
+                kept._value = None
             self.skeleton.write_back()
 
+    def draws(self, values: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Whether the model draws random numbers in training before its last block, outside of its blocks."""
+        device = next(
+            (leaf.device for leaf in tree_flatten(values)[0] if isinstance(leaf, Tensor) and leaf.is_cuda), None
+        )
 
-def _take_readouts(block: nn.Module) -> list[Readout]:
-    """Take the readouts off a block and return them."""
-    taken = [(key, hook) for key, hook in block._forward_hooks.items() if isinstance(hook, Readout)]
-    for key, _ in taken:
-        del block._forward_hooks[key]
-        block._forward_hooks_with_kwargs.pop(key, None)
-    return [hook for _, hook in taken]
+        def state() -> Tensor:
+            drawn = torch.get_rng_state()
+            return drawn if device is None else torch.cat([drawn, torch.cuda.get_rng_state(device)])
 
-
-@dataclass(frozen=True)
-class ChunkedHead:
-    """Reads language-model exits token by token, in chunks, so that no exit's logits are ever held whole.
-
-    The gradient of each chunk is taken at once, with the logits still at hand: nothing is computed twice, and what is
-    kept is one gradient of the head for all exits together. Only tokens with a label are read.
-
-    Args:
-        labels: Name of the argument that holds the labels. Shape (B, T); the token at t is predicted at t - 1.
-        inputs: Name of the argument that holds the tokens.
-        ignore: Label of tokens that do not count.
-        elements: Most logits at a time; a chunk has this over the size of the vocabulary tokens, at least 64.
-
-    Source:
-        The ordinary shifted loss of Hugging Face's causal models. Taking the gradient with the loss follows Hsu et al.
-        (2024), arXiv:2410.10989, Sec. 3.2.
-    """
-
-    labels: str = "labels"
-    inputs: str = "input_ids"
-    ignore: int = -100
-    elements: int = 2**23
-
-    def losses(
-        self,
-        readers: Sequence[Reader],
-        values: Sequence[Any],
-        batches: Sequence[Mapping[str, Any]],
-        weights: Sequence[float],
-        private: Private,
-    ) -> list[ExitOutput]:
-        """Return the loss at every exit.
-
-        Args:
-            readers: The exits' readers, bound.
-            values: What each exit's last block returned; the first tensor has shape (B, T, W).
-            batches: The inputs of each exit, with its labels.
-            weights: In what proportion the losses will be added up.
-            private: Tensors of single sub-models.
-        """
-        hidden, targets, counts = [], [], []
-        for value, batch in zip(values, batches, strict=True):
-            labels = batch[self.labels]
-            after = functional.pad(labels, (0, 1), value=self.ignore)[:, 1:].reshape(-1)  # (B * T,)
-            chosen = (after != self.ignore).nonzero().squeeze(1)
-            states = value if isinstance(value, Tensor) else tree_leaves(value)[0]
-            hidden.append(states.reshape(-1, states.shape[-1])[chosen])  # (N, W)
-            targets.append(after[chosen])
-            counts.append(len(chosen))
-        leaves: dict[Any, Tensor] = {}
-        places: list[list[tuple[Slot, Any]]] = []
-        for reader in readers:
-            places.append([])
-            for slot in reader.skeleton.parameters:
-                view = slot.module._parameters[slot.name]
-                assert view is not None
-                own = private.find(reader.skeleton.setting, slot.path)
-                key = (id(slot.source._parameters[slot.name]), slot.cut) if own is None else id(own)
-                leaves.setdefault(key, view)
-                places[-1].append((slot, key))
-        keys = list(leaves)
-
-        def loss_of(exit_index: int, states: Tensor, labels: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-            at = dict(zip(keys, parameters, strict=True))
-            for slot, key in places[exit_index]:
-                slot.module._parameters[slot.name] = at[key]  # type: ignore[assignment]
-            value = values[exit_index]
-            fed = states.unsqueeze(1)  # every token a sequence of its own: (n, 1, W)
-            inputs = {self.inputs: torch.zeros(len(labels), 1, dtype=torch.long, device=labels.device)}
-            output = readers[exit_index].read(
-                fed if isinstance(value, Tensor) else type(value)((fed, *value[1:])), (), {**inputs, "use_cache": False}
-            )
-            logits = output.logits.squeeze(1).float()  # (n, V), summed up in float32 as the model's own loss is
-            return functional.cross_entropy(logits, labels, reduction="sum") / max(counts[exit_index], 1)
-
-        vocabulary = readers[0].skeleton.module.config.get_text_config().vocab_size  # type: ignore[union-attr,operator]
-        chunk = max(64, self.elements // int(vocabulary))
-        total = sum(weights)
-        shares = [weight / total for weight in weights]
-        losses = _InChunks.apply(loss_of, shares, targets, chunk, len(hidden), *hidden, *leaves.values())
-        return [ExitOutput(loss) for loss in losses.unbind()]
+        found: list[Tensor] = []
+        handle = self._kept[-1].register_forward_pre_hook(lambda *_: found.append(state()))
+        for module in self.skeleton.module.modules():
+            module.training = not isinstance(module, nn.modules.batchnorm._NormBase)  # whose statistics must not move
+        before = state()
+        try:
+            self.read(values, args, kwargs)
+        finally:
+            handle.remove()
+        return any(not torch.equal(before, after) for after in found)
 
 
-def token_head(model: nn.Module) -> ChunkedHead | None:
-    """Return how the exits of a pretrained model can be read in chunks; None where it is no causal language model."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL  # noqa: N811
-
-    names = {name for one in CAUSAL.values() for name in ((one,) if isinstance(one, str) else one)}
-    if type(model).__name__ not in names or getattr(model.config, "output_router_logits", False):
-        return None
-    return ChunkedHead()
-
-
-class _InChunks(torch.autograd.Function):
-    """Losses of several exits, whose gradients are taken chunk by chunk in the forward."""
-
-    @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any,
-        loss_of: Callable[..., Tensor],
-        weights: Sequence[float],
-        targets: Sequence[Tensor],
-        chunk: int,
-        exits: int,
-        *tensors: Tensor,
-    ) -> Tensor:
-        hidden, parameters = tensors[:exits], tensors[exits:]
-        needed = ctx.needs_input_grad[5:]
-        leaves = [one.detach().requires_grad_(wanted) for one, wanted in zip(parameters, needed[exits:], strict=True)]
-        trained = [one for one in leaves if one.requires_grad]
-        of_hidden = [torch.zeros_like(one) if wanted else None for one, wanted in zip(hidden, needed, strict=False)]
-        of_leaves: list[Tensor | None] = [None] * len(trained)
-        losses = []
-        for index, (states, labels) in enumerate(zip(hidden, targets, strict=True)):
-            whole = torch.zeros((), dtype=torch.float32, device=states.device)
-            for start in range(0, len(labels), chunk):
-                with torch.set_grad_enabled(any(needed)):
-                    piece = states[start : start + chunk].detach().requires_grad_(of_hidden[index] is not None)
-                    loss = loss_of(index, piece, labels[start : start + chunk], leaves)
-                    whole += loss.detach()
-                    at = [piece, *trained] if piece.requires_grad else trained
-                    if not at or not loss.requires_grad:
-                        continue
-                    grads = list(torch.autograd.grad(loss * weights[index], at, allow_unused=True))
-                if piece.requires_grad:
-                    first = grads.pop(0)
-                    if first is not None:
-                        of_hidden[index][start : start + chunk] = first  # type: ignore[index]
-                for place, grad in enumerate(grads):
-                    held = of_leaves[place]
-                    if grad is not None:
-                        of_leaves[place] = grad if held is None else held.add_(grad)
-            losses.append(whole)
-        places = iter(of_leaves)
-        ctx.grads = [*of_hidden, *(next(places) if one.requires_grad else None for one in leaves)]
-        ctx.weights, ctx.exits = weights, exits
-        return torch.stack(losses)
-
-    @staticmethod
-    def backward(ctx: Any, given: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        if ctx.grads is None:
-            raise TrainingError("The exits' losses were differentiated twice. Add them up, and call backward once.")
-        weights = torch.tensor(ctx.weights, dtype=given.dtype, device=given.device)
-        # The head's gradients are added up already, in the proportion that was given.
-        scale = given.sum()
-        if not torch.allclose(given, scale * weights, rtol=1e-4, atol=1e-12):
-            raise TrainingError(
-                f"The exits' losses were added up with weights in the proportion {given.tolist()}, but "
-                f"{list(ctx.weights)} was announced. Give net(..., weights=[...]) the weights of the sum."
-            )
-        grads, ctx.grads = ctx.grads, None
-        return (None, None, None, None, None, *(None if one is None else one.mul_(scale) for one in grads))
+def _is_direct(name: str, path: str, blocks: nn.Module) -> bool:
+    """Whether a name belongs to what holds the blocks, and to no block."""
+    return name.removeprefix(prefix_of(path)).partition(".")[0] not in blocks._modules

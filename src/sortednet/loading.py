@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from . import checkpoint
 from .buffers import BufferPolicy
 from .errors import CheckpointError
-from .exits import token_head
-from .families import read_builder
+from .families import is_causal, read_builder
 from .layouts import Layout, tensors_of
 from .network import SortedNet
 from .space import Number, Setting, Space
+from .token_loss import ChunkedHead
 from .views import Slot, build_skeleton, call_builder, outline
 
 __all__ = ["load"]
@@ -70,7 +70,7 @@ def load(
                 build, found, model=full, layouts=layouts, buffers=stored["buffers"], private=stored["private"]
             )
         if pretrained:
-            net.head = token_head(full)
+            net.head = ChunkedHead() if is_causal(full) else None
         weights = checkpoint.read_weights(path)
         for name, other in _other_names(net.full).items():
             if name not in weights and other in weights:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
 from torch import Tensor, nn
 
 from . import checkpoint
-from .batches import batch_size, call_with, join_batch, split_batch
+from .batches import call_with, split_batch
 from .buffers import BufferPolicy, Private, estimate_statistics
 from .compilation import Compilation
 from .errors import BuildError, DataError, SettingError
-from .exits import ChunkedHead, Reader, Trunk, block_list, token_head
-from .families import PretrainedBuilder, builder_of, open_pretrained
+from .families import PretrainedBuilder, builder_of, is_causal, open_pretrained
 from .layouts import Layout, tensors_of
 from .readouts import Readout
+from .sharing import Sharing
 from .space import Number, Setting, Space
-from .views import Skeleton, Skeletons, build_skeleton, call_builder, outline, refuse_idle
+from .token_loss import ChunkedHead
+from .views import Skeleton, Skeletons, build_skeleton, call_builder
 
 __all__ = ["SortedNet", "SubModel", "refuse_tied"]
 
@@ -110,13 +110,12 @@ class SortedNet(nn.Module):
         self._build = build
         self._layouts = (layouts,) if isinstance(layouts, Layout) else tuple(layouts)
         self._compilation: Compilation | None = None
-        self._exits: dict[str, str] | None = None
-        self.head: ChunkedHead | None = None
         self._skeletons = Skeletons()
         self.full = call_builder(build, space.full) if model is None else model
         patterns = (private,) if isinstance(private, str) else tuple(private)
         trainable = {name: p.requires_grad for name, p in self.full.named_parameters(remove_duplicate=False)}
         self.private = Private(patterns, buffers, space.full, trainable)
+        self._sharing = Sharing(build, space, self.private, self._prepared)
         names = tensors_of(self.full)
         for pattern in patterns:
             if not fnmatch.filter(names, pattern):
@@ -185,11 +184,12 @@ class SortedNet(nn.Module):
             space = Space(**supports)
         elif supports:
             raise BuildError(f"Give space={space!r} or {', '.join(supports)}, not both.")
-        builder = builder_of(full, {name: one.values for name, one in space.supports.items()}, readout)
-        refuse_idle(builder, space)
+        builder = builder_of(full, space, readout)
         given = (layouts,) if isinstance(layouts, Layout) else tuple(layouts)
-        net = cls(builder, space, model=full, layouts=(*builder.layouts(full), *given), buffers=buffers, private=private)
-        net.head = token_head(full)
+        known = (*builder.layouts(full), *given)
+        with builder.reading(full):
+            net = cls(builder, space, model=full, layouts=known, buffers=buffers, private=private)
+        net.head = ChunkedHead() if is_causal(full) else None
         return net
 
     def __getattr__(self, name: str) -> Any:
@@ -213,9 +213,10 @@ class SortedNet(nn.Module):
     ) -> Any:
         """Run one sub-model, or several in one call.
 
-        Several in one call is what distributed wrappers need: each wraps one forward and one backward. Those that differ
-        only in how many blocks of one list they have share one forward, and with parts of a batch of their own, the
-        batch shrinks on the way (`exits`).
+        Several in one call is what distributed wrappers need: each wraps one forward and one backward. Those that
+        differ only in how many blocks of one list they have share one forward, and with parts of a batch of their own,
+        the batch shrinks on the way (`exits`). Outputs read at exits hold no keys and values to go on from, and where a
+        causal language model gets labels, they hold the loss alone (`head`).
 
         Args:
             args: Inputs of the model's own `forward`.
@@ -235,112 +236,59 @@ class SortedNet(nn.Module):
             SettingError: If a setting is not in the space.
         """
         if settings is None:
-            return self._run(self.space.setting(setting), args, kwargs, inference)
+            return self._run(self.space.setting(setting), (args, kwargs), inference)
         if setting is not None:
             raise SettingError(f"Give setting={setting} or settings={list(settings)}, not both.")
         chosen = [self.space.setting(one) for one in settings]
+        for name, given in (("weights", weights), ("split", None if isinstance(split, bool) else split)):
+            if given is not None and len(given) != len(chosen):
+                raise SettingError(
+                    f"{name}={list(given)} are {len(given)} for {len(chosen)} settings. Give one for each."
+                )
         parts = len(chosen) if split is True else split
         inputs = split_batch((args, kwargs), parts) if parts else [(args, kwargs)] * len(chosen)
         outputs: list[Any] = [None] * len(chosen)
-        for path, group in self._sharing(chosen, kwargs):
-            if path is None:
-                for place in group:
-                    outputs[place] = self._run(chosen[place], *inputs[place], inference)
-                continue
-            found = self._run_exits(
-                path,
-                [chosen[place] for place in group],
-                [inputs[place] for place in group],
-                bool(parts),
-                [1.0 if weights is None else weights[place] for place in group],
-                inference,
-            )
+        for path, group in self._sharing.groups(self.full, chosen, kwargs, bool(parts), inference):
+            found = None
+            if path is not None:
+                shares = [1.0 if weights is None else weights[place] for place in group]
+                own = [chosen[place] for place in group], [inputs[place] for place in group]
+                with self._compiled():
+                    found = self._sharing.run(self.full, path, *own, bool(parts), shares, inference)
+            if found is None:
+                found = [self._run(chosen[place], inputs[place], inference) for place in group]
             for place, output in zip(group, found, strict=True):
                 outputs[place] = output
         return outputs
 
-    def _run(self, setting: Setting, args: Sequence[Any], kwargs: Mapping[str, Any], inference: bool) -> Any:
+    def _run(self, setting: Setting, inputs: tuple[Sequence[Any], Mapping[str, Any]], inference: bool) -> Any:
+        args, kwargs = inputs
         skeleton = self._bound(setting, inference)
-        with nullcontext() if self._compilation is None else self._compilation.active():
+        with self._compiled():
             output = skeleton.module(*args, **kwargs)
         skeleton.write_back()
         return output
 
+    def _compiled(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._compilation is None else self._compilation.active()
+
     @property
     def exits(self) -> dict[str, str]:
-        """The dimensions that only add blocks at the end of one list, with the path of that list."""
-        if self._exits is None:
-            self._exits = {}
-            for name, support in self.space.supports.items():
-                smaller = {**self.space.full, name: support.values[0]}
-                if smaller == self.space.full:
-                    continue
-                try:
-                    path = block_list(self.full, outline(self._build, Setting(smaller)))
-                except BuildError:
-                    continue  # a list of settings may have none that differs in this dimension alone
-                if path is not None and not self._is_private(path):
-                    self._exits[name] = path
-        return self._exits
+        """The dimensions that only add blocks at the end of one list, with the path of that list.
 
-    def _is_private(self, path: str) -> bool:
-        """Whether sub-models have tensors of their own in the blocks, so that they cannot share them."""
-        inside = [name for name in tensors_of(self.full) if name.startswith(f"{path}.")]
-        parameters = {name for name, _ in self.full.named_parameters(remove_duplicate=False)}
-        return any(self.private.covers(name, name not in parameters) for name in inside) or (
-            self.private.policy != "shared" and any(name not in parameters for name in inside)
-        )
+        Sub-models that differ in one of these alone share a forward. That they may is tried before an exit is first
+        used; where they may not, the dimension is gone from here, and a warning says why.
+        """
+        return self._sharing.exits(self.full)
 
-    def _sharing(
-        self, settings: Sequence[Setting], kwargs: Mapping[str, Any]
-    ) -> list[tuple[str | None, Sequence[int]]]:
-        """Group settings that can share a forward: the path of the blocks they share, and their places."""
-        if len(set(settings)) < len(settings) or kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
-            return [(None, range(len(settings)))]
-        for name, path in self.exits.items():
-            groups: dict[Any, list[int]] = {}
-            for place, setting in enumerate(settings):
-                rest = tuple(value for other, value in setting.items() if other != name)
-                groups.setdefault(rest, []).append(place)
-            if len(groups) < len(settings):
-                return [(path if len(group) > 1 else None, group) for group in groups.values()]
-        return [(None, range(len(settings)))]
+    @property
+    def head(self) -> ChunkedHead | None:
+        """How exits of a causal language model are read in chunks; set it to None to read them whole."""
+        return self._sharing.head
 
-    def _run_exits(
-        self,
-        path: str,
-        settings: Sequence[Setting],
-        inputs: Sequence[tuple[Sequence[Any], Mapping[str, Any]]],
-        split: bool,
-        weights: Sequence[float],
-        inference: bool,
-    ) -> list[Any]:
-        """Run sub-models that differ in depth alone in one forward of the deepest."""
-        readers = [self._exit_part(Reader, setting, path) for setting in settings]
-        order = sorted(range(len(settings)), key=lambda place: -readers[place].blocks)
-        trunk = self._exit_part(Trunk, settings[order[0]], path)
-        for part in (trunk, *readers):
-            part.skeleton.bind(self.private, inference)
-        sizes = [batch_size(one) for one in inputs]
-        args, kwargs = join_batch([inputs[place] for place in order]) if split else inputs[0]
-        with nullcontext() if self._compilation is None else self._compilation.active():
-            found = trunk.run(
-                {readers[place].blocks: sizes[place] if split else None for place in order},
-                sum(sizes) if split else sizes[0],
-                args,
-                kwargs,
-            )
-            values = [found[reader.blocks] for reader in readers]
-            if self.head is not None and not args and isinstance(kwargs.get(self.head.labels), Tensor):
-                return list(self.head.losses(readers, values, [one[1] for one in inputs], weights, self.private))
-            return [reader.read(value, *given) for reader, value, given in zip(readers, values, inputs, strict=True)]
-
-    def _exit_part(self, kind: type[Any], setting: Setting, path: str) -> Any:
-        found = self._skeletons.get((kind, setting, path))
-        if found is None:
-            found = kind(self._prepared(setting), path)
-            self._skeletons.keep((kind, setting, path), found.skeleton, found)
-        return found
+    @head.setter
+    def head(self, head: ChunkedHead | None) -> None:
+        self._sharing.head = head
 
     def _bound(self, setting: Setting, inference: bool = False) -> Skeleton:
         skeleton: Skeleton | None = self._skeletons.get(setting)
@@ -425,6 +373,7 @@ class SortedNet(nn.Module):
         """
         self._compilation = Compilation(backend, mode)
         self._skeletons = Skeletons()
+        self._sharing.forget()
 
     def reestimate(self, batches: Iterable[Any], settings: Iterable[Mapping[str, Number] | str] | None = None) -> None:
         """Measure the running statistics of sub-models anew, after training. Needs `buffers="reestimated"`.
@@ -490,8 +439,10 @@ class SortedNet(nn.Module):
         self._refuse_sharded("save_pretrained")
         self.write(path, self.full.state_dict())
 
-    def write(self, path: str | Path, state: Mapping[str, Tensor]) -> None:
-        """Write a checkpoint as `save_pretrained` does, of a state dictionary that was gathered elsewhere."""
+    def write(
+        self, path: str | Path, state: Mapping[str, Tensor], private: Mapping[tuple[str, str], Tensor] | None = None
+    ) -> None:
+        """Write a checkpoint as `save_pretrained` does, of full and private tensors that were gathered elsewhere."""
         described: dict[str, Any] = {
             "space": self.space.to_json(),
             "buffers": self.private.policy,
@@ -502,7 +453,7 @@ class SortedNet(nn.Module):
             described |= self._build.to_json()
             described["layouts"] = [one.to_json() for one in self._layouts if one not in self._build.layouts(self.full)]
             state = self._build.before_saving(self.full, path, state)
-        checkpoint.write(path, state, described, self.private.tensors())
+        checkpoint.write(path, state, described, self.private.tensors() if private is None else private)
 
     def _refuse_sharded(self, method: str) -> None:
         if any(hasattr(parameter, "device_mesh") for parameter in self.full.parameters()):

@@ -260,7 +260,7 @@ class PerExample(Objective):
 
     def choose(self, size: int) -> tuple[list[Setting], list[int] | None]:
         drawn = self.sampler.draw(max(self.sampler.least, size))
-        return _parts(sorted(drawn[:size], key=lambda one: tuple(one.values())), size)
+        return _parts(drawn[:size], size)
 
     def state_dict(self) -> dict[str, Any]:
         return self.sampler.state_dict()

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from .errors import ConfigError
 
-__all__ = ["READOUTS", "MeanReadout", "Readout", "readout_of"]
+__all__ = ["READOUTS", "MeanReadout", "Readout", "attach", "attached", "readout_of", "take_readouts"]
+
+_MARK = "readout_"
 
 
 class Readout(ABC):
@@ -79,6 +81,39 @@ def readout_of(readout: str | Readout | None) -> Readout | None:
     if readout not in READOUTS:
         raise ConfigError(f"readout={readout!r} is unknown. Choose one of {[*READOUTS, 'own']}, or give a Readout.")
     return READOUTS[readout]
+
+
+def attach(model: nn.Module, block: nn.Module, readout: Readout | None) -> None:
+    """Let a model read what its last block returns through a readout, in place; None takes a former one off.
+
+    An empty buffer of the model marks it, so that whoever opens its weights without the readout is told of a key too
+    many, instead of reading something else unawares.
+
+    Args:
+        model: The model.
+        block: Its last block.
+        readout: The readout.
+    """
+    take_readouts(block)
+    for name in [name for name in model._buffers if name.startswith(_MARK)]:
+        del model._buffers[name]
+    if readout is not None:
+        block.register_forward_hook(readout, with_kwargs=True)
+        model.register_buffer(f"{_MARK}{readout.name}", torch.empty(0))
+
+
+def attached(block: nn.Module) -> Readout | None:
+    """Return the readout of a last block; None where it has none."""
+    return next((hook for hook in block._forward_hooks.values() if isinstance(hook, Readout)), None)
+
+
+def take_readouts(block: nn.Module) -> list[Readout]:
+    """Take the readouts off a block and return them."""
+    taken = [(key, hook) for key, hook in block._forward_hooks.items() if isinstance(hook, Readout)]
+    for key, _ in taken:
+        del block._forward_hooks[key]
+        block._forward_hooks_with_kwargs.pop(key, None)
+    return [hook for _, hook in taken]
 
 
 def _tokens(mask: Any, hidden: Tensor) -> Tensor | None:

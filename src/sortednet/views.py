@@ -15,11 +15,11 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.utils.parametrize import register_parametrization
 
 from .buffers import Private
-from .errors import BuildError
+from .errors import BuildError, SortedNetError
 from .layouts import Cut, Layout, cuts, tensors_of
-from .space import Setting, Space
+from .space import Setting
 
-__all__ = ["Skeleton", "Skeletons", "Slot", "build_skeleton", "call_builder", "outline", "refuse_idle"]
+__all__ = ["Skeleton", "Skeletons", "Slot", "build_skeleton", "call_builder", "outline"]
 
 
 # What Hugging Face's `gradient_checkpointing_enable` sets on a model's modules; it follows the full model like its mode.
@@ -338,6 +338,8 @@ def _to_meta(_: nn.Module, __: str, parameter: nn.Parameter) -> nn.Parameter | N
     if nn.parameter.is_lazy(parameter):
         raise BuildError("The builder makes lazy modules, whose sizes are not known. Give every layer its sizes.")
     stand_in = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+    # transformers draws no initial values for such a one; on the meta device that would take most of the time.
+    stand_in._is_hf_initialized = True  # type: ignore[attr-defined]
     # One stand-in for each, so that tied parameters stay tied.
     return _BUILDING.made.setdefault(id(parameter), (parameter, stand_in))[1]
 
@@ -431,27 +433,6 @@ def outline(build: Callable[..., nn.Module], setting: Setting) -> nn.Module:
         return call_builder(build, setting)
 
 
-def refuse_idle(build: Callable[..., nn.Module], space: Space) -> None:
-    """Refuse a dimension that changes no tensor, such as the depth of a model whose layers are one layer.
-
-    Raises:
-        BuildError: If there is one.
-    """
-    for name, support in space.supports.items():
-        smaller = next((one for one in space if one[name] == support.values[0]), None)
-        if smaller is None or len(support.values) < 2:
-            continue
-        less, more = (
-            {key: one.shape for key, one in tensors_of(outline(build, Setting({**smaller, name: value}))).items()}
-            for value in (smaller[name], space.full[name])
-        )
-        if less == more:
-            raise BuildError(
-                f"{name} changes no tensor of the model: it has the same {len(more)} at {smaller[name]} and at "
-                f"{space.full[name]}. Its layers may be one layer used again, or it is no size. Sort another field."
-            )
-
-
 def call_builder(build: Callable[..., nn.Module], setting: Setting) -> nn.Module:
     """Call the builder at a setting and say what went wrong in words.
 
@@ -460,7 +441,7 @@ def call_builder(build: Callable[..., nn.Module], setting: Setting) -> nn.Module
     """
     try:
         module = build(**setting)
-    except BuildError:
+    except SortedNetError:
         raise
     except Exception as error:
         if "meta" in str(error):

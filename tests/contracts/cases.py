@@ -1,15 +1,16 @@
-"""The families that every contract is proved over. A new family is one more case here."""
+"""Models that every contract is proved over, beside the pretrained families. A new kind is one more case here."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sortednet import Layout, Setting, SortedNet, Space
+from sortednet import Layout, Setting, SortedNet, Space, load
 from sortednet.families import mobilenet_v2
 from sortednet.models import MLP, PreResNet, Transformer
 
@@ -77,10 +78,15 @@ class Case:
     zeroable: Sequence[str] = ()
     layouts: Sequence[Layout] = ()
     tolerance: float = 0.0  # of sub-model against extracted, where a kernel sums strided weights in another order
+    opened_tolerance: float = 0.0
 
     def net(self, **options: object) -> SortedNet:
         torch.manual_seed(0)
         return SortedNet(self.build, self.space, layouts=self.layouts, **options).to(DEVICE)
+
+    def run(self, module: Callable[..., Tensor]) -> Tensor:
+        """Call a module, or a sub-model, on the input."""
+        return module(self.inputs())
 
     def inputs(self) -> Tensor:
         return self.data().to(DEVICE)
@@ -89,8 +95,22 @@ class Case:
         """Build the full model as if there were no library."""
         return self.build(**self.space.full).eval().to(DEVICE)
 
+    def opened(self, path: Path) -> nn.Module:
+        """Open a saved network as if there were no library."""
+        plain = self.original()
+        plain.load_state_dict(load_file(path / "model.safetensors"))
+        return plain
+
+    def loaded(self, path: Path, at: Setting | None = None) -> nn.Module:
+        """Open a saved network by the library, whole or in part."""
+        return load(path, self.build, at=at, layouts=self.layouts).eval().to(DEVICE)
+
     def chosen(self) -> list[Setting]:
         return [Setting.parse(text) for text in self.settings]
+
+    def zeroed(self) -> list[Setting]:
+        """Return the settings whose dropped units can be zeroed in the full model."""
+        return [Setting.parse(text) for text in self.zeroable]
 
 
 def _images(*shape: int) -> Tensor:
@@ -169,5 +189,3 @@ CASES = [
         ["hidden=4,depth=1", "hidden=4,depth=2", "hidden=8,depth=2"],
     ),
 ]
-
-each_case = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])

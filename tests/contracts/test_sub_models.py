@@ -8,8 +8,11 @@ from torch import Tensor, nn
 
 from sortednet import Setting, SortedNet
 
-from . import cases
-from .cases import CASES, Case, each_case
+from .cases import CASES, Case
+from .pretrained_cases import FAMILIES, PRETRAINED, PretrainedCase
+
+ALL: list[Case | PretrainedCase] = [*CASES, *PRETRAINED]
+each_case = pytest.mark.parametrize("case", ALL, ids=[case.name for case in ALL])
 
 
 def outputs_equal(one: Tensor, other: Tensor, tolerance: float) -> bool:
@@ -19,75 +22,78 @@ def outputs_equal(one: Tensor, other: Tensor, tolerance: float) -> bool:
 
 def corner_mask(net: SortedNet, setting: Setting) -> dict[str, Tensor]:
     """Mark, in every parameter of the full model, what a sub-model covers."""
-    masks = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in net.full.named_parameters()}
+    held = dict(net.full.named_parameters(remove_duplicate=False))
+    masks = {id(parameter): torch.zeros_like(parameter, dtype=torch.bool) for parameter in held.values()}
     for name, cut in net.skeleton(setting).slots():
-        cut.mark(masks[name], True)
-    return masks
+        cut.mark(masks[id(held[name])], True)
+    return {name: masks[id(parameter)] for name, parameter in net.full.named_parameters()}
 
 
 @each_case
-def test_invariant_1_full_setting_is_the_original_model(case: Case) -> None:
+def test_invariant_1_full_setting_is_the_original_model(case: Case | PretrainedCase) -> None:
     net = case.net().eval()
     original = case.original()
     original.load_state_dict(net.full.state_dict())
-    assert torch.equal(net(case.inputs()), original(case.inputs()))
+    assert torch.equal(case.run(net), case.run(original))
 
 
 @each_case
-def test_invariant_2_sub_model_equals_extracted_model(case: Case) -> None:
+def test_invariant_2_sub_model_equals_extracted_model(case: Case | PretrainedCase) -> None:
     net = case.net().eval()
     for setting in case.chosen():
         extracted = net.extract(setting)
-        assert outputs_equal(net.at(setting)(case.inputs()), extracted(case.inputs()), case.tolerance)
+        assert outputs_equal(case.run(net.at(setting)), case.run(extracted), case.tolerance)
 
 
 @each_case
-def test_invariant_2_in_training_mode_statistics_included(case: Case) -> None:
+def test_invariant_2_in_training_mode_statistics_included(case: Case | PretrainedCase) -> None:
     net = case.net()
     for setting in case.chosen():
         extracted = net.extract(setting)
         torch.manual_seed(3)  # for dropout
-        output = net.at(setting)(case.inputs())
+        output = case.run(net.at(setting))
         torch.manual_seed(3)
-        assert outputs_equal(output, extracted(case.inputs()), case.tolerance)
+        assert outputs_equal(output, case.run(extracted), case.tolerance)
         theirs = dict(net.skeleton(setting).module.named_buffers())
         assert all(torch.equal(theirs[name], buffer) for name, buffer in extracted.named_buffers())
 
 
 @each_case
-def test_invariant_2_extracted_model_is_independent(case: Case) -> None:
+def test_invariant_2_extracted_model_is_independent(case: Case | PretrainedCase) -> None:
     net = case.net().eval()
     setting = case.chosen()[0]
-    before = net.at(setting)(case.inputs())
+    before = case.run(net.at(setting))
     extracted = net.extract(setting)
     with torch.no_grad():
         for parameter in extracted.parameters():
             parameter.add_(1)
-    assert torch.equal(net.at(setting)(case.inputs()), before)
+    assert torch.equal(case.run(net.at(setting)), before)
 
 
 @each_case
-def test_invariant_3_sub_model_equals_full_model_with_dropped_units_zeroed(case: Case) -> None:
+def test_invariant_3_sub_model_equals_full_model_with_dropped_units_zeroed(case: Case | PretrainedCase) -> None:
     net = case.net().eval()
-    if not case.zeroable:
+    if not case.zeroed():
         pytest.skip("a norm over the dropped units makes zeroing another function")
-    for setting in map(Setting.parse, case.zeroable):
+    for setting in case.zeroed():
         zeroed = copy.deepcopy(net.full)
         masks = corner_mask(net, setting)
         with torch.no_grad():
             for name, parameter in zeroed.named_parameters():
                 parameter.mul_(masks[name])
-        torch.testing.assert_close(net.at(setting)(case.inputs()), zeroed(case.inputs()), rtol=0, atol=1e-5)
+        torch.testing.assert_close(case.run(net.at(setting)), case.run(zeroed), rtol=0, atol=1e-5)
 
 
 @each_case
-def test_invariant_4_gradient_is_zero_outside_the_corner_and_the_extracted_models_inside(case: Case) -> None:
+def test_invariant_4_gradient_is_zero_outside_the_corner_and_the_extracted_models_inside(
+    case: Case | PretrainedCase,
+) -> None:
     net = case.net().eval()
     for setting in case.chosen():
         net.zero_grad()
         extracted = net.extract(setting)
-        net.at(setting)(case.inputs()).square().sum().backward()
-        extracted(case.inputs()).square().sum().backward()
+        case.run(net.at(setting)).square().sum().backward()
+        case.run(extracted).square().sum().backward()
         masks = corner_mask(net, setting)
         inside = dict(extracted.named_parameters())
         cuts = dict(net.skeleton(setting).slots())
@@ -101,72 +107,66 @@ def test_invariant_4_gradient_is_zero_outside_the_corner_and_the_extracted_model
 
 
 @each_case
-def test_invariant_7_saved_weights_load_into_the_plain_model(case: Case, tmp_path) -> None:
-    from safetensors.torch import load_file
-
+def test_invariant_7_saved_weights_load_into_the_plain_model(case: Case | PretrainedCase, tmp_path) -> None:
     net = case.net().eval()
     net.save_pretrained(tmp_path)
-    plain = case.original()
-    plain.load_state_dict(load_file(tmp_path / "model.safetensors"))
-    assert torch.equal(plain(case.inputs()), net(case.inputs()))
+    assert outputs_equal(case.run(case.opened(tmp_path)), case.run(net), case.opened_tolerance)
 
 
 @each_case
-def test_invariant_8_a_sub_model_in_inference_shares_the_full_models_storage(case: Case) -> None:
+def test_invariant_8_a_sub_model_in_inference_shares_the_full_models_storage(case: Case | PretrainedCase) -> None:
     net = case.net().eval()
     storages = {p.untyped_storage().data_ptr() for p in net.full.parameters()}
     for setting in case.chosen():
         module = net.submodel(setting)
         assert all(p.untyped_storage().data_ptr() in storages for p in module.parameters())
         with torch.inference_mode():  # torch's own layers take another kernel where no gradient is asked for
-            assert outputs_equal(module(case.inputs()), net.extract(setting)(case.inputs()), case.tolerance)
+            assert outputs_equal(case.run(module), case.run(net.extract(setting)), case.tolerance)
         assert all(p.untyped_storage().data_ptr() in storages for p in module.parameters())
 
 
 @each_case
-def test_invariant_8_an_inference_sub_model_follows_further_training(case: Case) -> None:
+def test_invariant_8_an_inference_sub_model_follows_further_training(case: Case | PretrainedCase) -> None:
     net = case.net().eval()
     module = net.submodel(case.chosen()[0])
     with torch.no_grad():
         for parameter in net.full.parameters():
             parameter.mul_(0.5)
     with torch.inference_mode():
-        assert outputs_equal(module(case.inputs()), net.extract(case.chosen()[0])(case.inputs()), case.tolerance)
+        assert outputs_equal(case.run(module), case.run(net.extract(case.chosen()[0])), case.tolerance)
 
 
 @each_case
-def test_invariant_9_using_sub_models_in_any_order_changes_none(case: Case) -> None:
+def test_invariant_9_using_sub_models_in_any_order_changes_none(case: Case | PretrainedCase) -> None:
     net = case.net().eval()
-    first = {setting: net.at(setting)(case.inputs()) for setting in case.chosen()}
-    losses = [net.at(setting)(case.inputs()).sum() for setting in reversed(case.chosen())]
+    first = {setting: case.run(net.at(setting)) for setting in case.chosen()}
+    losses = [case.run(net.at(setting)).sum() for setting in reversed(case.chosen())]
     torch.stack(losses).sum().backward()
     net.submodel(case.chosen()[0])
-    assert all(torch.equal(net.at(setting)(case.inputs()), output) for setting, output in first.items())
+    assert all(torch.equal(case.run(net.at(setting)), output) for setting, output in first.items())
 
 
 @each_case
-def test_invariant_9_building_and_running_leaves_the_callers_random_numbers_alone(case: Case) -> None:
+def test_invariant_9_building_and_running_leaves_the_callers_random_numbers_alone(case: Case | PretrainedCase) -> None:
     net = case.net().eval()
     state = torch.get_rng_state()
     for setting in case.chosen():
-        net.at(setting)(case.inputs())
+        case.run(net.at(setting))
         net.submodel(setting)
         net.extract(setting)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @each_case
-def test_a_saved_network_loads_whole_and_in_part(case: Case, tmp_path) -> None:
-    from sortednet import load
-
+def test_a_saved_network_loads_whole_and_in_part(case: Case | PretrainedCase, tmp_path) -> None:
     net = case.net().eval()
     net.save_pretrained(tmp_path)
-    again = load(tmp_path, case.build, layouts=case.layouts).eval().to(cases.DEVICE)
+    again = case.loaded(tmp_path)
     assert again.space == net.space
     for setting in case.chosen():
-        corner = load(tmp_path, case.build, at=setting, layouts=case.layouts).eval().to(cases.DEVICE)
-        assert torch.equal(corner(case.inputs()), net.extract(setting)(case.inputs()))
-        assert torch.equal(again.at(setting)(case.inputs()), net.at(setting)(case.inputs()))
+        corner = case.loaded(tmp_path, setting)
+        assert torch.equal(case.run(corner), case.run(net.extract(setting)))
+        assert torch.equal(case.run(again.at(setting)), case.run(net.at(setting)))
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -203,4 +203,9 @@ def test_invariant_9_activation_checkpointing_recomputes_the_same_sub_model(reen
 
 
 def test_every_case_has_a_name_of_its_own() -> None:
-    assert len({case.name for case in CASES}) == len(CASES)
+    assert len({case.name for case in ALL}) == len(ALL)
+
+
+def test_every_pretrained_case_belongs_to_a_family_and_every_family_has_one() -> None:
+    assert {case.family for case in PRETRAINED} == set(FAMILIES)
+    assert all(case.name == case.family or case.name.startswith(f"{case.family}_") for case in PRETRAINED)

@@ -1,7 +1,9 @@
 """Hugging Face models: which fields of a config are dimensions, how they are tied, which parameters are fused."""
 
-from .builder import PretrainedBuilder, builder_of, open_pretrained, read_builder
+from .builder import PretrainedBuilder
+from .checks import builder_of
 from .mobilenet_v2 import MobileNetV2, mobilenet_v2
+from .opening import is_causal, open_pretrained, read_builder
 from .table import FAMILIES, Family, Heads, family_of
 
 __all__ = [
@@ -12,6 +14,7 @@ __all__ = [
     "PretrainedBuilder",
     "builder_of",
     "family_of",
+    "is_causal",
     "mobilenet_v2",
     "open_pretrained",
     "read_builder",

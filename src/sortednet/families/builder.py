@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,13 @@ from torch import Tensor, nn
 
 from ..errors import BuildError, CheckpointError, SpaceError
 from ..layouts import Layout
-from ..readouts import MeanReadout, Readout, readout_of
+from ..readouts import Readout, attach, attached
 from ..space import Number
 from .table import Family, Heads, family_of
 
-__all__ = ["PretrainedBuilder", "builder_of", "open_pretrained", "read_builder"]
+__all__ = ["PretrainedBuilder", "canonical", "head_size", "holder", "last_block", "text_config"]
 
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "n_shared_experts", "num_experts_per_tok")
+_GROUPS = ("num_key_value_heads", "num_kv_heads")
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class PretrainedBuilder:
         """Build the model at a setting; dimensions left out keep the full model's size."""
         family = family_of(self.config)
         config = copy.deepcopy(self.config)
-        names = {_canonical(config, name): value for name, value in setting.items()}
+        names = {canonical(config, name): value for name, value in setting.items()}
         heads = self._set_fields(config, family, names)
         model = self.model_class(config)
         if heads is not None and family.heads is not None:
@@ -53,10 +55,35 @@ class PretrainedBuilder:
             if name in names:
                 change(model, int(names[name]))
         if self.readout is not None:
-            last_block(model, _text(config)).register_forward_hook(self.readout, with_kwargs=True)
+            attach(model, last_block(model, text_config(config)), self.readout)
         if self.generation is not None:
-            model.generation_config = copy.deepcopy(self.generation)  # type: ignore[assignment]
+            model.generation_config = copy.deepcopy(self.generation)
         return model
+
+    def check(self, setting: Mapping[str, Number]) -> None:
+        """Refuse a setting that the config cannot take.
+
+        Raises:
+            SpaceError: If a size does not fit the others.
+        """
+        config = copy.deepcopy(self.config)
+        names = {canonical(config, name): value for name, value in setting.items()}
+        self._set_fields(config, family_of(config), names)
+
+    @contextmanager
+    def reading(self, full: nn.Module) -> Iterator[None]:
+        """Let the full model read what sub-models read, and again what it read before if an error ends the context."""
+        former = next((found for found in map(attached, full.modules()) if found is not None), None)
+        if former is None and self.readout is None:
+            yield
+            return
+        block = last_block(full, text_config(self.config))
+        attach(full, block, self.readout)
+        try:
+            yield
+        except BaseException:
+            attach(full, block, former)
+            raise
 
     def layouts(self, full: nn.Module) -> tuple[Layout, ...]:
         """Return the layouts of the family's fused parameters that the full model has."""
@@ -70,7 +97,7 @@ class PretrainedBuilder:
 
     def before_saving(self, full: Any, path: str | Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Write the config beside the weights, and leave out the second name of tied ones, as transformers does."""
-        config = copy.deepcopy(self.config)
+        config = copy.deepcopy(full.config)
         config.architectures = [self.model_class.__name__]
         if self.readout is not None:
             config.readout = self.readout.name
@@ -92,11 +119,11 @@ class PretrainedBuilder:
         Returns:
             Where projections are to be made narrower, the number of heads and their size.
         """
-        full, part = _text(self.config), _text(config)
+        full, part = text_config(self.config), text_config(config)
         for name, value in names.items():
             if name in family.changes:
                 continue
-            held = _holder(config, name)
+            held = holder(config, name)
             if name in family.shares:
                 for tied in (name, *family.tied_shares):
                     setattr(config, tied, _share(tied, getattr(self.config, tied), value))
@@ -104,10 +131,13 @@ class PretrainedBuilder:
                 setattr(config, name, [min(int(value), depth) for depth in getattr(self.config, name)])
             else:
                 setattr(held, name, value)
+                for other in family.follows.get(name, ()):
+                    if getattr(full, other, None) == getattr(full, name):
+                        setattr(held, other, value)
         for name, default in family.defaults.items():
             if name not in names and getattr(config, name, None) is None:
                 setattr(config, name, default(self.config))
-        depth = _canonical(full, "num_hidden_layers")
+        depth = canonical(full, "num_hidden_layers")
         if depth in names:
             for name in family.per_layer:
                 entries = getattr(full, name, None)
@@ -118,35 +148,24 @@ class PretrainedBuilder:
 
 def _set_heads(full: Any, part: Any, family: Family, names: Mapping[str, Number]) -> tuple[int, int] | None:
     """Keep the size of a head whatever else changes, and the number of query heads to each key and value head."""
-    heads, hidden, groups = (
-        _canonical(full, one) for one in ("num_attention_heads", "hidden_size", "num_key_value_heads")
-    )
-    if not (heads in names or hidden in names) or not hasattr(full, heads):
+    heads, hidden = (canonical(full, one) for one in ("num_attention_heads", "hidden_size"))
+    groups = next((one for one in map(partial(canonical, full), _GROUPS) if getattr(full, one, None)), "")
+    if not {heads, hidden, groups} & names.keys() or not isinstance(getattr(full, heads, None), int):
         return None
-    size = head_size(full)
-    count = int(getattr(full, heads))
-    wanted = int(names[heads]) if heads in names else count
-    shared = getattr(full, groups, None)
-    if shared and groups not in names:
-        if wanted * shared % count:
-            raise SpaceError(
-                f"{heads}={wanted} does not divide: the model has {count} heads for {shared} key and value heads, so "
-                f"it must be a multiple of {count // shared}. Choose such numbers, or give {groups} too."
-            )
-        setattr(part, groups, wanted * shared // count)
-    if family.head_size:
-        name = _canonical(full, "head_dim")
-        setattr(part, heads, wanted)
-        setattr(part, name, size)
-        return None
+    size, count = head_size(full), int(getattr(full, heads))
     width = int(names.get(hidden, getattr(full, hidden)))
-    if width % size:
+    if not family.head_size and width % size:
         raise SpaceError(
             f"{hidden}={width} is no multiple of the head size, {size}. Choose multiples of {size}, so that no head is "
             "cut in two."
         )
-    if heads not in names:
-        wanted = width // size
+    wanted = int(names.get(heads, count if family.head_size else width // size))
+    if groups:
+        _set_groups(part, groups, int(getattr(full, groups)), names.get(groups), heads, count, wanted)
+    if family.head_size:
+        setattr(part, heads, wanted)
+        setattr(part, canonical(full, "head_dim"), size)
+        return None
     setattr(part, heads, width // size)
     if wanted != width // size and family.heads is None:
         raise SpaceError(
@@ -157,9 +176,27 @@ def _set_heads(full: Any, part: Any, family: Family, names: Mapping[str, Number]
     return (wanted, size) if wanted != width // size else None
 
 
+def _set_groups(part: Any, groups: str, shared: int, given: Number | None, heads: str, count: int, wanted: int) -> None:
+    """Set the number of key and value heads so that every query head reads the one that it reads in the full model."""
+    if shared == 1 and given in (None, 1):
+        return
+    if given is None and wanted * shared % count:
+        raise SpaceError(
+            f"{heads}={wanted} does not divide: the model has {count} heads for {shared} key and value heads, so it "
+            f"must be a multiple of {count // shared}. Choose such numbers."
+        )
+    kept = wanted * shared // count if given is None else int(given)
+    if kept * count != wanted * shared:
+        raise SpaceError(
+            f"{groups}={kept} does not go with {heads}={wanted}: in the model {count // shared} heads share a key and "
+            f"value head, and they would read others. Leave {groups} out, which then follows {heads}."
+        )
+    setattr(part, groups, kept)
+
+
 def head_size(config: Any) -> int:
     """Return the size of an attention head."""
-    given = getattr(config, _canonical(config, "head_dim"), None)
+    given = getattr(config, canonical(config, "head_dim"), None)
     if given:
         return int(given)
     return int(config.hidden_size) // int(config.num_attention_heads)
@@ -168,7 +205,7 @@ def head_size(config: Any) -> int:
 def _narrow(model: nn.Module, where: Heads, heads: int, size: int) -> None:
     """Make the projections of the attention as narrow as the heads that are kept."""
     attention: dict[str, nn.Module] = {}
-    for name, module in list(model.named_modules()):
+    for name, _ in list(model.named_modules()):
         parent = model.get_submodule(name.rpartition(".")[0])
         for pattern, joined in where.outputs.items():
             if fnmatch.fnmatchcase(name, pattern):
@@ -196,89 +233,6 @@ def _resize(model: nn.Module, name: str, inputs: int | None = None, outputs: int
     setattr(model.get_submodule(parent), leaf, new)
 
 
-def builder_of(model: nn.Module, supports: Mapping[str, Sequence[Number]], readout: str | Readout | None) -> Any:
-    """Return the builder of a pretrained model, after checking what is to be sorted.
-
-    Args:
-        model: The model, a Hugging Face one.
-        supports: The values by dimension.
-        readout: The readout, by name or as an object.
-
-    Raises:
-        BuildError: If it is no such model, or quantised, or a dimension makes no sense for it.
-        SpaceError: If a support does not fit the model's sizes.
-    """
-    config = getattr(model, "config", None)
-    if config is None or not hasattr(config, "model_type"):
-        raise BuildError(
-            f"{type(model).__name__} has no Hugging Face config. Give a transformers model, or use "
-            "SortedNet(build, space, model=model) with a builder of your own."
-        )
-    if getattr(model, "is_quantized", False) or getattr(config, "quantization_config", None):
-        raise BuildError(
-            f"{type(model).__name__} is quantised, and the corner of a quantised weight is no weight. Load it without "
-            "quantization_config; quantise what you extract afterwards."
-        )
-    _check_layers(_text(config), family_of(config))
-    sizes = {name: _full_size(model, config, name) for name in supports}
-    for name, values in supports.items():
-        if not values:
-            raise SpaceError(f"{name}=[] is empty. Give at least the model's own size, {sizes[name]}.")
-        if max(values) != sizes[name]:
-            side = "larger than the pretrained size" if max(values) > sizes[name] else "smaller than it"
-            raise SpaceError(
-                f"The largest value of {name}={list(values)} is {max(values)}, {side}: the model has {sizes[name]}. "
-                f"Let {sizes[name]} be the largest value."
-            )
-    chosen = _default_readout(model) if readout == "default" else readout_of(readout)
-    builder = PretrainedBuilder(type(model), config, sizes, chosen, getattr(model, "generation_config", None))
-    if builder.readout is not None:
-        last_block(model, _text(config)).register_forward_hook(builder.readout, with_kwargs=True)
-    return builder
-
-
-def _default_readout(model: nn.Module) -> Readout | None:
-    """Return the mean over the tokens for a classifier of sequences by an encoder whose first token is read."""
-    is_classifier = type(model).__name__.endswith("ForSequenceClassification")
-    return MeanReadout() if is_classifier and family_of(model.config).reads_first_token else None
-
-
-def _full_size(model: nn.Module, config: Any, name: str) -> Number:
-    """Return the value of a dimension in the full model."""
-    family, canonical = family_of(config), _canonical(config, name)
-    if canonical in family.changes:
-        return family.changes[canonical][1](model)
-    if canonical in _EXPERTS:
-        raise BuildError(
-            f"{name} of {type(model).__name__} cannot be sorted: the router chooses among all experts. Sort the depth, "
-            "or the width of an expert."
-        )
-    value = getattr(_holder(config, canonical), canonical, None)
-    if canonical in family.shares:
-        return 1.0
-    if canonical in family.caps and isinstance(value, (list, tuple)):
-        return max(value)
-    if value is None and canonical in family.defaults:
-        return family.defaults[canonical](config)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        known = [key for key, one in config.to_dict().items() if isinstance(one, int) and not isinstance(one, bool)]
-        raise SpaceError(
-            f"{name} is no size in the config of {type(model).__name__}: it is {value!r}. Choose among its fields: "
-            f"{', '.join(key for key in known if not key.endswith('_id'))}."
-        )
-    return value
-
-
-def _check_layers(config: Any, family: Family) -> None:
-    depth = getattr(config, "num_hidden_layers", None)
-    for name in family.per_layer:
-        entries = getattr(config, name, None)
-        if isinstance(entries, (list, tuple)) and depth is not None and len(entries) != depth:
-            raise BuildError(
-                f"{name} of the config has {len(entries)} entries for {depth} layers. Give one for each layer."
-            )
-
-
 def last_block(model: nn.Module, config: Any) -> nn.Module:
     """Find the last of the blocks that a model repeats.
 
@@ -296,18 +250,18 @@ def last_block(model: nn.Module, config: Any) -> nn.Module:
     return found[0][-1]
 
 
-def _canonical(config: Any, name: str) -> str:
+def canonical(config: Any, name: str) -> str:
     return str(getattr(config, "attribute_map", {}).get(name, name))
 
 
-def _text(config: Any) -> Any:
+def text_config(config: Any) -> Any:
     """Return the part of a composed config that describes the language model; the config itself elsewhere."""
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
-def _holder(config: Any, name: str) -> Any:
+def holder(config: Any, name: str) -> Any:
     """Return the config that has a field: the config itself, or the language model's part of it."""
-    return config if hasattr(config, name) else _text(config)
+    return config if hasattr(config, name) else text_config(config)
 
 
 def _share(name: str, sizes: Any, share: Number) -> Any:
@@ -318,58 +272,3 @@ def _share(name: str, sizes: Any, share: Number) -> Any:
         raise SpaceError(f"A share of {share} of {name}={sizes} is {kept}. Choose shares that give whole numbers.")
     whole = [round(one) for one in kept]
     return whole if many else whole[0]
-
-
-def read_builder(path: str | Path, class_name: str, sizes: Mapping[str, Number], readout: str | None) -> Any:
-    """Return the builder of a saved network.
-
-    Args:
-        path: The folder, with a `config.json`.
-        class_name: The class of the model, in transformers.
-        sizes: The full model's sizes.
-        readout: The name of the readout.
-
-    Raises:
-        CheckpointError: If transformers does not know the class.
-    """
-    transformers = _transformers()
-    model_class = getattr(transformers, class_name, None)
-    if model_class is None:
-        raise CheckpointError(
-            f"{path} holds a {class_name}, which transformers {transformers.__version__} does not have. Update it, or "
-            "give build=."
-        )
-    config = transformers.AutoConfig.from_pretrained(path)
-    generation = None
-    if (Path(path) / "generation_config.json").is_file():
-        generation = transformers.GenerationConfig.from_pretrained(path)
-    return PretrainedBuilder(model_class, config, sizes, readout_of(readout), generation)
-
-
-def open_pretrained(path: str | Path) -> nn.Module:
-    """Open a pretrained model by its folder or its name, as the class that its config names.
-
-    Raises:
-        CheckpointError: If its config names no class.
-    """
-    transformers = _transformers()
-    config = transformers.AutoConfig.from_pretrained(path)
-    names = config.architectures or []
-    model_class = getattr(transformers, names[0], None) if names else None
-    if model_class is None:
-        raise CheckpointError(
-            f"The config of {path} names no class of transformers (architectures={config.architectures}). Open the "
-            "model yourself, such as AutoModelForCausalLM.from_pretrained(...), and give it."
-        )
-    model: nn.Module = model_class.from_pretrained(path, config=config)
-    return model
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise ImportError(
-            'Pretrained models need transformers, which is not installed: pip install "sortednet[transformers]".'
-        ) from error
-    return transformers

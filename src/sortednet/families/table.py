@@ -47,6 +47,7 @@ class Family:
         shares: Fields that are lists of widths; a setting is the share of each that is kept, in (0, 1].
         caps: Fields that are lists of depths; a setting is the most that any stage keeps.
         tied_shares: Fields that shrink by the same share as those of `shares`.
+        follows: Fields that shrink with another one, where both are equal in the full model.
         reads_first_token: Whether its classifier of sequences reads the first token.
         defaults: Fields that are None and stand for a size, as functions of the config.
         changes: Dimensions that are no fields: functions that change the built model, given the value, and the
@@ -60,6 +61,7 @@ class Family:
     shares: tuple[str, ...] = ()
     caps: tuple[str, ...] = ()
     tied_shares: tuple[str, ...] = ()
+    follows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reads_first_token: bool = False
     defaults: Mapping[str, Callable[[Any], int]] = field(default_factory=dict)
     changes: Mapping[str, tuple[Callable[[Any, int], None], Callable[[Any], int]]] = field(default_factory=dict)
@@ -111,6 +113,7 @@ FAMILIES: dict[str, Family] = {
             ("*.self_attn.out_proj",),
             ("num_heads",),
         ),
+        follows={"hidden_size": ("word_embed_proj_dim",)},
     ),
     "bert": Family(heads=_BERT, reads_first_token=True),
     "roberta": Family(heads=_BERT, reads_first_token=True),
@@ -144,5 +147,6 @@ FAMILIES: dict[str, Family] = {
 
 def family_of(config: Any) -> Family:
     """Return the family of a config; one without particulars where it is not in the table."""
-    unknown = Family(head_size=getattr(config, "head_dim", None) is not None)
+    computed = isinstance(getattr(type(config), "head_dim", None), property)
+    unknown = Family(head_size=getattr(config, "head_dim", None) is not None and not computed)
     return FAMILIES.get(str(config.model_type), unknown)

@@ -1,0 +1,81 @@
+"""Open pretrained models: by name, as saved networks, by what their head predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..errors import CheckpointError
+from ..readouts import readout_of
+from ..space import Number
+from .builder import PretrainedBuilder
+
+__all__ = ["is_causal", "open_pretrained", "read_builder"]
+
+
+def read_builder(path: str | Path, class_name: str, sizes: Mapping[str, Number], readout: str | None) -> Any:
+    """Return the builder of a saved network.
+
+    Args:
+        path: The folder, with a `config.json`.
+        class_name: The class of the model, in transformers.
+        sizes: The full model's sizes.
+        readout: The name of the readout.
+
+    Raises:
+        CheckpointError: If transformers does not know the class.
+    """
+    transformers = _transformers()
+    model_class = getattr(transformers, class_name, None)
+    if model_class is None:
+        raise CheckpointError(
+            f"{path} holds a {class_name}, which transformers {transformers.__version__} does not have. Update it, or "
+            "give build=."
+        )
+    config = transformers.AutoConfig.from_pretrained(path)
+    generation = None
+    if (Path(path) / "generation_config.json").is_file():
+        generation = transformers.GenerationConfig.from_pretrained(path)
+    return PretrainedBuilder(model_class, config, sizes, readout_of(readout), generation)
+
+
+def open_pretrained(path: str | Path) -> nn.Module:
+    """Open a pretrained model by its folder or its name, as the class that its config names.
+
+    Raises:
+        CheckpointError: If its config names no class.
+    """
+    transformers = _transformers()
+    config = transformers.AutoConfig.from_pretrained(path)
+    names = config.architectures or []
+    model_class = getattr(transformers, names[0], None) if names else None
+    if model_class is None:
+        raise CheckpointError(
+            f"The config of {path} names no class of transformers (architectures={config.architectures}). Open the "
+            "model yourself, such as AutoModelForCausalLM.from_pretrained(...), and give it."
+        )
+    model: nn.Module = model_class.from_pretrained(path, config=config)
+    return model
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Whether a Hugging Face model predicts the next token at each token, by a head on its hidden states."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    names = {name for one in CAUSAL.values() for name in ((one,) if isinstance(one, str) else one)}
+    return type(model).__name__.removeprefix("FSDP") in names and not getattr(
+        model.config, "output_router_logits", False
+    )
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError(
+            'Pretrained models need transformers, which is not installed: pip install "sortednet[transformers]".'
+        ) from error
+    return transformers

@@ -1,0 +1,612 @@
+"""Sorted fine-tuning with Hugging Face's `Trainer`, and with trainers made of it, such as TRL's `SFTTrainer`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MethodType
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils.generic import can_return_loss, find_labels
+
+from . import checkpoint
+from .buffers import Private
+from .errors import CheckpointError, ConfigError, DataError
+from .network import SortedNet
+from .objectives import Objective, PerExample, Stochastic, StochasticSummation, Summation, Term, total
+from .sampling import Geometric, PerDimension, Sampler, Stratified, Uniform
+from .space import Number, Setting
+
+__all__ = ["SortedTrainer", "SortedTrainerMixin"]
+
+DEFAULT_OBJECTIVE = "per_example"
+DEFAULT_SAMPLER = "stratified"
+
+OBJECTIVES: dict[str, Callable[[Sampler], Objective]] = {
+    "per_example": PerExample,
+    "stochastic": Stochastic,
+    "stochastic_summation": StochasticSummation,
+    "summation": lambda sampler: Summation(sampler.space),
+}
+SAMPLERS: dict[str, type[Sampler]] = {
+    "stratified": Stratified,
+    "uniform": Uniform,
+    "per_dimension": PerDimension,
+    "geometric": Geometric,
+}
+
+STATE = "sortednet_objective.json"
+
+
+class SortedTrainerMixin:
+    """Makes a `Trainer` of Hugging Face, or one derived from it, train every sub-model of a network at once.
+
+    Put it first: `class SortedSFTTrainer(SortedTrainerMixin, SFTTrainer): pass`. All that the trainer does stays: its
+    schedule, clipping, precision, activation checkpointing, logging, DDP and FSDP2. What changes:
+
+    - The loss of a training batch is the objective's: a mean over its examples, divided by the accumulation steps.
+      Where sub-models differ in depth alone, they share one forward.
+    - Evaluation runs every sub-model. `eval_loss` and all other ordinary names are the full model's;
+      `eval_num_hidden_layers=2_loss` is a sub-model's, and `eval_mean_loss` the mean over them.
+    - Logs also hold each sub-model's training loss since the last log, such as `loss_num_hidden_layers=2`.
+    - A checkpoint is what plain `from_pretrained` opens as the full model, and `sortednet.load` as the network. It holds
+      what has been drawn, so that a resumed run draws what an uninterrupted one would have drawn.
+
+    Args:
+        args: Those of the trainer. Its model must be a `SortedNet`.
+        objective: Which sub-models a batch trains, or its name: `per_example` (the default), `stochastic`,
+            `stochastic_summation` or `summation`.
+        sampler: What an objective given by name draws from, or its name: `stratified` (the default), `uniform`,
+            `per_dimension` or `geometric`, seeded by the training arguments' `seed`.
+        eval_settings: The sub-models to evaluate beside the full model; every one of the space where left out.
+        kwargs: Those of the trainer, by name.
+
+    Raises:
+        ConfigError: If the model is no `SortedNet`, a name is unknown, the objective is of another space, or the
+            training arguments ask for what sub-models cannot do.
+        SettingError: If one of `eval_settings` is not in the space.
+        DataError: If the training data are empty.
+
+    Source:
+        Valipour et al. (2023), arXiv:2309.08968v2, Sec. 2: Sorted Fine-Tuning (SoFT), whose sum of the losses of all
+        sub-models is `summation`; Valipour (2024), doctoral thesis, University of Waterloo, ch. 5.
+
+    Example:
+        >>> from sortednet import SortedNet
+        >>> from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
+        >>> config = LlamaConfig(vocab_size=20, hidden_size=8, intermediate_size=16, num_hidden_layers=2,
+        ...                      num_attention_heads=2)
+        >>> net = SortedNet.from_pretrained(LlamaForCausalLM(config), num_hidden_layers=[1, 2])
+        >>> data = [{"input_ids": [1, 2, 3, 4], "labels": [1, 2, 3, 4]}] * 4
+        >>> args = TrainingArguments("unused", max_steps=1, report_to="none", save_strategy="no", disable_tqdm=True,
+        ...                          use_cpu=True, dataloader_pin_memory=False, logging_strategy="no")
+        >>> trainer = SortedTrainer(net, args, train_dataset=data, eval_dataset=data)
+        >>> trainer.train().global_step  # doctest: +ELLIPSIS
+        {'train_runtime': ...
+        1
+        >>> [name for name in trainer.evaluate() if name.endswith("loss")]  # doctest: +ELLIPSIS
+        {'eval_loss': ...
+        ['eval_loss', 'eval_num_hidden_layers=1_loss', 'eval_num_hidden_layers=2_loss', 'eval_mean_loss']
+    """
+
+    # Those of the trainer.
+    accelerator: Any
+    args: Any
+    model: Any
+    state: Any
+    is_fsdp_enabled: bool
+    label_names: list[str]
+    label_smoother: Any
+    compute_loss_func: Any
+    _signature_columns: list[str] | None
+
+    # The objective returns the mean over a batch; the trainer divides it by the accumulation steps.
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        *args: Any,
+        objective: Objective | str | None = None,
+        sampler: Sampler | str | None = None,
+        eval_settings: Iterable[Mapping[str, Number] | str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        given = dict(zip(("model", "args", "data_collator", "train_dataset"), args, strict=False)) | kwargs
+        if given.get("model") is not None:
+            _check_model(given["model"])
+        _check_data(given.get("train_dataset"))
+        parent: Any = super()
+        parent.__init__(*args, **kwargs)
+        _check_model(self.model)
+        net = self.net
+        self._check_arguments()
+        self.objective = _objective(objective, sampler, net, self.args.seed)
+        wanted = net.space if eval_settings is None else eval_settings
+        chosen = dict.fromkeys([*(net.space.setting(one) for one in wanted), net.space.full])
+        self.eval_settings = tuple(one for one in chosen if one != net.space.full) + (net.space.full,)
+        self.model_accepts_loss_kwargs = False
+        if self.args.label_names is None:
+            self.label_names = find_labels(type(net.full))
+        self.can_return_loss = can_return_loss(type(net.full))
+        self._losses: dict[str, tuple[Tensor, int]] = {}
+        self._fixed = {"use_cache": False} if "use_cache" in inspect.signature(net.full.forward).parameters else {}
+        _fuse_heads(net)
+
+    @property
+    def net(self) -> SortedNet:
+        """The network that is trained."""
+        net = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        assert isinstance(net, SortedNet)
+        return net
+
+    def _check_arguments(self) -> None:
+        """Refuse what would train or measure something else than the sub-models, without saying so."""
+        args = self.args
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None) if self.is_fsdp_enabled else None
+        refused = {
+            f"{args.n_gpu} GPUs in one process": (
+                args.n_gpu > 1,
+                "Launch with `torchrun` or `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one",
+            ),
+            f"neftune_noise_alpha={args.neftune_noise_alpha}": (
+                args.neftune_noise_alpha is not None,
+                "It would reach the full model's embedding alone. Leave it out",
+            ),
+            "use_liger_kernel=True": (
+                args.use_liger_kernel,
+                "It would reach the full model's layers alone. Leave it out; the losses of causal language models are "
+                "computed in chunks anyway",
+            ),
+            "predict_with_generate=True": (
+                getattr(args, "predict_with_generate", False),
+                "The full model would generate for every sub-model. Generate with net.submodel(...) after training",
+            ),
+            "DeepSpeed": (getattr(self, "is_deepspeed_enabled", False), "Use DDP, or FSDP2"),
+            "FSDP1": (
+                plugin is not None and plugin.fsdp_version == 1,
+                "It flattens the parameters. Set fsdp_config['version'] to 2",
+            ),
+            "fsdp_config['activation_checkpointing']": (
+                plugin is not None and plugin.activation_checkpointing,
+                "It would reach the full model's blocks alone. Set gradient_checkpointing=True of the arguments",
+            ),
+            "use_reentrant=True under DDP": (
+                args.world_size > 1 and not self.is_fsdp_enabled and _reentrant(args),
+                "It marks a parameter ready twice where some are not used. Set use_reentrant to False",
+            ),
+            "accelerator_config.even_batches=False": (
+                args.world_size > 1 and not args.accelerator_config.even_batches,
+                "All processes must draw the same sub-models for batches of the same size. Leave it True",
+            ),
+        }
+        for name, (asked, remedy) in refused.items():
+            if asked:
+                raise ConfigError(f"{name} cannot be used with sub-models. {remedy}.")
+        if self.compute_loss_func is not None and not hasattr(Trainer, "loss_is_scaled_for_ga"):
+            raise ConfigError(
+                "compute_loss_func needs transformers 5.19 or later, so that accumulated losses are averaged. Update "
+                "transformers, or let the model compute its loss."
+            )
+
+    # Training
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Return the loss of a batch: the objective's in training, one sub-model's in evaluation.
+
+        Args:
+            model: The network, or a wrapper of it.
+            inputs: The batch. Tensors of shape (B, ...). In evaluation its `setting` names the sub-model.
+            return_outputs: Whether to return the outputs too; in training these are the sub-models' losses.
+            num_items_in_batch: Not used in training.
+        """
+        smoothed = self.label_smoother is not None and self.compute_loss_func is None and "labels" in inputs
+        if not model.training and not smoothed:
+            parent: Any = super()
+            return parent.compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if not model.training:
+            outputs = _Unlabelled(model)(**inputs)
+            loss = self._loss_of(outputs, inputs)
+            return (loss, outputs) if return_outputs else loss
+        if self.label_names and not any(inputs.get(name) is not None for name in self.label_names):
+            raise DataError(
+                f"The batch has no labels: it holds {', '.join(inputs)}, and {type(self.net.full).__name__} takes "
+                f"{' or '.join(self.label_names)}. Give the data such a column, or a data_collator that makes it."
+            )
+        own = smoothed or self.compute_loss_func is not None
+        terms = self.objective.terms(
+            _Unlabelled(model) if own else model,  # type: ignore[arg-type]
+            {**inputs, **self._fixed},
+            self._loss_of,
+        )
+        self._count(terms)
+        loss = total(terms)
+        losses = {"loss": loss, "losses": {str(term.setting): term.loss.detach() for term in terms}}
+        return (loss, losses) if return_outputs else loss
+
+    def _loss_of(self, output: Any, batch: Mapping[str, Any]) -> Tensor:
+        """Return the mean loss of one sub-model: the model's own, the given function's, or a smoothed one."""
+        if self.compute_loss_func is not None:
+            loss = self.compute_loss_func(output, batch.get("labels"), num_items_in_batch=None)
+        elif self.label_smoother is not None and "labels" in batch:
+            name = type(self.net.full).__name__.removeprefix("FSDP")
+            loss = self.label_smoother(output, batch["labels"], shift_labels=name in _CAUSAL)
+        else:
+            loss = getattr(output, "loss", None)
+        if not isinstance(loss, Tensor):
+            raise DataError(
+                f"{type(self.net.full).__name__} returned no loss for a batch that holds {', '.join(batch)}. Give what "
+                "its forward computes a loss from, or compute_loss_func."
+            )
+        return loss
+
+    def _count(self, terms: Iterable[Term]) -> None:
+        """Add losses up for the next log, without waiting for the device."""
+        for term in terms:
+            sum_, count = self._losses.get(str(term.setting), (0.0, 0))
+            self._losses[str(term.setting)] = sum_ + term.loss.detach().float(), count + 1
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log, the training losses with those of each sub-model."""
+        if "loss" in logs and self._losses:
+            held, self._losses = sorted(self._losses.items()), {}
+            means = torch.stack([sum_ / count for _, (sum_, count) in held])
+            # All processes have trained the same sub-models.
+            means = self.accelerator.gather(means.unsqueeze(0)).mean(0)
+            logs.update({f"loss_{setting}": mean for (setting, _), mean in zip(held, means.tolist(), strict=True)})
+        parent: Any = super()
+        parent.log(logs, *args, **kwargs)
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        parent: Any = super()
+        with _parts_unnamed(self.net) if self.is_fsdp_enabled else nullcontext():
+            return parent._prepare_for_training(*args, **kwargs)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """Keep the columns that the full model takes."""
+        parent: Any = super()
+        parent._set_signature_columns_if_needed()
+        if self._signature_columns is not None and "settings" in self._signature_columns:  # those of SortedNet.forward
+            taken = inspect.signature(self.net.full.forward).parameters
+            self._signature_columns = list(dict.fromkeys([*taken, "label", "label_ids", *self.label_names]))
+
+    # Evaluation
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """Evaluate every sub-model, the full model last; or predict with one.
+
+        Returns:
+            The full model's output, with the metrics of all.
+        """
+        parent: Any = super()
+        if description != "Evaluation":
+            return parent.evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        examples, table = 0, {}
+        for setting in self.eval_settings:
+            output = parent.evaluation_loop(
+                _At(dataloader, setting, self._fixed), description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+            examples += output.num_samples
+            output.metrics.update(self._other_metrics(metric_key_prefix))
+            found = {name.removeprefix(f"{metric_key_prefix}_"): value for name, value in output.metrics.items()}
+            found.pop("model_preparation_time", None)
+            table[setting] = found
+        metrics = dict(output.metrics)
+        for setting, found in table.items():
+            metrics |= {f"{metric_key_prefix}_{setting}_{name}": value for name, value in found.items()}
+        for name, value in found.items():
+            values = [one.get(name) for one in table.values()]
+            if isinstance(value, (int, float)) and None not in values:
+                metrics[f"{metric_key_prefix}_mean_{name}"] = sum(values) / len(values)
+        return output._replace(metrics=metrics, num_samples=examples)
+
+    def _other_metrics(self, prefix: str) -> dict[str, float]:
+        """Take what TRL's trainers have gathered on the side, and would average over sub-models."""
+        held = getattr(self, "_metrics", {}).get("eval", {})
+        taken = {name: values for name, values in held.items() if values and name != "num_tokens"}  # of training
+        held.clear()
+        return {f"{prefix}_{name}": sum(values) / len(values) for name, values in taken.items()}
+
+    def predict(
+        self,
+        test_dataset: Any,
+        *args: Any,
+        setting: Mapping[str, Number] | str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Predict with one sub-model, the full model where `setting` is left out. See `Trainer.predict`."""
+        parent: Any = super()
+        return parent.predict(_At(test_dataset, self.net.space.setting(setting), self._fixed), *args, **kwargs)
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        parent: Any = super()
+        if isinstance(test_dataset, _At):
+            return replace(test_dataset, held=parent.get_test_dataloader(test_dataset.held))
+        return parent.get_test_dataloader(test_dataset)
+
+    # Checkpoints
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train. See `Trainer.train`.
+
+        Args:
+            resume_from_checkpoint: A checkpoint to go on from; True for the last one in the output folder, leaving out
+                those that a killed run has not finished.
+            args: Further arguments of the trainer.
+            kwargs: The same by name.
+
+        Raises:
+            CheckpointError: If there is no checkpoint, or it is of another space or objective.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = _last_checkpoint(Path(self.args.output_dir))
+        if resume_from_checkpoint:
+            self._resume_objective(Path(resume_from_checkpoint))
+        self._losses = {}
+        parent: Any = super()
+        return parent.train(resume_from_checkpoint, *args, **kwargs)
+
+    def _identity(self) -> dict[str, Any]:
+        described = {"space": self.net.space.to_json(), "objective": type(self.objective).__name__}
+        return json.loads(json.dumps(described))  # type: ignore[no-any-return]
+
+    def _resume_objective(self, folder: Path) -> None:
+        try:
+            held = json.loads((folder / STATE).read_text())
+            state = held.pop("state")
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"{folder} is no checkpoint of a sorted trainer: it has no {STATE}. Give one that is, or start from its "
+                "weights: SortedNet.from_pretrained(...)."
+            ) from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{folder / STATE} is damaged ({error!r}). Take an earlier checkpoint.") from None
+        for name, value in self._identity().items():
+            if held.get(name) != value:
+                raise CheckpointError(
+                    f"{folder} belongs to another run: its {name} is {held.get(name)}, and this run's {value}. Give the "
+                    "run its own, or start anew."
+                )
+        self.objective.load_state_dict(state)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        parent: Any = super()
+        if self.args.should_save:
+            folder = Path(parent._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+            described = {**self._identity(), "state": self.objective.state_dict()}
+            checkpoint.write_bytes(folder / STATE, json.dumps(described, indent=1).encode())
+        parent._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        parent: Any = super()
+        parent._save_rng_state(output_dir)
+        # What says that a checkpoint is finished comes next, and must not come before another process has written.
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Any] | None = None) -> None:
+        """Write the network, the tokenizer and the training arguments, on the process that writes."""
+        if not self.args.should_save:
+            return
+        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        if state_dict is None:
+            self.net.save_pretrained(folder)
+        else:
+            own = self.net.private
+            whole = Private(own.patterns, own.policy, own.full, own.trainable)
+            whole.load_state_dict(_below("private.", state_dict))
+            self.net.write(folder, _below("full.", state_dict), private=whole.tensors())
+        trainer: Any = self
+        for one in (trainer.processing_class, getattr(trainer.data_collator, "tokenizer", None)):
+            if one is not None:
+                one.save_pretrained(folder)
+                break
+        torch.save(self.args, folder / "training_args.bin")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:
+            parent: Any = super()
+            parent._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            _restore(self.net, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled:
+            parent: Any = super()
+            parent._load_best_model()
+        else:
+            _restore(self.net, Path(self.state.best_model_checkpoint))
+
+
+@final
+class SortedTrainer(SortedTrainerMixin, Trainer):  # type: ignore[misc]
+    """Hugging Face's `Trainer` for every sub-model of a network at once. See `SortedTrainerMixin`."""
+
+
+@dataclass(frozen=True)
+class _At:
+    """Data, or a loader of batches, for one sub-model, whose name goes with each batch into the model's forward."""
+
+    held: Any
+    setting: Setting
+    fixed: Mapping[str, Any]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in self.held:
+            yield {**batch, **self.fixed, "setting": str(self.setting)}
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.held, name)
+
+
+@dataclass(frozen=True)
+class _Unlabelled:
+    """Calls a model without labels, where the loss is not its own."""
+
+    model: nn.Module
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.model(**{name: value for name, value in inputs.items() if name != "labels"})
+
+
+_CAUSAL = {
+    name
+    for one in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    for name in ((one,) if isinstance(one, str) else one)
+}  # fmt: skip
+
+
+def _reentrant(args: Any) -> bool:
+    """Whether activations are checkpointed in the reentrant way; the arguments have two names, by version."""
+    for name in ("activation_checkpointing", "gradient_checkpointing"):
+        if getattr(args, name, False):
+            return bool((getattr(args, f"{name}_kwargs", None) or {}).get("use_reentrant", False))
+    return False
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, SortedNet):
+        given = repr(model) if isinstance(model, str) else f"a {type(model).__name__}"
+        raise ConfigError(
+            f"The model is {given}, which has no sub-models. Make it a SortedNet first, such as "
+            "model=SortedNet.from_pretrained(model, num_hidden_layers=[...])."
+        )
+
+
+def _check_data(data: Any) -> None:
+    try:
+        empty = data is not None and len(data) == 0
+    except TypeError:  # data of unknown length
+        return
+    if empty:
+        raise DataError("The training data are empty. Give at least one example.")
+
+
+def _objective(objective: Objective | str | None, sampler: Sampler | str | None, net: SortedNet, seed: int) -> Objective:
+    """Return the objective, made of the names given.
+
+    Raises:
+        ConfigError: If a name is unknown, or what is given is of another space.
+    """
+    if isinstance(objective, Objective):
+        if sampler is not None:
+            raise ConfigError(f"sampler={sampler!r} has no use: the objective given has its own. Leave one of them out.")
+        _check_space("objective", objective, net)
+        _check_space("objective's sampler", getattr(objective, "sampler", None), net)
+        return objective
+    name = DEFAULT_OBJECTIVE if objective is None else objective
+    if name not in OBJECTIVES:
+        raise ConfigError(f"objective={name!r} is unknown. Give an Objective, or one of {list(OBJECTIVES)}.")
+    drawn = DEFAULT_SAMPLER if sampler is None else sampler
+    if isinstance(drawn, str):
+        if drawn not in SAMPLERS:
+            raise ConfigError(f"sampler={drawn!r} is unknown. Give a Sampler, or one of {list(SAMPLERS)}.")
+        drawn = SAMPLERS[drawn](net.space, seed=seed)
+    if not isinstance(drawn, Sampler):
+        raise ConfigError(f"sampler={drawn!r} is no sampler. Give a Sampler, or one of {list(SAMPLERS)}.")
+    _check_space("sampler", drawn, net)
+    return OBJECTIVES[name](drawn)
+
+
+def _check_space(what: str, one: Any, net: SortedNet) -> None:
+    space = getattr(one, "space", None)
+    if space is not None and space != net.space:
+        raise ConfigError(f"The {what} is of {space!r}, the network of {net.space!r}. Make it of net.space.")
+
+
+def _fuse_heads(net: SortedNet) -> None:
+    """Let the fused head that TRL gives a model read the sub-model that runs, instead of the full model."""
+    fused = getattr(net.__dict__.get("forward"), "__func__", None)
+    if fused is None or "fused_lm_head" not in inspect.signature(fused, follow_wrapped=False).parameters:
+        return
+    if hasattr(fused, "of_sub_models"):  # the network was trained before
+        return
+
+    @functools.wraps(SortedNet.forward)
+    def forward(self: SortedNet, *args: Any, setting: Any = None, fused_lm_head: bool = False, **kwargs: Any) -> Any:
+        if not fused_lm_head:
+            return SortedNet.forward(self, *args, setting=setting, **kwargs)
+        return fused(self._bound(self.space.setting(setting)).module, *args, fused_lm_head=True, **kwargs)
+
+    forward.of_sub_models = True  # type: ignore[attr-defined]
+    net.forward = MethodType(forward, net)  # type: ignore[method-assign]
+
+
+@contextmanager
+def _parts_unnamed(net: SortedNet) -> Iterator[None]:
+    """Keep Accelerate from sharding the embedding, the last norm and the head on their own: exits read them in chunks.
+
+    Blocks are still sharded one by one, and all else with the network.
+    """
+    unnamed = {"get_input_embeddings": _none, "get_output_embeddings": _none, "base_model_prefix": ""}
+    net.__dict__.update(unnamed)  # these come before the full model's
+    try:
+        yield
+    finally:
+        for name in unnamed:
+            del net.__dict__[name]
+
+
+def _none() -> None:
+    return None
+
+
+def _below(prefix: str, state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _last_checkpoint(output: Path) -> str:
+    """Return the last checkpoint of a run that was written to its end."""
+    found = {int(one.name.split("-")[1]): one for one in output.glob("checkpoint-*") if one.name[11:].isdigit()}
+    for _, folder in sorted(found.items(), reverse=True):
+        try:
+            json.loads((folder / "trainer_state.json").read_text())  # the last that is written
+        except (OSError, ValueError):
+            warnings.warn(f"{folder} was not finished when its run was killed; an earlier one is taken.", stacklevel=3)
+            continue
+        return str(folder)
+    raise CheckpointError(f"There is no checkpoint in {output}. Give the folder of one, or start without resuming.")
+
+
+def _restore(net: SortedNet, folder: Path) -> None:
+    """Put saved weights into a network, in place."""
+    weights = checkpoint.read_weights(folder)
+    with checkpoint.fitting(folder):
+        missing = net.full.load_state_dict(weights, strict=False).missing_keys
+    places = {id(tensor) for name, tensor in net.full.state_dict(keep_vars=True).items() if name in weights}
+    lost = [name for name in missing if id(net.full.state_dict(keep_vars=True)[name]) not in places]
+    if lost:
+        raise CheckpointError(f"{folder} lacks {', '.join(lost)}. Restore it from a copy, or take an earlier one.")
+    held = net.private.tensors()
+    for key, tensor in checkpoint.read_private(folder).items():
+        if key in held:
+            with torch.no_grad():
+                held[key].copy_(tensor)
+        else:
+            net.private.restore({key: tensor})

@@ -1,0 +1,384 @@
+"""The configuration of a fine-tuning run: what a YAML file with the key `pretrained` may say."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.resources
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from .config import ObjectiveConfig, SamplerConfig, make_objective
+from .errors import CheckpointError, ConfigError, DataError, SortedNetError
+from .network import SortedNet
+from .objectives import Objective
+from .space import Space
+from .text import EncodedText, TextData, check_labels, check_tokenizer, encode, load_text
+from .text.sources import Format
+
+__all__ = ["FineTuningConfig", "ImportanceConfig", "PretrainedConfig", "TextConfig"]
+
+_OF_PACKAGE = "python:"
+_KINDS = {"sequence_classification": ("classification", "regression"), "causal_lm": ("causal",)}
+_GIVEN_ELSEWHERE = {
+    "output_dir": "output",
+    "resume_from_checkpoint": "the option --resume",
+    "disable_tqdm": "nothing: the command shows its own progress",
+}
+_FREE = ("save_", "logging_", "log_", "report_to", "run_name", "eval_", "per_device_eval", "dataloader_", "tf32")
+"""Beginnings of the names of training arguments that do not change what is trained."""
+
+
+@dataclass(frozen=True)
+class PretrainedConfig:
+    """Which pretrained model.
+
+    Args:
+        path: A folder, the name of a model of the Hugging Face Hub, or `python:PACKAGE/FOLDER`, a folder inside an
+            installed Python package.
+        task: `sequence_classification` (classes, or numbers) or `causal_lm`.
+        readout: What a classifier reads: `own`, `mean` over the tokens, or `default`; see `SortedNet.from_pretrained`.
+        pad_token: The padding token, where the tokenizer has none, such as its end token.
+        dtype: Type of the weights while training.
+
+    Raises:
+        ConfigError: If the mean is to be read for something else than a classifier.
+    """
+
+    path: str
+    task: Literal["sequence_classification", "causal_lm"] = "sequence_classification"
+    readout: Literal["default", "own", "mean"] = "default"
+    pad_token: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.readout == "mean" and self.task != "sequence_classification":
+            raise ConfigError(
+                f"pretrained.readout='mean' is for task: sequence_classification, not {self.task}, where every token "
+                "is read. Leave it out."
+            )
+
+    def resolve(self) -> str:
+        """Return the folder or the name that transformers opens.
+
+        Raises:
+            ConfigError: If the package is not installed, or has no such folder.
+        """
+        if not self.path.startswith(_OF_PACKAGE):
+            folder = Path(self.path).expanduser()
+            return str(folder) if folder.is_dir() else self.path
+        package, _, inside = self.path.removeprefix(_OF_PACKAGE).partition("/")
+        try:
+            found = Path(str(importlib.resources.files(package).joinpath(inside)))
+        except (ImportError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"pretrained.path={self.path!r}: the Python package {package!r} cannot be found ({error}). Install it "
+                "with pip, or give a folder."
+            ) from None
+        if not found.is_dir():
+            raise ConfigError(
+                f"pretrained.path={self.path!r}: the package {package} has no folder {inside!r}. Correct it, or give a "
+                "folder."
+            )
+        return str(found)
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Which text.
+
+    Args:
+        name: A task (`sst2`, `mrpc`, `rte`, `stsb`, `gsm8k`, `alpaca`), a format of your own files (`jsonl`, `tsv`,
+            `csv`, `text`), or a data set of the Hugging Face Hub; see `sortednet.text.load_text`.
+        source: The folder with a task's files, or `hub`, which is meant where left out.
+        max_length: Most tokens of an example.
+        options: Arguments of the loader, such as `train_examples`, `evaluation_examples` and `seed`; for your own files
+            `train`, `evaluation`, `kind`, `text_columns`, `label_column` and the like.
+        encoding: Arguments of `sortednet.text.encode`: `train_on_prompt`, `strip_calculations`, `chat`.
+    """
+
+    name: str
+    source: str | None = None
+    max_length: int = 128
+    options: dict[str, Any] = field(default_factory=dict)
+    encoding: dict[str, Any] = field(default_factory=dict)
+
+    def load(self) -> TextData:
+        """Load the text.
+
+        Raises:
+            DataError: If it is missing or unfit.
+            ConfigError: If a name or an option is unknown.
+        """
+        own_files = self.name in get_args(Format)
+        source = None if own_files else self.source or "hub"
+        if own_files and self.source:
+            raise ConfigError(
+                f"text.source={self.source!r} has no use for files of your own. Give their paths: "
+                "text.options={train: FILE, evaluation: FILE}."
+            )
+        try:
+            return load_text(self.name, source, **self.options)
+        except DataError as error:
+            if source != "hub":
+                raise
+            raise DataError(f"{error} In the configuration: text.source=FOLDER.") from None
+        except TypeError as error:
+            raise ConfigError(f"text.options={self.options} do not fit: {error}. Correct the names.") from None
+
+
+@dataclass(frozen=True)
+class ImportanceConfig:
+    """How heads and feed-forward units are ordered before training, so that sub-models get the important ones.
+
+    Args:
+        kind: `none`, `taylor`, `activation` or `magnitude`; see `sortednet.importance.score`.
+        batches: Training batches to score on, at least 1.
+
+    Raises:
+        ConfigError: If there is no batch.
+    """
+
+    kind: Literal["none", "taylor", "activation", "magnitude"] = "none"
+    batches: int = 16
+
+    def __post_init__(self) -> None:
+        if self.batches < 1:
+            raise ConfigError(f"importance.batches={self.batches} is below 1. Give at least 1, such as 16.")
+
+
+@dataclass(frozen=True)
+class FineTuningConfig:
+    """A run of `sortednet train` from a pretrained model.
+
+    Args:
+        pretrained: Which model.
+        space: By field of its config the values, the largest its own; or a list of settings.
+        text: Which text.
+        output: Folder for all that the run writes.
+        importance: How units are ordered before training.
+        sampler: How settings are drawn.
+        objective: Which sub-models a batch trains.
+        head_learning_rate: Learning rate of the head (all outside the base model, and its pooler); that of `training`
+            where null.
+        training: Fields of `transformers.TrainingArguments`.
+    """
+
+    pretrained: PretrainedConfig
+    space: dict[str, Any] | list[Any]
+    text: TextConfig
+    output: str = "runs/fine_tuning"
+    importance: ImportanceConfig = field(default_factory=ImportanceConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    objective: ObjectiveConfig = field(default_factory=lambda: ObjectiveConfig(name="per_example"))
+    head_learning_rate: float | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.head_learning_rate is not None and not self.head_learning_rate > 0:
+            raise ConfigError(f"head_learning_rate={self.head_learning_rate} must be above 0, or null.")
+
+    @property
+    def title(self) -> str:
+        """The heading of the report."""
+        return f"{Path(self.pretrained.path).name} on {self.text.name}"
+
+    @property
+    def seed(self) -> int:
+        """The seed of the new head, of what is drawn, and of the data's order."""
+        return int(self.training.get("seed", 0))
+
+    def absolute(self) -> FineTuningConfig:
+        """Return the same configuration with its paths made absolute, so that it can be used from any folder."""
+        path, source, options = self.pretrained.path, self.text.source, dict(self.text.options)
+        if Path(path).expanduser().is_dir():
+            path = str(Path(path).expanduser().absolute())
+        if source is not None and source != "hub":
+            source = str(Path(source).expanduser().absolute())
+        for name in ("train", "evaluation", "cache_folder"):
+            if isinstance(options.get(name), str):
+                options[name] = str(Path(options[name]).expanduser().absolute())
+        text = replace(self.text, source=source, options=options)
+        return replace(self, pretrained=replace(self.pretrained, path=path), text=text)
+
+    def identity(self, described: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep of a described configuration what must be equal for a run to be continued."""
+        kept = {name: value for name, value in described.items() if name != "output"}
+        training = dict(kept.pop("training", {}))
+        return {**kept, "training": {name: one for name, one in training.items() if not name.startswith(_FREE)}}
+
+    def make_space(self) -> Space:
+        """Return the space.
+
+        Raises:
+            SpaceError: If it is none.
+        """
+        return Space(self.space) if isinstance(self.space, list) else Space(**self.space)
+
+    def make_objective(self, space: Space) -> Objective:
+        """Return the objective and its sampler.
+
+        Raises:
+            ConfigError: If a name or an option is unknown.
+        """
+        return make_objective(self.objective, self.sampler, space, self.seed)
+
+    def load_data(self) -> TextData:
+        """Load the text, and check that the task can be trained on it.
+
+        Raises:
+            DataError: If it is missing or unfit.
+            ConfigError: If a name or an option is unknown, or the text is of another kind than the task.
+        """
+        data = self.text.load()
+        kinds = _KINDS[self.pretrained.task]
+        if data.kind not in kinds:
+            fitting = next(task for task, held in _KINDS.items() if data.kind in held)
+            raise ConfigError(
+                f"{self.text.name} is {data.kind}, and pretrained.task={self.pretrained.task} needs "
+                f"{' or '.join(kinds)}. Choose another text, or task: {fitting}."
+            )
+        return data
+
+    def make_tokenizer(self) -> Any:
+        """Open the model's tokenizer.
+
+        Raises:
+            CheckpointError: If it cannot be opened.
+            ConfigError: If it has no padding token.
+        """
+        with _opening(self.pretrained.path):
+            tokenizer = _transformers().AutoTokenizer.from_pretrained(self.pretrained.resolve())
+        wanted = self.pretrained.pad_token
+        if wanted is not None:
+            if wanted not in tokenizer.get_vocab():
+                raise ConfigError(f"pretrained.pad_token={wanted!r} is none of the tokenizer's tokens. Give one.")
+            tokenizer.pad_token = wanted
+        if tokenizer.pad_token_id is None:
+            raise ConfigError(
+                f"The tokenizer of {self.pretrained.path} has no padding token. Give one of its tokens as "
+                f"pretrained.pad_token, such as {tokenizer.eos_token!r}."
+            )
+        return tokenizer
+
+    def make_network(self, data: TextData, tokenizer: Any) -> SortedNet:
+        """Open the pretrained model as a network, once it is known to fit the tokenizer and the labels.
+
+        Raises:
+            CheckpointError: If the model cannot be opened.
+            ConfigError: If it does not fit the tokenizer or the labels.
+            BuildError: If a dimension makes no sense for it.
+            SpaceError: If a support does not fit its sizes.
+        """
+        transformers, given = _transformers(), self.pretrained
+        with _opening(given.path):
+            config = transformers.AutoConfig.from_pretrained(given.resolve())
+        is_classifier = any(one.endswith("ForSequenceClassification") for one in config.architectures or ())
+        if data.kind != "causal" and not is_classifier:  # the head is new
+            config.num_labels = data.num_labels
+            config.problem_type = "regression" if data.kind == "regression" else "single_label_classification"
+            if data.kind == "classification":
+                config.id2label = dict(enumerate(data.label_names))
+                config.label2id = {name: place for place, name in enumerate(data.label_names)}
+        if given.pad_token is not None:
+            config.pad_token_id = tokenizer.pad_token_id
+        try:
+            check_tokenizer(tokenizer, config, kind=data.kind, max_length=self.text.max_length)
+            check_labels(data, config)
+        except ConfigError as error:
+            raise ConfigError(f"pretrained.path={given.path!r} does not fit: {error}") from None
+        kind = transformers.AutoModelForCausalLM if data.kind == "causal" else None
+        kind = kind or transformers.AutoModelForSequenceClassification
+        torch.manual_seed(self.seed)
+        with _opening(given.path):
+            model = kind.from_pretrained(given.resolve(), config=config, dtype=getattr(torch, given.dtype))
+        return SortedNet.from_pretrained(model, space=self.make_space(), readout=given.readout)
+
+    def encode(self, data: TextData, tokenizer: Any) -> EncodedText:
+        """Turn the text into tokens.
+
+        Raises:
+            ConfigError: If an option is unknown or not possible.
+            DataError: If no example is left.
+        """
+        try:
+            return encode(data, tokenizer, max_length=self.text.max_length, **self.text.encoding)
+        except TypeError as error:
+            raise ConfigError(f"text.encoding={self.text.encoding} does not fit: {error}. Correct the names.") from None
+
+    def make_arguments(self, output: Path) -> Any:
+        """Return the training arguments, for checkpoints in a folder.
+
+        Raises:
+            ConfigError: If a name is unknown, or a value cannot be used.
+        """
+        kind = _transformers().TrainingArguments
+        known = {one.name: one.default for one in fields(kind) if one.init}
+        for name, value in self.training.items():
+            if name in _GIVEN_ELSEWHERE:
+                raise ConfigError(f"training.{name} is set by the command. Give {_GIVEN_ELSEWHERE[name]} instead.")
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+                meant = f"Did you mean {' or '.join(close)}?" if close else "Such as num_train_epochs."
+                raise ConfigError(f"training.{name} is no field of transformers.TrainingArguments. {meant}")
+            _check_type(name, value, known[name])
+        accelerated = torch.accelerator.is_available()
+        defaults = {
+            "seed": 0, "logging_steps": 10, "save_total_limit": 2, "logging_nan_inf_filter": False,
+            "dataloader_pin_memory": accelerated, "use_cpu": not accelerated,
+        }  # fmt: skip
+        given = {  # YAML reads a plain `no` as false
+            name: "no" if value is False and name.endswith("_strategy") else value
+            for name, value in self.training.items()
+        }
+        try:
+            return kind(**{**defaults, **given, "output_dir": str(output), "disable_tqdm": True})
+        except (TypeError, ValueError, ImportError) as error:
+            raise ConfigError(f"training={self.training} cannot be used: {_first_line(error)}") from None
+
+
+def _check_type(name: str, value: Any, default: Any) -> None:
+    """Refuse a value of another kind than the default, where that is a number or a truth value."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(default, bool):
+        fits, wanted = isinstance(value, bool), "true or false"
+    elif isinstance(default, (int, float)):
+        fits, wanted = is_number, f"a number, such as {default}"
+    else:
+        return
+    if not fits:
+        raise ConfigError(f"training.{name}={value!r} is of type {type(value).__name__}. Give {wanted}.")
+
+
+@contextmanager
+def _opening(path: str) -> Iterator[None]:
+    """Say what to give, where transformers cannot open a model."""
+    try:
+        yield
+    except SortedNetError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(
+            f"pretrained.path={path!r} cannot be opened: {_first_line(error)} Give a folder that holds a model and its "
+            "tokenizer, the name of one on the Hugging Face Hub (with a network, or once it was downloaded), or "
+            "python:PACKAGE/FOLDER."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") + "." if lines else f"{type(error).__name__}."
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError(
+            'Fine-tuning needs transformers, which is not installed: pip install "sortednet[cli,transformers,text]".'
+        ) from error
+    return transformers
