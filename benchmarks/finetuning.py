@@ -316,6 +316,9 @@ def compared_figures() -> tuple[dict[str, float], list[dict]]:
     """Mean score over tasks and depths of every objective, at the cost of one summation."""
     found, rows = {}, []
     for kind in ("", *COMPARED):
+        names = [f"sorted{kind}-{task}-{seed}" for seed in SEEDS for task in COMPARED_TASKS]
+        if not all((KEPT / f"{name}.json").is_file() for name in names):
+            continue  # with --only, not all objectives were asked for
         means = []
         for seed in SEEDS:
             runs = [kept(f"sorted{kind}-{task}-{seed}") for task in COMPARED_TASKS]

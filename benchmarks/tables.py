@@ -246,16 +246,13 @@ def encoder(found: dict[str, Any]) -> str:
             cells = [shown([row[name] for row in here]) for name in ("alone", "sorted", "ordinary")]
             lines.append(f"| {task} | {depth} | {' | '.join(cells)} |")
     how = about["encoder_training"]
-    return (
-        (
-            f"MiniLM (6 layers, hidden size 384), {about['examples'] or 'all'} training examples a task, {how['epochs']} "
-            f"epochs of batches of {how['batch']}, texts cut at {how['length']} tokens, {len(about['seeds'])} seeds (mean, "
-            "standard deviation). Accuracy, for STS-B Spearman's correlation, in points. Alone: cut first, then fine-tuned, "
-            "read over the mean of the tokens like the sorted network's exits; at depth 6 ordinary fine-tuning."
-        )
-        + "\n\n"
-        + "\n".join(lines)
+    text = (
+        f"MiniLM (6 layers, hidden size 384), {about['examples'] or 'all'} training examples a task, {how['epochs']} "
+        f"epochs of batches of {how['batch']}, texts cut at {how['length']} tokens, {len(about['seeds'])} seeds (mean, "
+        "standard deviation). Accuracy, for STS-B Spearman's correlation, in points. Alone: cut first, then "
+        "fine-tuned, read over the mean of the tokens like the sorted network's exits; at depth 6 ordinary fine-tuning."
     )
+    return text + "\n\n" + "\n".join(lines)
 
 
 def compared(found: dict[str, Any]) -> str:
@@ -265,14 +262,8 @@ def compared(found: dict[str, Any]) -> str:
         key = f"encoder_mean_{name.lower()}"
         lines.append(f"| {name} | {metrics[key]:.2f} (sd {metrics[key + '_sd']:.2f}) |")
     tasks = ", ".join(about["rows"]["compared"][0]["scores"])
-    return (
-        (
-            f"At equal cost on {tasks}: an objective that runs fewer blocks has more updates. Weighted is the summation "
-            "with loss weights in proportion to the depth."
-        )
-        + "\n\n"
-        + "\n".join(lines)
-    )
+    text = f"At equal cost on {tasks}: an objective that runs fewer blocks has more updates."
+    return text + "\n\n" + "\n".join(lines)
 
 
 def causal(found: dict[str, Any]) -> str:
@@ -282,15 +273,13 @@ def causal(found: dict[str, Any]) -> str:
     for name in rows[0]["ordinary"]:
         cells = [shown([row[kind][name] for row in rows], 3) for kind in ("ordinary", "sorted")]
         lines.append(f"| {name.rpartition('=')[2]} | {' | '.join(cells)} |")
-    return (
-        (
-            "A Llama of 8 layers and 7.4 M parameters, pre-trained by `benchmarks/pretraining.py`, fine-tuned on "
-            f"{about['causal_examples_of_each']} examples of GSM8K and of Alpaca each; loss over the answers' tokens of held "
-            f"out examples in nats, {len(about['seeds'])} seeds. Objective: {about['causal_objective']}."
-        )
-        + "\n\n"
-        + "\n".join(lines)
+    text = (
+        "A Llama of 8 layers and 7.4 M parameters, pre-trained by `benchmarks/pretraining.py`, fine-tuned on "
+        f"{about['causal_examples_of_each']} examples of GSM8K and of Alpaca each; loss over the answers' tokens of "
+        f"held out examples in nats, {len(about['seeds'])} seeds. Objective: summation with the full depth weighted "
+        "ten times each other exit."
     )
+    return text + "\n\n" + "\n".join(lines)
 
 
 def shown(values: list[float], decimals: int = 1) -> str:

@@ -202,6 +202,29 @@ def test_a_finished_run_trains_no_further(encoder: Path) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_the_last_update_is_logged(encoder: Path) -> None:
+    assert main(["train", str(encoder), "training.max_steps=3"]) == 0
+    lines = (encoder.parent / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["update"] for line in lines] == [2, 3]
+    assert set(json.loads(lines[0])["terms"]) == {"num_hidden_layers=1", "num_hidden_layers=2"}
+
+
+def test_what_is_cut_and_left_out_is_said(causal: Path, capsys) -> None:
+    assert main(["train", str(causal), "text.max_length=24", "training.max_steps=1"]) == 0
+    message = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"\d+ of 24 train examples of gsm8k have no answer within max_length=24", message)
+    assert re.search(r"\d+ of \d+ training examples are cut to text.max_length=24", message)
+
+
+def test_an_order_that_is_not_resumed_is_said(encoder: Path, monkeypatch, capsys) -> None:
+    words = ["train", str(encoder), "training.train_sampling_strategy=group_by_length"]
+    with monkeypatch.context() as patched:
+        interrupted_at(patched, PerExample, 2)
+        assert main(words) == 130
+    assert main(words) == 0
+    assert "draws the order of training.train_sampling_strategy=group_by_length anew" in capsys.readouterr().err
+
+
 def test_the_head_learns_at_its_own_rate(encoder: Path, folder: Path) -> None:
     assert main(["train", str(encoder), "training.learning_rate=1.0e-30", "training.weight_decay=0"]) == 0
     start, end = load_file(folder / "encoder" / "model.safetensors"), None

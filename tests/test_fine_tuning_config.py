@@ -59,6 +59,12 @@ def test_the_encoder_of_the_shipped_configs_is_found() -> None:
     assert (Path(found) / "model.safetensors").is_file()
 
 
+def test_the_title_names_the_model_and_the_text() -> None:
+    assert config().title == "model on sst2"
+    packaged = FineTuningConfig(PretrainedConfig("python:some_package/model"), {"depth": [1]}, TextConfig("rte"))
+    assert packaged.title == "some_package on rte"
+
+
 def test_a_name_of_the_hub_stays_a_name() -> None:
     assert PretrainedConfig("someone/model").resolve() == "someone/model"
 

@@ -210,7 +210,7 @@ def test_a_killed_run_of_two_processes_resumes(folder, alone) -> None:
 
 
 def test_reentrant_checkpointing_under_ddp_is_refused(folder) -> None:
-    text = "use_reentrant=True under DDP cannot be used with sub-models. It marks a parameter ready twice"
+    text = "use_reentrant=True under DDP cannot be used with sub-models. It marks parameters ready twice"
     assert text in read(folder, "train")["refused"]
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from sortednet import SortedNet, Space, SubModel
+from sortednet.batches import call_with, split_batch
 from sortednet.errors import BuildError, CheckpointError, SettingError
 from sortednet.loading import load
 from sortednet.models import MLP
-from sortednet.batches import call_with, split_batch
 
 SPACE = Space(depth=[1, 2], width=[2, 4])
 build = partial(MLP, inputs=3, classes=2)

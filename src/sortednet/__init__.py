@@ -1,19 +1,22 @@
 """Many-in-one networks: one set of weights, one training run, every size."""
 
-from . import models
+from . import importance, models
 from ._version import __version__
 from .analysis import curvature, distance_bound, gradient_gap, loss_bound, parameter_distance
 from .buffers import BufferPolicy
 from .classifiers import adjust_classifiers
+from .comparison import compare_submodels
 from .cost import count_flops, count_parameters, measure_latency, measure_memory
 from .errors import SortedNetError
 from .evaluation import accuracy, evaluate
 from .export import to_onnx
+from .judging import Judgement, exact_match, exact_match_judge, final_answer, judge_pairs
 from .layouts import Layout
 from .loading import load
 from .network import SortedNet, SubModel
 from .objectives import Distillation, Objective, PerExample, Stochastic, StochasticSummation, Summation
 from .sampling import Cycle, Geometric, PerDimension, Sampler, Sandwich, Stratified, Uniform, Weighted, WithLargest
+from .similarity import Similarity
 from .space import Setting, Space, Support
 from .table import Row, Table
 from .training import StepResult, apply_update, step
@@ -23,6 +26,7 @@ __all__ = [
     "Cycle",
     "Distillation",
     "Geometric",
+    "Judgement",
     "Layout",
     "Objective",
     "PerDimension",
@@ -31,6 +35,7 @@ __all__ = [
     "Sampler",
     "Sandwich",
     "Setting",
+    "Similarity",
     "SortedNet",
     "SortedNetError",
     "Space",
@@ -49,12 +54,18 @@ __all__ = [
     "accuracy",
     "adjust_classifiers",
     "apply_update",
+    "compare_submodels",
     "count_flops",
     "count_parameters",
     "curvature",
     "distance_bound",
     "evaluate",
+    "exact_match",
+    "exact_match_judge",
+    "final_answer",
     "gradient_gap",
+    "importance",
+    "judge_pairs",
     "load",
     "loss_bound",
     "measure_latency",

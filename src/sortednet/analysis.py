@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .errors import BuildError, ConfigError
 from .batches import call_with
+from .errors import BuildError, ConfigError
 from .network import SortedNet
 from .space import Number
 

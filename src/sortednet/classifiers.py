@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from .errors import BuildError, TrainingError
 from .batches import call_with, inputs_and_targets
+from .errors import BuildError, TrainingError
 from .network import SortedNet, refuse_tied
 from .objectives import Batch, LossFunction
 from .space import Number

@@ -299,7 +299,7 @@ def _evaluate(given: Namespace, console: Console) -> None:
 def _print_rows(table: Table, rows: Sequence[Row], title: str) -> None:
     shown = RichTable(title=title, title_justify="left")
     for name in ("setting", table.metric, "recovery", "parameters", "MFLOPs", "latency ms", "memory MB"):
-        shown.add_column(name, justify="left" if name == "setting" else "right")
+        shown.add_column(name, justify="left" if name == "setting" else "right", overflow="fold")
     for row in rows:
         cells = [(row.recovery, "{:.1f} %", 1.0), (row.params, "{:,}", 1), (row.flops, "{:.2f}", 1e-6)]
         cells += [(row.latency_ms, "{:.2f}", 1.0), (row.memory_bytes, "{:.2f}", 1e-6)]
@@ -418,7 +418,7 @@ def _report(given: Namespace, console: Console) -> None:
     facts = {
         "updates": f"{max((curve[-1][0] for curve in curves.values()), default=0):,}",
         "objective": f"{config.objective.name}{draws}",
-        "sampler": "none" if config.objective.name == "summation" else config.sampler.name,
+        **({} if config.objective.name == "summation" else {"sampler": config.sampler.name}),
     }
     path = Path(given.run) / "report.html"
     write_report(path, table, curves=curves, chosen=_chosen(given.run), title=title, facts=facts)

@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
-from .errors import ConfigError
 from .batches import call_with
+from .errors import ConfigError
 from .network import SortedNet
 from .space import Number
 from .views import Slot, build_skeleton

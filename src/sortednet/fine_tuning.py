@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-import json
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MethodType
 from typing import Any, final
 
 import torch
@@ -19,13 +15,13 @@ from transformers import Trainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.generic import can_return_loss, find_labels
 
-from . import checkpoint
-from .buffers import Private
-from .errors import CheckpointError, ConfigError, DataError
+from .errors import ConfigError, DataError
 from .network import SortedNet
 from .objectives import Objective, PerExample, Stochastic, StochasticSummation, Summation, Term, total
+from .resuming import last_checkpoint, read_draws, restore, write_draws, write_gathered
 from .sampling import Geometric, PerDimension, Sampler, Stratified, Uniform
 from .space import Number, Setting
+from .wrapping import fuse_heads, parts_unnamed
 
 __all__ = ["SortedTrainer", "SortedTrainerMixin"]
 
@@ -45,8 +41,6 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "geometric": Geometric,
 }
 
-STATE = "sortednet_objective.json"
-
 
 class SortedTrainerMixin:
     """Makes a `Trainer` of Hugging Face, or one derived from it, train every sub-model of a network at once.
@@ -59,8 +53,11 @@ class SortedTrainerMixin:
     - Evaluation runs every sub-model. `eval_loss` and all other ordinary names are the full model's;
       `eval_num_hidden_layers=2_loss` is a sub-model's, and `eval_mean_loss` the mean over them.
     - Logs also hold each sub-model's training loss since the last log, such as `loss_num_hidden_layers=2`.
-    - A checkpoint is what plain `from_pretrained` opens as the full model, and `sortednet.load` as the network. It holds
-      what has been drawn, so that a resumed run draws what an uninterrupted one would have drawn.
+    - A checkpoint is what plain `from_pretrained` opens as the full model, and `sortednet.load` as the network. It
+      holds what was drawn, so that a resumed run draws what an uninterrupted one would have drawn.
+
+    To compile, call `net.compile()` first: `torch_compile` of the arguments compiles the network as one, anew for each
+    sub-model until it gives up.
 
     Args:
         args: Those of the trainer. Its model must be a `SortedNet`.
@@ -78,23 +75,23 @@ class SortedTrainerMixin:
         DataError: If the training data are empty.
 
     Source:
-        Valipour et al. (2023), arXiv:2309.08968v2, Sec. 2: Sorted Fine-Tuning (SoFT), whose sum of the losses of all
-        sub-models is `summation`; Valipour (2024), doctoral thesis, University of Waterloo, ch. 5.
+        Kavehzadeh et al. (2024), "Sorted LLaMA", Findings of EACL 2024; Valipour (2024), PhD thesis, ch. 5, Eq. 5.1:
+        Sorted Fine-Tuning (SoFT), the mean of the losses of all sub-models, here `summation`. The default is ours.
 
     Example:
+        >>> import tempfile
         >>> from sortednet import SortedNet
         >>> from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
         >>> config = LlamaConfig(vocab_size=20, hidden_size=8, intermediate_size=16, num_hidden_layers=2,
         ...                      num_attention_heads=2)
         >>> net = SortedNet.from_pretrained(LlamaForCausalLM(config), num_hidden_layers=[1, 2])
         >>> data = [{"input_ids": [1, 2, 3, 4], "labels": [1, 2, 3, 4]}] * 4
-        >>> args = TrainingArguments("unused", max_steps=1, report_to="none", save_strategy="no", disable_tqdm=True,
-        ...                          use_cpu=True, dataloader_pin_memory=False, logging_strategy="no")
+        >>> args = TrainingArguments(tempfile.mkdtemp(), max_steps=1, report_to="none", save_strategy="no",
+        ...                          use_cpu=True, dataloader_pin_memory=False, disable_tqdm=True)
         >>> trainer = SortedTrainer(net, args, train_dataset=data, eval_dataset=data)
-        >>> trainer.train().global_step  # doctest: +ELLIPSIS
+        >>> result = trainer.train()
         {'train_runtime': ...
-        1
-        >>> [name for name in trainer.evaluate() if name.endswith("loss")]  # doctest: +ELLIPSIS
+        >>> [name for name in trainer.evaluate() if name.endswith("loss")]
         {'eval_loss': ...
         ['eval_loss', 'eval_num_hidden_layers=1_loss', 'eval_num_hidden_layers=2_loss', 'eval_mean_loss']
     """
@@ -131,16 +128,15 @@ class SortedTrainerMixin:
         net = self.net
         self._check_arguments()
         self.objective = _objective(objective, sampler, net, self.args.seed)
-        wanted = net.space if eval_settings is None else eval_settings
-        chosen = dict.fromkeys([*(net.space.setting(one) for one in wanted), net.space.full])
-        self.eval_settings = tuple(one for one in chosen if one != net.space.full) + (net.space.full,)
+        wanted = [net.space.setting(one) for one in (net.space if eval_settings is None else eval_settings)]
+        self.eval_settings = (*dict.fromkeys(one for one in wanted if one != net.space.full), net.space.full)
         self.model_accepts_loss_kwargs = False
         if self.args.label_names is None:
             self.label_names = find_labels(type(net.full))
         self.can_return_loss = can_return_loss(type(net.full))
         self._losses: dict[str, tuple[Tensor, int]] = {}
         self._fixed = {"use_cache": False} if "use_cache" in inspect.signature(net.full.forward).parameters else {}
-        _fuse_heads(net)
+        fuse_heads(net)
 
     @property
     def net(self) -> SortedNet:
@@ -151,52 +147,42 @@ class SortedTrainerMixin:
 
     def _check_arguments(self) -> None:
         """Refuse what would train or measure something else than the sub-models, without saying so."""
-        args = self.args
-        plugin = getattr(self.accelerator.state, "fsdp_plugin", None) if self.is_fsdp_enabled else None
-        refused = {
-            f"{args.n_gpu} GPUs in one process": (
-                args.n_gpu > 1,
-                "Launch with `torchrun` or `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one",
-            ),
-            f"neftune_noise_alpha={args.neftune_noise_alpha}": (
-                args.neftune_noise_alpha is not None,
-                "It would reach the full model's embedding alone. Leave it out",
-            ),
-            "use_liger_kernel=True": (
-                args.use_liger_kernel,
-                "It would reach the full model's layers alone. Leave it out; the losses of causal language models are "
-                "computed in chunks anyway",
-            ),
-            "predict_with_generate=True": (
+        args, several = self.args, self.args.world_size > 1
+        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+        for asked, name, remedy in (
+            (args.n_gpu > 1, f"{args.n_gpu} GPUs in one process", "Launch with torchrun or accelerate launch"),
+            (args.neftune_noise_alpha, "neftune_noise_alpha", "It would reach the full model alone; leave it out"),
+            (args.use_liger_kernel, "use_liger_kernel", "It would reach the full model alone; leave it out"),
+            (
                 getattr(args, "predict_with_generate", False),
-                "The full model would generate for every sub-model. Generate with net.submodel(...) after training",
+                "predict_with_generate",
+                "The full model would generate for all; generate with net.submodel(...) after training",
             ),
-            "DeepSpeed": (getattr(self, "is_deepspeed_enabled", False), "Use DDP, or FSDP2"),
-            "FSDP1": (
-                plugin is not None and plugin.fsdp_version == 1,
-                "It flattens the parameters. Set fsdp_config['version'] to 2",
+            (getattr(self, "is_deepspeed_enabled", False), "DeepSpeed", "Use DDP or FSDP2"),
+            (plugin and plugin.fsdp_version == 1, "FSDP1", "Set fsdp_config['version'] to 2"),
+            (
+                plugin and plugin.activation_checkpointing,
+                "fsdp_config['activation_checkpointing']",
+                "It would reach the full model alone; set gradient_checkpointing of the arguments",
             ),
-            "fsdp_config['activation_checkpointing']": (
-                plugin is not None and plugin.activation_checkpointing,
-                "It would reach the full model's blocks alone. Set gradient_checkpointing=True of the arguments",
+            (
+                several and plugin is None and _reentrant(args),
+                "use_reentrant=True under DDP",
+                "It marks parameters ready twice where some are not used; set use_reentrant to False",
             ),
-            "use_reentrant=True under DDP": (
-                args.world_size > 1 and not self.is_fsdp_enabled and _reentrant(args),
-                "It marks a parameter ready twice where some are not used. Set use_reentrant to False",
+            (
+                several and not args.accelerator_config.even_batches,
+                "accelerator_config.even_batches=False",
+                "All processes must draw the same sub-models, for batches of the same size; leave it True",
             ),
-            "accelerator_config.even_batches=False": (
-                args.world_size > 1 and not args.accelerator_config.even_batches,
-                "All processes must draw the same sub-models for batches of the same size. Leave it True",
+            (
+                self.compute_loss_func is not None and not hasattr(Trainer, "loss_is_scaled_for_ga"),
+                "compute_loss_func with this version of transformers",
+                "Update to 5.19 or later, which averages the losses of accumulated batches",
             ),
-        }
-        for name, (asked, remedy) in refused.items():
+        ):
             if asked:
                 raise ConfigError(f"{name} cannot be used with sub-models. {remedy}.")
-        if self.compute_loss_func is not None and not hasattr(Trainer, "loss_is_scaled_for_ga"):
-            raise ConfigError(
-                "compute_loss_func needs transformers 5.19 or later, so that accumulated losses are averaged. Update "
-                "transformers, or let the model compute its loss."
-            )
 
     # Training
 
@@ -244,8 +230,8 @@ class SortedTrainerMixin:
         if self.compute_loss_func is not None:
             loss = self.compute_loss_func(output, batch.get("labels"), num_items_in_batch=None)
         elif self.label_smoother is not None and "labels" in batch:
-            name = type(self.net.full).__name__.removeprefix("FSDP")
-            loss = self.label_smoother(output, batch["labels"], shift_labels=name in _CAUSAL)
+            causal = type(self.net.full).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+            loss = self.label_smoother(output, batch["labels"], shift_labels=causal)
         else:
             loss = getattr(output, "loss", None)
         if not isinstance(loss, Tensor):
@@ -274,7 +260,7 @@ class SortedTrainerMixin:
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         parent: Any = super()
-        with _parts_unnamed(self.net) if self.is_fsdp_enabled else nullcontext():
+        with parts_unnamed(self.net) if self.is_fsdp_enabled else nullcontext():
             return parent._prepare_for_training(*args, **kwargs)
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -317,8 +303,8 @@ class SortedTrainerMixin:
         for setting, found in table.items():
             metrics |= {f"{metric_key_prefix}_{setting}_{name}": value for name, value in found.items()}
         for name, value in found.items():
-            values = [one.get(name) for one in table.values()]
-            if isinstance(value, (int, float)) and None not in values:
+            values = [one[name] for one in table.values() if name in one]
+            if isinstance(value, (int, float)) and len(values) == len(table):
                 metrics[f"{metric_key_prefix}_mean_{name}"] = sum(values) / len(values)
         return output._replace(metrics=metrics, num_samples=examples)
 
@@ -361,42 +347,21 @@ class SortedTrainerMixin:
             CheckpointError: If there is no checkpoint, or it is of another space or objective.
         """
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = _last_checkpoint(Path(self.args.output_dir))
+            resume_from_checkpoint = last_checkpoint(Path(self.args.output_dir))
         if resume_from_checkpoint:
-            self._resume_objective(Path(resume_from_checkpoint))
+            self.objective.load_state_dict(read_draws(Path(resume_from_checkpoint), self._identity()))
         self._losses = {}
         parent: Any = super()
         return parent.train(resume_from_checkpoint, *args, **kwargs)
 
     def _identity(self) -> dict[str, Any]:
-        described = {"space": self.net.space.to_json(), "objective": type(self.objective).__name__}
-        return json.loads(json.dumps(described))  # type: ignore[no-any-return]
-
-    def _resume_objective(self, folder: Path) -> None:
-        try:
-            held = json.loads((folder / STATE).read_text())
-            state = held.pop("state")
-        except FileNotFoundError:
-            raise CheckpointError(
-                f"{folder} is no checkpoint of a sorted trainer: it has no {STATE}. Give one that is, or start from its "
-                "weights: SortedNet.from_pretrained(...)."
-            ) from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{folder / STATE} is damaged ({error!r}). Take an earlier checkpoint.") from None
-        for name, value in self._identity().items():
-            if held.get(name) != value:
-                raise CheckpointError(
-                    f"{folder} belongs to another run: its {name} is {held.get(name)}, and this run's {value}. Give the "
-                    "run its own, or start anew."
-                )
-        self.objective.load_state_dict(state)
+        return {"space": self.net.space.to_json(), "objective": type(self.objective).__name__}
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         parent: Any = super()
         if self.args.should_save:
             folder = Path(parent._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-            described = {**self._identity(), "state": self.objective.state_dict()}
-            checkpoint.write_bytes(folder / STATE, json.dumps(described, indent=1).encode())
+            write_draws(folder, self._identity(), self.objective.state_dict())
         parent._save_checkpoint(model, trial)
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -413,10 +378,7 @@ class SortedTrainerMixin:
         if state_dict is None:
             self.net.save_pretrained(folder)
         else:
-            own = self.net.private
-            whole = Private(own.patterns, own.policy, own.full, own.trainable)
-            whole.load_state_dict(_below("private.", state_dict))
-            self.net.write(folder, _below("full.", state_dict), private=whole.tensors())
+            write_gathered(self.net, folder, state_dict)
         trainer: Any = self
         for one in (trainer.processing_class, getattr(trainer.data_collator, "tokenizer", None)):
             if one is not None:
@@ -429,14 +391,14 @@ class SortedTrainerMixin:
             parent: Any = super()
             parent._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            _restore(self.net, Path(resume_from_checkpoint))
+            restore(self.net, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled:
             parent: Any = super()
             parent._load_best_model()
         else:
-            _restore(self.net, Path(self.state.best_model_checkpoint))
+            restore(self.net, Path(self.state.best_model_checkpoint))
 
 
 @final
@@ -475,13 +437,6 @@ class _Unlabelled:
         return self.model(**{name: value for name, value in inputs.items() if name != "labels"})
 
 
-_CAUSAL = {
-    name
-    for one in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-    for name in ((one,) if isinstance(one, str) else one)
-}  # fmt: skip
-
-
 def _reentrant(args: Any) -> bool:
     """Whether activations are checkpointed in the reentrant way; the arguments have two names, by version."""
     for name in ("activation_checkpointing", "gradient_checkpointing"):
@@ -508,7 +463,9 @@ def _check_data(data: Any) -> None:
         raise DataError("The training data are empty. Give at least one example.")
 
 
-def _objective(objective: Objective | str | None, sampler: Sampler | str | None, net: SortedNet, seed: int) -> Objective:
+def _objective(
+    objective: Objective | str | None, sampler: Sampler | str | None, net: SortedNet, seed: int
+) -> Objective:
     """Return the objective, made of the names given.
 
     Raises:
@@ -516,7 +473,7 @@ def _objective(objective: Objective | str | None, sampler: Sampler | str | None,
     """
     if isinstance(objective, Objective):
         if sampler is not None:
-            raise ConfigError(f"sampler={sampler!r} has no use: the objective given has its own. Leave one of them out.")
+            raise ConfigError(f"sampler={sampler!r} has no use: the objective has its own. Leave one of them out.")
         _check_space("objective", objective, net)
         _check_space("objective's sampler", getattr(objective, "sampler", None), net)
         return objective
@@ -538,75 +495,3 @@ def _check_space(what: str, one: Any, net: SortedNet) -> None:
     space = getattr(one, "space", None)
     if space is not None and space != net.space:
         raise ConfigError(f"The {what} is of {space!r}, the network of {net.space!r}. Make it of net.space.")
-
-
-def _fuse_heads(net: SortedNet) -> None:
-    """Let the fused head that TRL gives a model read the sub-model that runs, instead of the full model."""
-    fused = getattr(net.__dict__.get("forward"), "__func__", None)
-    if fused is None or "fused_lm_head" not in inspect.signature(fused, follow_wrapped=False).parameters:
-        return
-    if hasattr(fused, "of_sub_models"):  # the network was trained before
-        return
-
-    @functools.wraps(SortedNet.forward)
-    def forward(self: SortedNet, *args: Any, setting: Any = None, fused_lm_head: bool = False, **kwargs: Any) -> Any:
-        if not fused_lm_head:
-            return SortedNet.forward(self, *args, setting=setting, **kwargs)
-        return fused(self._bound(self.space.setting(setting)).module, *args, fused_lm_head=True, **kwargs)
-
-    forward.of_sub_models = True  # type: ignore[attr-defined]
-    net.forward = MethodType(forward, net)  # type: ignore[method-assign]
-
-
-@contextmanager
-def _parts_unnamed(net: SortedNet) -> Iterator[None]:
-    """Keep Accelerate from sharding the embedding, the last norm and the head on their own: exits read them in chunks.
-
-    Blocks are still sharded one by one, and all else with the network.
-    """
-    unnamed = {"get_input_embeddings": _none, "get_output_embeddings": _none, "base_model_prefix": ""}
-    net.__dict__.update(unnamed)  # these come before the full model's
-    try:
-        yield
-    finally:
-        for name in unnamed:
-            del net.__dict__[name]
-
-
-def _none() -> None:
-    return None
-
-
-def _below(prefix: str, state: Mapping[str, Any]) -> dict[str, Any]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
-def _last_checkpoint(output: Path) -> str:
-    """Return the last checkpoint of a run that was written to its end."""
-    found = {int(one.name.split("-")[1]): one for one in output.glob("checkpoint-*") if one.name[11:].isdigit()}
-    for _, folder in sorted(found.items(), reverse=True):
-        try:
-            json.loads((folder / "trainer_state.json").read_text())  # the last that is written
-        except (OSError, ValueError):
-            warnings.warn(f"{folder} was not finished when its run was killed; an earlier one is taken.", stacklevel=3)
-            continue
-        return str(folder)
-    raise CheckpointError(f"There is no checkpoint in {output}. Give the folder of one, or start without resuming.")
-
-
-def _restore(net: SortedNet, folder: Path) -> None:
-    """Put saved weights into a network, in place."""
-    weights = checkpoint.read_weights(folder)
-    with checkpoint.fitting(folder):
-        missing = net.full.load_state_dict(weights, strict=False).missing_keys
-    places = {id(tensor) for name, tensor in net.full.state_dict(keep_vars=True).items() if name in weights}
-    lost = [name for name in missing if id(net.full.state_dict(keep_vars=True)[name]) not in places]
-    if lost:
-        raise CheckpointError(f"{folder} lacks {', '.join(lost)}. Restore it from a copy, or take an earlier one.")
-    held = net.private.tensors()
-    for key, tensor in checkpoint.read_private(folder).items():
-        if key in held:
-            with torch.no_grad():
-                held[key].copy_(tensor)
-        else:
-            net.private.restore({key: tensor})

@@ -185,7 +185,9 @@ class FineTuningConfig:
     @property
     def title(self) -> str:
         """The heading of the report."""
-        return f"{Path(self.pretrained.path).name} on {self.text.name}"
+        path = self.pretrained.path
+        package = path.removeprefix(_OF_PACKAGE).partition("/")[0]
+        return f"{package if path.startswith(_OF_PACKAGE) else Path(path).name} on {self.text.name}"
 
     @property
     def seed(self) -> int:

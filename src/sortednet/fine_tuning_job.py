@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -69,8 +70,7 @@ def train(
     with _quiet():
         tokenizer = config.make_tokenizer()
         net = config.make_network(data, tokenizer)
-        encoded = config.encode(data, tokenizer)
-        _say_cut(encoded, config, say)
+        encoded = _encoded(config, data, tokenizer, say)
         with alone(output):
             trainer = SortedTrainer(
                 net, arguments, train_dataset=encoded.train, eval_dataset=encoded.evaluation,
@@ -79,6 +79,12 @@ def train(
                 compute_metrics=None if data.kind == "causal" else compute_metrics(data.metric),
             )  # fmt: skip
             going_on = resume and _to_go_on(config, output)
+            order = arguments.train_sampling_strategy
+            if going_on and order != "random":
+                say(
+                    f"transformers draws the order of training.train_sampling_strategy={order} anew, so that the rest "
+                    "of this run may not be what it would have been without the interruption."
+                )
             if not going_on and trainer.is_world_process_zero():
                 _clear(output)
             if config.importance.kind != "none" and not going_on:
@@ -99,10 +105,20 @@ def train(
     return net
 
 
-def _say_cut(encoded: EncodedText, config: FineTuningConfig, say: Callable[[str], object]) -> None:
+def _encoded(
+    config: FineTuningConfig, data: TextData, tokenizer: Any, say: Callable[[str], object] | None = None
+) -> EncodedText:
+    """Turn the text into tokens, and say what is cut or left out."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        encoded = config.encode(data, tokenizer)
     cut = encoded.truncated["train"]
-    if cut:
-        say(f"{cut} of {len(encoded.train)} training examples are cut to text.max_length={config.text.max_length}.")
+    if say is not None:
+        for one in caught:
+            say(str(one.message))
+        if cut:
+            say(f"{cut} of {len(encoded.train)} training examples are cut to text.max_length={config.text.max_length}.")
+    return encoded
 
 
 def _collator(data: TextData, tokenizer: Any) -> Any:
@@ -186,9 +202,10 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.interrupted:
-            control.should_save = control.should_log = control.should_training_stop = True
-        if self.progress is not None and state.is_world_process_zero:
-            self.progress(state.global_step, state.max_steps, self.loss)
+            control.should_save = control.should_training_stop = True
+        if self.interrupted or state.global_step == state.max_steps:
+            control.should_log = True
+        self._show(state)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **kwargs: Any) -> None:
         self.loss = logs.get("loss", self.loss)
@@ -197,6 +214,11 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
                 f"The loss is {self.loss} at update {state.global_step}. Lower training.learning_rate, or set "
                 "training.max_grad_norm."
             )
+        self._show(state)
+
+    def _show(self, state: Any) -> None:
+        if self.progress is not None and state.is_world_process_zero:
+            self.progress(state.global_step, state.max_steps, self.loss)
 
 
 def _write_metrics(history: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -254,7 +276,7 @@ def open_run(config: FineTuningConfig, run: Path) -> Opened:
         net = load(run / "model", space=config.make_space())
         own = replace(config, pretrained=replace(config.pretrained, path=str(run / "model")))
         tokenizer = own.make_tokenizer()
-        examples = list(config.encode(data, tokenizer).evaluation)
+        examples = list(_encoded(config, data, tokenizer).evaluation)
     return Opened(config, data, tokenizer, net.to(torch.accelerator.current_accelerator() or "cpu").eval(), examples)
 
 

@@ -276,9 +276,15 @@ def _report_undeclared(
         if name not in ours and big.dim() >= 2
         for axis in (0, 1)
     }
+    convolutions = {
+        f"{prefix}.weight" if prefix else "weight"
+        for prefix, module in full.named_modules()
+        if isinstance(module, nn.modules.conv._ConvNd)
+    }
     for (name, axis), (whole, size) in changing.items():
         tensor = theirs[name]
-        if axis > 1 or (name, axis) in fused:
+        stacked = tensor.dim() == 3 and name not in convolutions  # matrices, one for each expert
+        if axis > 1 + stacked or (name, axis) in fused:
             continue
         missing = next((other for other in gone if theirs[other].shape[0] == size), None) if axis == 0 else None
         if missing is not None and not _FUSED_NAME.search(name) and tensor.dim() >= 2 and counts[whole, size] == 1:
@@ -290,6 +296,8 @@ def _report_undeclared(
         if tensor.dim() == 1:
             weight = name.rpartition(".")[0] + ".weight"
             alone = any((weight, a) in fused and fused[weight, a].blocks != 1 for a in (0, 1))
+        elif axis == 2:
+            alone = not any(pair == (whole, size) and other[1] < 2 for other, pair in changing.items())
         else:
             partner = partners.get((whole, size, 1 - axis)) or (whole, 1 - axis) in beyond
             alone = not partner or _FUSED_NAME.search(name) is not None

@@ -237,8 +237,8 @@ class PerExample(Objective):
         settings_weight: The weight of each sub-model's loss before weights are normalised.
 
     Source:
-        Ours. The expected gradient is that of the stochastic loss of Valipour et al. (2023), arXiv:2309.00255v3, Sec. 3,
-        with as many draws for an update as it has examples.
+        Ours. The expected gradient is that of the stochastic loss of Valipour et al. (2023), arXiv:2309.00255v3,
+        Sec. 3, with as many draws for an update as it has examples.
 
     Example:
         >>> from sortednet import Space

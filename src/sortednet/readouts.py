@@ -118,12 +118,18 @@ def take_readouts(block: nn.Module) -> list[Readout]:
 
 def _tokens(mask: Any, hidden: Tensor) -> Tensor | None:
     """Return which tokens count, from the mask that a block gets. Shape (B, T)."""
-    if not isinstance(mask, Tensor):
+    if mask is None:
         return None
-    if mask.dim() == 4:  # (B or 1, 1, T, T): boolean, or added to the scores
-        allowed = (mask if mask.dtype == torch.bool else mask >= 0)[:, 0].any(1)
-    elif mask.dim() == 2:
+    if isinstance(mask, Tensor) and mask.dim() == 4:  # (B or 1, 1, T, T): boolean, or added to the scores
+        allowed = (mask >= 0 if mask.is_floating_point() else mask.bool())[:, 0].any(1)
+    elif isinstance(mask, Tensor) and mask.dim() == 2:
         allowed = mask.bool()
     else:
-        return None
-    return allowed.expand(hidden.shape[0], -1) if allowed.shape[-1] == hidden.shape[1] else None
+        allowed = None
+    if allowed is None or allowed.shape[-1] != hidden.shape[1] or len(allowed) not in (1, len(hidden)):
+        given = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise ConfigError(
+            f"The mask that the last block gets ({given}) does not tell which of the {hidden.shape[1]} tokens count. "
+            "Give readout='own', or a Readout of your own that reads it."
+        )
+    return allowed.expand(len(hidden), -1)

@@ -16,13 +16,14 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from .buffers import Private
 from .errors import BuildError, SortedNetError
-from .layouts import Cut, Layout, cuts, tensors_of
+from .layouts import Cut, Layout, cuts
+from .readouts import take_readouts
 from .space import Setting
 
 __all__ = ["Skeleton", "Skeletons", "Slot", "build_skeleton", "call_builder", "outline"]
 
 
-# What Hugging Face's `gradient_checkpointing_enable` sets on a model's modules; it follows the full model like its mode.
+# What Hugging Face's `gradient_checkpointing_enable` sets on modules; it follows the full model like its mode.
 _CHECKPOINTING = ("gradient_checkpointing", "_gradient_checkpointing_func")
 
 
@@ -107,7 +108,7 @@ class Skeleton:
             yield slot.path, slot.cut
 
     def keep_only(self, wanted: Callable[[str], bool]) -> None:
-        """Bind only the tensors whose full names are wanted from now on, where the others' modules have been removed."""
+        """Bind only the tensors whose full names are wanted, where the others' modules have been removed."""
         self.parameters = [slot for slot in self.parameters if wanted(slot.path)]
         self.buffers = [slot for slot in self.buffers if wanted(slot.path)]
         present = set(self.module.modules())
@@ -254,6 +255,7 @@ class ShardedBlock(nn.Module):
         self.block, self.slots, self.setting = block, list(slots), setting
         object.__setattr__(self, "unit", unit)  # not a part of the skeleton
         object.__setattr__(self, "private", None)
+        take_readouts(unit)  # the skeleton's block has its own
         if "_runs_given_block" not in unit.__dict__:
             object.__setattr__(unit, "_runs_given_block", True)
             object.__setattr__(unit, "forward", _running_given_block(unit.forward))

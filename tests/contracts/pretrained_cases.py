@@ -12,7 +12,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 from sortednet import Setting, SortedNet, Space, load
-from sortednet.readouts import MeanReadout
+from sortednet.readouts import MeanReadout, attach
 
 from . import cases
 
@@ -78,13 +78,15 @@ class PretrainedCase:
     def opened(self, path: Path) -> nn.Module:
         """Open a saved network as if there were no library."""
         model, info = self.model_class.from_pretrained(path, output_loading_info=True)
-        assert not any(info.values()), info
+        marks = {"readout_mean"} if self.readout == "mean" else set()  # what tells of a readout that it does not know
+        assert not any(value for key, value in info.items() if key != "unexpected_keys"), info
+        assert set(info["unexpected_keys"]) == marks
         return self._reading(model)
 
     def _reading(self, model: nn.Module) -> nn.Module:
         """Let a model's own classifier read what the case's does."""
         if self.readout == "mean":
-            model.bert.encoder.layer[-1].register_forward_hook(MeanReadout(), with_kwargs=True)
+            attach(model, model.bert.encoder.layer[-1], MeanReadout())
         return model.eval().to(cases.DEVICE)
 
     def loaded(self, path: Path, at: Setting | None = None) -> nn.Module:

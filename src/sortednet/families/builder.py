@@ -141,7 +141,7 @@ class PretrainedBuilder:
         if depth in names:
             for name in family.per_layer:
                 entries = getattr(full, name, None)
-                if isinstance(entries, (list, tuple)):
+                if isinstance(entries, (list, tuple)) and not isinstance(getattr(type(full), name, None), property):
                     setattr(part, name, list(entries[: int(names[depth])]))
         return _set_heads(full, part, family, names)
 
@@ -251,6 +251,7 @@ def last_block(model: nn.Module, config: Any) -> nn.Module:
 
 
 def canonical(config: Any, name: str) -> str:
+    """Return the name that a config itself has for a field."""
     return str(getattr(config, "attribute_map", {}).get(name, name))
 
 

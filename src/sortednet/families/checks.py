@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import BuildError, SpaceError
+from ..errors import BuildError, SortedNetError, SpaceError
 from ..layouts import tensors_of
 from ..readouts import MeanReadout, Readout, attached, readout_of
 from ..space import Number, Setting, Space
@@ -75,13 +75,18 @@ def _check_fields(builder: PretrainedBuilder, space: Space) -> None:
     config = text_config(builder.config)
     related = {canonical(config, one) for one in ("num_attention_heads", "hidden_size", "num_key_value_heads")}
     together = [name for name in space.supports if canonical(config, name) in related]
-    checked = set()
+    checked: set[tuple[str, Any]] = set()
     for setting in space:
-        keys = [(name, setting[name]) for name in space.supports if name not in together]
+        keys: list[tuple[str, Any]] = [(name, setting[name]) for name in space.supports if name not in together]
         keys.append(("", tuple(setting[name] for name in together)))
         if not checked.issuperset(keys):
             checked.update(keys)
-            builder.check(setting)
+            try:
+                builder.check(setting)
+            except SortedNetError:
+                raise
+            except Exception as error:  # what the config's own checks raise
+                raise SpaceError(f"{type(config).__name__} refuses {setting}: {error} Choose other values.") from error
 
 
 def _check_dimensions(builder: PretrainedBuilder, space: Space) -> None:
@@ -143,7 +148,7 @@ def _head_sizes(model: nn.Module) -> dict[str, float]:
     for path, module in model.named_modules():
         sizes = [getattr(module, name, None) for name in _SIZES]
         counts = [getattr(module, name, None) for name in _COUNTS]
-        size = next((one for one in sizes if isinstance(one, int)), None)
+        size: float | None = next((one for one in sizes if isinstance(one, int)), None)
         count = next((one for one in counts if isinstance(one, int) and one), None)
         for name, child in module.named_children():
             weight = getattr(child, "weight", None)

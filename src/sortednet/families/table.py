@@ -141,6 +141,7 @@ FAMILIES: dict[str, Family] = {
     "convnext": Family(shares=("hidden_sizes",), caps=("depths",)),
     "mobilenet_v2": Family(changes={"depth": (keep_blocks, lambda model: len(model.mobilenet_v2.layer))}),
     "t5": Family(head_size=True),
+    "deberta-v2": Family(follows={"hidden_size": ("pooler_hidden_size",)}, reads_first_token=True),
 }
 """The families by `config.model_type`. Add your own, or give `layouts=` for a single model."""
 

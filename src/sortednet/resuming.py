@@ -1,0 +1,115 @@
+"""What a fine-tuning run goes on from: its last finished checkpoint, what it had drawn, and its weights."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import checkpoint
+from .buffers import Private
+from .errors import CheckpointError
+from .network import SortedNet
+
+__all__ = ["last_checkpoint", "read_draws", "restore", "write_draws", "write_gathered"]
+
+DRAWS = "sortednet_objective.json"
+
+
+def last_checkpoint(output: Path) -> str:
+    """Return the folder of the last checkpoint that was written to its end.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    found = {int(one.name[11:]): one for one in output.glob("checkpoint-*") if one.name[11:].isdigit()}
+    for _, folder in sorted(found.items(), reverse=True):
+        try:
+            json.loads((folder / "trainer_state.json").read_text())  # the last that is written
+        except (OSError, ValueError):
+            warnings.warn(f"{folder} was not finished when its run was killed; an earlier one is taken.", stacklevel=3)
+            continue
+        return str(folder)
+    raise CheckpointError(f"There is no checkpoint in {output}. Give the folder of one, or start without resuming.")
+
+
+def write_draws(folder: Path, run: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Write what a run has drawn so far.
+
+    Args:
+        folder: The checkpoint.
+        run: What must be equal for the run to be continued; plain JSON values.
+        state: The objective's state.
+    """
+    checkpoint.write_bytes(folder / DRAWS, json.dumps({**run, "state": state}, indent=1).encode())
+
+
+def read_draws(folder: Path, run: Mapping[str, Any]) -> Any:
+    """Return what `write_draws` has written, the objective's state.
+
+    Raises:
+        CheckpointError: If it is missing, damaged or of another run.
+    """
+    try:
+        held = json.loads((folder / DRAWS).read_text())
+        state = held.pop("state")
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{folder} is no checkpoint of a sorted trainer: it has no {DRAWS}. Give one that is, or start from its "
+            "weights: SortedNet.from_pretrained(...)."
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder / DRAWS} is damaged ({error!r}). Take an earlier checkpoint.") from None
+    for name, value in json.loads(json.dumps(run)).items():
+        if held.get(name) != value:
+            raise CheckpointError(
+                f"{folder} belongs to another run: its {name} is {held.get(name)}, and this run's {value}. Give the "
+                "run its own, or start anew."
+            )
+    return state
+
+
+def write_gathered(net: SortedNet, folder: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a sharded network whose state dictionary was gathered.
+
+    Args:
+        net: The network.
+        folder: Where to.
+        state: The whole network's state dictionary.
+    """
+    own = net.private
+    private = Private(own.patterns, own.policy, own.full, own.trainable)
+    private.load_state_dict(_below("private.", state))
+    net.write(folder, _below("full.", state), private=private.tensors())
+
+
+def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def restore(net: SortedNet, folder: Path) -> None:
+    """Put saved weights into a network, in place, so that an optimiser keeps its parameters.
+
+    Raises:
+        CheckpointError: If the weights are missing, damaged or of another network.
+    """
+    weights = checkpoint.read_weights(folder)
+    with checkpoint.fitting(folder):
+        missing = net.full.load_state_dict(weights, strict=False).missing_keys
+    held = net.full.state_dict(keep_vars=True)
+    filled = {id(held[name]) for name in weights if name in held}
+    lost = [name for name in missing if id(held[name]) not in filled]  # but for other names of tied parameters
+    if lost:
+        raise CheckpointError(f"{folder} lacks {', '.join(lost)}. Restore it from a copy, or take an earlier one.")
+    own = net.private.tensors()
+    for key, tensor in checkpoint.read_private(folder).items():
+        if key in own:
+            with torch.no_grad():
+                own[key].copy_(tensor)
+        else:
+            net.private.restore({key: tensor})
