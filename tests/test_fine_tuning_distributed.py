@@ -48,7 +48,10 @@ class ShardingTrainer(SortedTrainer.__mro__[1], SortedTrainer.__mro__[2]):
         if self.args.fsdp and not self.is_fsdp_enabled:
             for state in (AcceleratorState, PartialState):
                 state._shared_state["distributed_type"] = DistributedType.FSDP
-            self.accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
+            plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
+            if self.args.bf16:
+                plugin.set_mixed_precision("bf16")
+            self.accelerator.state.fsdp_plugin = plugin
             self.is_fsdp_enabled = True
 
 
@@ -85,7 +88,14 @@ def make_data(case: str, count: int) -> list[dict]:
 
 
 def make_trainer(
-    case: str, folder: Path, wrap: str = "", processes: int = 1, callbacks: tuple = (), use_reentrant: bool = False
+    case: str,
+    folder: Path,
+    wrap: str = "",
+    processes: int = 1,
+    callbacks: tuple = (),
+    use_reentrant: bool = False,
+    objective: str | None = None,
+    **given,
 ) -> ShardingTrainer:
     chosen, more = CASES[case], {}
     if chosen.get("checkpointing"):
@@ -94,13 +104,17 @@ def make_trainer(
         policy = "TRANSFORMER_BASED_WRAP" if wrap == "fsdp per block" else "NO_WRAP"
         more |= {"fsdp": True, "fsdp_config": {"version": 2, "auto_wrap_policy": policy}}
     args = TrainingArguments(
-        str(folder), max_steps=STEPS, per_device_train_batch_size=8 // processes, learning_rate=1e-2, logging_steps=1,
-        per_device_eval_batch_size=12 // processes, save_steps=2, report_to="none", disable_tqdm=True, use_cpu=True,
-        gradient_accumulation_steps=2, dataloader_pin_memory=False, **more,
+        str(folder),
+        **{
+            "max_steps": STEPS, "save_steps": 2, "gradient_accumulation_steps": 2, "learning_rate": 1e-2,
+            "per_device_train_batch_size": 8 // processes, "per_device_eval_batch_size": 12 // processes,
+            "logging_steps": 1, "report_to": "none", "disable_tqdm": True, "use_cpu": True,
+            "dataloader_pin_memory": False, **more, **given,
+        },
     )  # fmt: skip
     return ShardingTrainer(
         make_net(case), args, train_dataset=make_data(case, 40), eval_dataset=make_data(case, 12),
-        objective=chosen["objective"], callbacks=list(callbacks),
+        objective=objective or chosen["objective"], callbacks=list(callbacks),
     )  # fmt: skip
 
 
@@ -126,6 +140,12 @@ def work(mode: str, folder: Path) -> None:
             for wrap in WRAPS:
                 os.environ.pop("ACCELERATE_USE_FSDP", None)
                 results[f"{case} {wrap}"] = run(case, folder / f"{case} {wrap}", wrap, 2)
+        rough = make_trainer(
+            "language model", folder / "rough", "fsdp per block", 2, objective="per_example", bf16=True,
+            per_device_train_batch_size=13, max_steps=1,
+        )  # fmt: skip
+        rough.train()
+        results["bfloat16"] = losses(rough)
         os.environ.pop("ACCELERATE_USE_FSDP", None)
         with pytest.raises(ConfigError) as refused:
             make_trainer("classifier", folder / "refused", "ddp", 2, use_reentrant=True)
@@ -182,6 +202,12 @@ def test_invariant_5_two_processes_give_the_single_process_losses(folder, alone,
     for one, other in zip(found["losses"], alone[case]["losses"], strict=True):
         assert one == pytest.approx(other, abs=1e-5)  # their names are the settings drawn
     assert found["evaluation"] == pytest.approx(alone[case]["evaluation"], abs=1e-5)
+
+
+def test_weights_that_bfloat16_rounds_are_those_announced(folder) -> None:
+    # of 13 examples 5, 4 and 4 train a sub-model each; FSDP's mixed precision casts the losses
+    (line,) = read(folder, "train")["bfloat16"]
+    assert 2 < line["loss"] < 4
 
 
 @pytest.mark.parametrize("wrap", WRAPS)

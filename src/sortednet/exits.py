@@ -259,6 +259,15 @@ class _Run:
         return found
 
 
+def _uncompile(module: nn.Module, path: str) -> None:
+    """Let all that lies around a list of blocks run as it is written; the blocks stay compiled."""
+    parts = path.split(".") if path else []
+    for place in range(len(parts) + 1):
+        around = module.get_submodule(".".join(parts[:place]))
+        around._compiled_call_impl = None
+        around.__dict__.pop("forward", None)
+
+
 def _is_recomputed() -> bool:
     """Whether the caller runs inside of an activation checkpoint of the model's own, which calls it again later."""
     frame = sys._getframe(1)
@@ -318,6 +327,7 @@ class Trunk:
     def __init__(self, skeleton: Skeleton, path: str) -> None:
         self.skeleton = skeleton
         self._run = _Run({})
+        _uncompile(skeleton.module, path)
         blocks = skeleton.module.get_submodule(path)
         for index, (name, block) in enumerate(list(blocks._modules.items())):
             assert block is not None
@@ -436,6 +446,7 @@ class Reader:
 
     def __init__(self, skeleton: Skeleton, path: str) -> None:
         self.skeleton = skeleton
+        _uncompile(skeleton.module, path)
         blocks = skeleton.module.get_submodule(path)
         self._kept = []
         for name, block in list(blocks._modules.items()):

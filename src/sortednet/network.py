@@ -276,8 +276,9 @@ class SortedNet(nn.Module):
     def exits(self) -> dict[str, str]:
         """The dimensions that only add blocks at the end of one list, with the path of that list.
 
-        Sub-models that differ in one of these alone share a forward. That they may is tried before an exit is first
-        used; where they may not, the dimension is gone from here, and a warning says why.
+        Sub-models that differ in one of these alone share a forward; parts of a batch only if nothing but what the
+        blocks return goes on from one to the next. That they may is tried before an exit is first used; where they may
+        not, the dimension is gone from here, and a warning says why.
         """
         return self._sharing.exits(self.full)
 

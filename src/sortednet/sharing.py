@@ -140,8 +140,11 @@ class Sharing:
         if full.training and not inference and any(isinstance(module, _BatchNorm) for module in full.modules()):
             return alone  # its statistics would be those of all sub-models' examples together
         for name, path in self.exits(full).items():
-            if any(scope in self._way(path).warned for scope in _scopes(full, split, inference)):
+            way = self._way(path)
+            if any(scope in way.warned for scope in _scopes(full, split, inference)):
                 continue
+            if split and way.every:
+                continue  # what goes on beside the blocks would go on with all examples
             groups: dict[Any, list[int]] = {}
             for place, setting in enumerate(settings):
                 rest = tuple(value for other, value in setting.items() if other != name)
@@ -186,6 +189,8 @@ class Sharing:
                 with torch.no_grad(), random_state_kept(inputs[0]):
                     self._try(way, path, trunk, untried, inputs[0])
             way.refuse(_scopes(full, split, inference))
+            if split and way.every:
+                return None
             for skeleton in (trunk.skeleton, *(reader.skeleton for reader in readers)):
                 skeleton.bind(self._private, inference)
             args, kwargs = join_batch([inputs[place] for place in order]) if split else inputs[0]

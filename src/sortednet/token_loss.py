@@ -268,7 +268,8 @@ class _InChunks(torch.autograd.Function):
         weights = torch.tensor(ctx.weights, dtype=given.dtype, device=given.device)
         # The head's gradients are added up already, in the proportion that was given.
         scale = given.sum()
-        if not torch.allclose(given, scale * weights, rtol=1e-4, atol=1e-12):
+        # Mixed precision of FSDP casts the losses to bfloat16, and so rounds the weights on their way back.
+        if not torch.allclose(given, scale * weights, rtol=1e-2, atol=1e-12):
             raise TrainingError(
                 f"The exits' losses were added up with weights in the proportion {given.tolist()}, but "
                 f"{list(ctx.weights)} was announced. Give net(..., weights=[...]) the weights of the sum."
