@@ -101,7 +101,8 @@ def costs() -> tuple[dict[str, float], dict]:
             "ordinary of 8": lambda: ordinary_step(net, many),
             "per example of 8": lambda: objective_step(net, per_example, many),
         },
-        repeats=9,
+        repeats=5,
+        warmup=1,
     )
     plain = flops(lambda: ordinary_step(net, one))
     # What the summation needs at least: every exit's head, forward and backward; no recomputation is allowed for.

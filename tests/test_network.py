@@ -408,6 +408,7 @@ def test_a_persistent_buffer_that_is_assigned_reaches_the_full_model():
 
 
 def test_loading_without_a_builder_is_refused(tmp_path):
+    network().save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=r"needs its builder: sn\.load\(path, build=build\)"):
         load(tmp_path)
 

@@ -11,6 +11,8 @@ from torch.nn import functional
 from sortednet import (
     Cycle,
     Distillation,
+    PerExample,
+    Sandwich,
     SortedNet,
     Space,
     Stochastic,
@@ -21,7 +23,6 @@ from sortednet import (
 )
 from sortednet.errors import DataError, SortedNetError
 from sortednet.models import MLP
-from sortednet.objectives import total
 
 SPACE = Space(depth=[1, 2], width=[2, 4])
 SMALL, WIDE = "depth=1,width=2", "depth=1,width=4"
@@ -104,13 +105,45 @@ def test_a_split_batch_gives_each_draw_its_own_examples():
 def test_a_split_batch_of_one_repeated_setting_has_the_whole_batchs_mean_loss(draws):
     net = network()
     objective = Stochastic(Cycle(SPACE, [DEEP]), draws=draws)
-    terms = objective.terms(net, batch(), functional.cross_entropy)
-    assert len(terms) == min(draws, 6)
-    torch.testing.assert_close(total(terms), mean_loss(net, DEEP))
+    (term,) = objective.terms(net, batch(), functional.cross_entropy)
+    assert term.weight == 1
+    torch.testing.assert_close(term.loss, mean_loss(net, DEEP))
+
+
+@pytest.mark.parametrize(
+    ("drawn", "size", "expected"),
+    [
+        ([SMALL, FULL, SMALL], 6, {SMALL: 4, FULL: 2}),
+        ([SMALL, FULL, SMALL], 7, {SMALL: 5, FULL: 2}),
+        ([FULL, SMALL, DEEP, SMALL], 6, {FULL: 2, SMALL: 3, DEEP: 1}),
+        ([FULL, FULL], 5, {FULL: 5}),
+    ],
+)
+def test_equal_draws_are_run_together_on_all_their_examples(drawn, size, expected):
+    objective = Stochastic(Cycle(SPACE, drawn), draws=len(drawn))
+    settings, sizes = objective.choose(size)
+    assert dict(zip(map(str, settings), sizes or [size], strict=True)) == expected
+    net, start = network(), 0
+    terms = Stochastic(Cycle(SPACE, drawn), draws=len(drawn)).terms(net, batch(size), functional.cross_entropy)
+    x, y = batch(size)
+    for term in terms:
+        part = slice(start, start := start + expected[str(term.setting)])
+        torch.testing.assert_close(
+            term.loss, functional.cross_entropy(net.extract(term.setting)(x[part]), y[part]), rtol=0, atol=1e-12
+        )
+        assert term.weight == pytest.approx(expected[str(term.setting)] / size)
+
+
+def test_a_batch_too_small_for_all_that_must_be_drawn_has_a_loss():
+    objective = Stochastic(Sandwich(Uniform(SPACE, seed=0)), draws=3)
+    (term,) = objective.terms(network(), batch(1), functional.cross_entropy)
+    assert torch.isfinite(term.loss)
 
 
 def test_uneven_parts_weigh_as_many_examples_as_they_hold():
-    terms = Stochastic(Uniform(SPACE, seed=0), draws=4).terms(network(), batch(), functional.cross_entropy)
+    terms = Stochastic(Cycle(SPACE, [SMALL, WIDE, DEEP, FULL]), draws=4).terms(
+        network(), batch(), functional.cross_entropy
+    )
     assert [term.weight for term in terms] == pytest.approx([2 / 6, 2 / 6, 1 / 6, 1 / 6])
 
 
@@ -130,6 +163,8 @@ def test_a_batch_smaller_than_the_draws_costs_the_sampler_no_more_than_it_uses()
     "objective",
     [
         Stochastic(Uniform(SPACE, seed=0), draws=4),
+        PerExample(Uniform(SPACE, seed=0)),
+        PerExample(Stratified(SPACE, seed=0), settings_weight=lambda one: one["width"]),
         StochasticSummation(Uniform(SPACE, seed=0)),
         StochasticSummation(Uniform(SPACE, seed=0), inside="all"),
         Summation(SPACE),
@@ -142,7 +177,50 @@ def test_weights_add_up_to_one(objective):
         assert sum(term.weight for term in terms) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("make", [Stochastic, StochasticSummation])
+# --- a sub-model for each example -----------------------------------------------------------------------------------
+
+
+def test_every_example_has_a_draw_of_its_own():
+    sampler = Stratified(SPACE, seed=0)
+    settings, sizes = PerExample(sampler).choose(8)
+    assert sampler.count == 8
+    assert sizes == [2, 2, 2, 2]
+    assert set(settings) == set(SPACE)
+
+
+def test_the_loss_of_one_sub_model_for_each_example_is_the_mean_over_the_examples():
+    net, (x, y) = network(), batch()
+    settings, sizes = PerExample(Uniform(SPACE, seed=1)).choose(6)
+    own = [setting for setting, size in zip(settings, sizes, strict=True) for _ in range(size)]
+    expected = torch.stack(
+        [functional.cross_entropy(net.extract(one)(x[place, None]), y[place, None]) for place, one in enumerate(own)]
+    ).mean()
+    torch.testing.assert_close(PerExample(Uniform(SPACE, seed=1))(net, (x, y), functional.cross_entropy), expected)
+
+
+def test_no_place_in_the_batch_belongs_to_one_sub_model():
+    # Where the loader puts like examples in like places, each sub-model must still see all of them.
+    objective, seen = PerExample(Stratified(SPACE, seed=0)), [set(), set()]
+    for _ in range(60):
+        settings, _ = objective.choose(4)
+        seen[0].add(settings[0])
+        seen[1].add(settings[-1])
+    assert seen == [set(SPACE)] * 2
+
+
+def test_a_batch_of_one_example_draws_one_sub_model():
+    settings, sizes = PerExample(Uniform(SPACE, seed=0)).choose(1)
+    assert (len(settings), sizes) == (1, None)
+
+
+def test_a_sampler_that_is_none_is_refused():
+    with pytest.raises(
+        SortedNetError, match=r"Space\(.*\) is no sampler\. Give one, such as Stratified\(space, seed=0\)"
+    ):
+        PerExample(SPACE)
+
+
+@pytest.mark.parametrize("make", [Stochastic, StochasticSummation, PerExample])
 def test_an_objective_resumes_where_its_state_was_taken(make):
     objective, again = make(Uniform(SPACE, seed=3)), make(Uniform(SPACE, seed=4))
     [objective.choose(6) for _ in range(3)]
@@ -185,8 +263,7 @@ def test_a_mapping_goes_to_the_model_by_name_and_to_the_loss_whole(draws):
         return output["loss"]
 
     loss = Stochastic(Cycle(net.space, ["width=2"]), draws=draws)(net, {"x": x, "labels": y}, loss_fn)
-    assert sum(seen) == 6
-    assert len(seen) == draws
+    assert seen == [6]
     torch.testing.assert_close(loss, net.extract(width=2)(x, y)["loss"])
 
 
@@ -317,7 +394,7 @@ def test_a_loss_of_ones_own_gets_logits_whether_split_or_not(draws):
 
     objective = Stochastic(Cycle(net.space, ["width=2"]), draws=draws, distillation=Distillation(loss=follow))
     objective(net, batch(), _output_loss)
-    assert kinds == [Tensor] * draws
+    assert kinds == [Tensor]
 
 
 def test_an_output_without_logits_is_refused_in_words():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -84,17 +84,21 @@ def join_batch(parts: Sequence[Any]) -> Any:
 
 
 def batch_size(batch: Any) -> int:
-    """Return the length of the first axis of the first tensor found.
+    """Return the number of examples: the length of the first axis of the first tensor that has not just one row.
 
     Raises:
         DataError: If there is no tensor.
     """
-    if isinstance(batch, Tensor) and batch.dim() > 0:
-        return len(batch)
-    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
-    for value in values:
-        try:
-            return batch_size(value)
-        except DataError:
-            continue
-    raise DataError(f"A batch of type {type(batch).__name__} holds no tensor. Give (inputs, targets) or a mapping.")
+    rows = [len(leaf) for leaf in _leaves(batch) if isinstance(leaf, Tensor) and leaf.dim() > 0]
+    if not rows:
+        raise DataError(f"A batch of type {type(batch).__name__} holds no tensor. Give (inputs, targets) or a mapping.")
+    return next((count for count in rows if count != 1), 1)
+
+
+def _leaves(batch: Any) -> Iterator[Any]:
+    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else None
+    if values is None:
+        yield batch
+    else:
+        for value in values:
+            yield from _leaves(value)

@@ -75,6 +75,7 @@ class SortedNet(nn.Module):
         Valipour et al. (2023), arXiv:2309.00255v3, Eq. 1: truncation keeps the indices 1..b_j along each dimension.
 
     Example:
+        >>> import torch
         >>> def build(depth, width):
         ...     hidden = [layer for i in range(depth) for layer in (nn.Linear(width if i else 8, width), nn.ReLU())]
         ...     return nn.ModuleDict({"body": nn.Sequential(*hidden), "head": nn.Linear(width, 3)})

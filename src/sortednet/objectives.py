@@ -244,7 +244,7 @@ class PerExample(Objective):
         >>> from sortednet import Space
         >>> from sortednet.sampling import Stratified
         >>> PerExample(Stratified(Space(depth=[1, 2]), seed=0)).choose(6)
-        ([Setting('depth=1'), Setting('depth=2')], [3, 3])
+        ([Setting('depth=2'), Setting('depth=1')], [3, 3])
     """
 
     def __init__(
@@ -274,7 +274,7 @@ def _parts(drawn: Sequence[Setting], size: int) -> tuple[list[Setting], list[int
     if len(drawn) == 1:
         return list(drawn), None
     sizes: dict[Setting, int] = {}
-    for place, setting in enumerate(drawn):
+    for place, setting in enumerate(drawn[:size]):  # what would get no example has no mean loss
         sizes[setting] = sizes.get(setting, 0) + size // len(drawn) + (place < size % len(drawn))
     return (list(sizes), list(sizes.values())) if len(sizes) > 1 else (list(sizes), None)
 

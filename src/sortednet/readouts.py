@@ -108,12 +108,15 @@ def attached(block: nn.Module) -> Readout | None:
 
 
 def take_readouts(block: nn.Module) -> list[Readout]:
-    """Take the readouts off a block and return them."""
-    taken = [(key, hook) for key, hook in block._forward_hooks.items() if isinstance(hook, Readout)]
-    for key, _ in taken:
-        del block._forward_hooks[key]
-        block._forward_hooks_with_kwargs.pop(key, None)
-    return [hook for _, hook in taken]
+    """Take the readouts off a block, or off what it stands in for, and return them."""
+    taken: list[Readout] = []
+    for module in block.modules():
+        for key, hook in list(module._forward_hooks.items()):
+            if isinstance(hook, Readout):
+                taken.append(hook)
+                del module._forward_hooks[key]
+                module._forward_hooks_with_kwargs.pop(key, None)
+    return taken
 
 
 def _tokens(mask: Any, hidden: Tensor) -> Tensor | None:

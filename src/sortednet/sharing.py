@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves, tree_map
 
+from .axes import Axes, Scope, Unshareable
 from .batches import batch_size, join_batch
 from .buffers import Private
 from .errors import BuildError
-from .exits import Axes, Reader, Scope, Trunk, Unshareable, block_list, prefix_of, random_state_kept
+from .exits import Reader, Trunk, block_list, prefix_of, random_state_kept
 from .layouts import tensors_of
 from .space import Setting, Space
 from .token_loss import ChunkedHead
@@ -177,7 +178,7 @@ class Sharing:
         Returns:
             Their outputs; None if it turns out that they share no forward, which a warning says once.
         """
-        way = self._way(path)
+        way, scopes, tried = self._way(path), _scopes(full, split, inference), False
         if "use_cache" in inspect.signature(full.forward).parameters:  # an exit has no keys and values of its own
             inputs = [(args, {"use_cache": False, **kwargs}) for args, kwargs in inputs]
         try:
@@ -188,7 +189,8 @@ class Sharing:
             if untried:
                 with torch.no_grad(), random_state_kept(inputs[0]):
                     self._try(way, path, trunk, untried, inputs[0])
-            way.refuse(_scopes(full, split, inference))
+            tried = True
+            way.refuse(scopes)
             if split and way.every:
                 return None
             for skeleton in (trunk.skeleton, *(reader.skeleton for reader in readers)):
@@ -202,9 +204,11 @@ class Sharing:
                 axes=way.axes if split else None,
             )
         except Unshareable as reason:
-            way.problems[reason.scope] = str(reason)
-            way.warned.add(reason.scope)
-            where = {"ever": "", "parts": " for parts of a batch", "training": " in training"}[reason.scope]
+            # What has been tried, in evaluation, and fails only now does so in training.
+            scope = "training" if reason.scope == "ever" and tried and "training" in scopes else reason.scope
+            way.problems[scope] = str(reason)
+            way.warned.add(scope)
+            where = {"ever": "", "parts": " for parts of a batch", "training": " in training"}[scope]
             warnings.warn(
                 f"{type(full).__name__} has no exits{where}: {reason}. Its sub-models run one by one, with the same "
                 "results in more time.",
@@ -299,8 +303,8 @@ def _rows(inputs: Inputs, count: int) -> Any:
 
 def _equal(one: Any, other: Any) -> bool:
     """Whether two outputs hold the same tensors, up to rounding."""
-    ours, theirs = ([leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)] for tree in (one, other))
-    if [leaf.shape for leaf in ours] != [leaf.shape for leaf in theirs]:
+    ours, theirs = _tensors(one), _tensors(other)
+    if not theirs or [leaf.shape for leaf in ours] != [leaf.shape for leaf in theirs]:
         return False
     for less, more in zip(ours, theirs, strict=True):
         exact = more.dtype.itemsize >= 4 and not torch.is_autocast_enabled(more.device.type)
@@ -309,3 +313,12 @@ def _equal(one: Any, other: Any) -> bool:
         if not torch.allclose(less.float(), more.float(), rtol=0, atol=tolerance * size, equal_nan=True):
             return False
     return True
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """Return the tensors of an output, those among the attributes of an object included."""
+    found: list[Tensor] = []
+    for leaf in tree_leaves(output):
+        held = [leaf] if isinstance(leaf, Tensor) else list(getattr(leaf, "__dict__", {}).values())
+        found += [one for one in tree_leaves(held) if isinstance(one, Tensor)]
+    return found

@@ -16,6 +16,9 @@ SPACE = sn.Space(depth=[1, 2], width=[4, 8])
 OBJECTIVES: dict[str, Callable[[], sn.Objective]] = {
     "stochastic": lambda: sn.Stochastic(sn.Uniform(SPACE, seed=0)),
     "split": lambda: sn.Stochastic(sn.Stratified(SPACE, seed=0), draws=3),
+    "repeated": lambda: sn.Stochastic(sn.Cycle(SPACE, ["depth=1,width=4", "depth=2,width=8"]), draws=5),
+    "per_example": lambda: sn.PerExample(sn.Stratified(SPACE, seed=0)),
+    "per_example_distilled": lambda: sn.PerExample(sn.Uniform(SPACE, seed=0), sn.Distillation(0.5)),
     "sandwich": lambda: sn.Stochastic(sn.Sandwich(sn.Stratified(SPACE, seed=0)), draws=3),
     "weighted": lambda: sn.Stochastic(sn.Uniform(SPACE, seed=0), draws=2, settings_weight=lambda s: s["depth"]),
     "along": lambda: sn.StochasticSummation(sn.Uniform(SPACE, seed=0)),
