@@ -104,8 +104,12 @@ def _other_names(model: nn.Module) -> dict[str, str]:
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-    return {name: tied[0] if place else tied[1] for tied in names.values() if len(tied) > 1
-            for place, name in enumerate(tied)}
+    return {
+        name: tied[0] if place else tied[1]
+        for tied in names.values()
+        if len(tied) > 1
+        for place, name in enumerate(tied)
+    }
 
 
 def _stored_layouts(path: str | Path, stored: list[dict[str, Any]], given: list[Layout] | None) -> list[Layout]:
