@@ -136,9 +136,7 @@ def test_a_multiplier_of_zero_is_refused():
 def test_missing_transformers_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     for call in (partial(mobilenet_v2, width=0.1), partial(open_pretrained, "somewhere")):
-        with pytest.raises(
-            ImportError, match=r'need transformers, which is not .*pip install "sortednet\[transformers\]"'
-        ):
+        with pytest.raises(ImportError, match=r'need transformers.*pip install "sortednet\[transformers\]"'):
             call()
 
 
@@ -157,39 +155,39 @@ def sort(model, readout="own", **supports):
     ("make", "supports", "error", "text"),
     [
         (llama, {"intermediate_size": [10, 48]}, SpaceError,
-         r"The largest value of intermediate_size=\[10, 48\] is 48, larger than the pretrained size: the model has 24\. "
-         r"Let 24 be the largest value"),
+         r"The largest value of intermediate_size=\[10, 48\] is 48, larger than the pretrained size: the model "
+         r"has 24\. Let 24 be the largest value"),
         (llama, {"intermediate_size": [10, 20]}, SpaceError, r"is 20, smaller than it: the model has 24\. Let 24 be"),
         (llama, {"num_attention_heads": [1, 4]}, SpaceError,
          r"num_attention_heads=1 does not divide: the model has 4 heads for 2 key and value heads, so it must be a "
          r"multiple of 2\. Choose such numbers"),
         (llama, {"num_attention_heads": [2, 3, 4]}, SpaceError, r"num_attention_heads=3 does not divide"),
         (llama, {"num_key_value_heads": [1, 2]}, SpaceError,
-         r"num_key_value_heads=1 does not go with num_attention_heads=4: in the model 2 heads share a key and value head, "
-         r"and they would read others\. Leave num_key_value_heads out, which then follows num_attention_heads"),
+         r"num_key_value_heads=1 does not go with num_attention_heads=4: in the model 2 heads share a key and value "
+         r"head, and they would read others\. Leave num_key_value_heads out, which then follows num_attention_heads"),
         (llama, {"num_key_value_heads": [1, 2], "num_attention_heads": [2, 4]}, SpaceError, r"would read others"),
         (partial(llama, head_dim=8), {"head_dim": [4, 8]}, BuildError,
          r"head_dim of LlamaForCausalLM cannot be sorted: a corner of smaller heads would mix the heads\. Sort their "
          r"number, num_attention_heads"),
-        (FAMILIES["t5"].model, {"d_kv": [4, 8]}, BuildError, r"d_kv of T5.* cannot be sorted.*Sort their number, num_heads"),
+        (FAMILIES["t5"].model, {"d_kv": [4, 8]}, BuildError, r"d_kv of T5.* cannot be sorted.*number, num_heads"),
         (FAMILIES["bert"].model, {"hidden_size": [12, 32]}, SpaceError,
          r"hidden_size=12 is no multiple of the head size, 8\. Choose multiples of 8, so that no head is cut in two"),
-        (FAMILIES["bert"].model, {"hidden_size": [16, 20, 32]}, SpaceError, r"hidden_size=20 is no multiple of the head"),
+        (FAMILIES["bert"].model, {"hidden_size": [16, 20, 32]}, SpaceError, r"hidden_size=20 is no multiple"),
         (llama, {"width": [1, 2]}, SpaceError,
          r"width is no size in the config of LlamaForCausalLM: it is None\. Choose among its fields: .*hidden_size"),
         (llama, {"hidden_act": [1, 2]}, SpaceError, r"hidden_act is no size .* it is 'silu'\. Choose among its fields"),
         (llama, {"use_cache": [0, 1]}, SpaceError, r"use_cache is no size .* it is True"),
-        (llama, {"rms_norm_eps": [1e-9, 1e-6]}, BuildError, r"rms_norm_eps changes no tensor of the model: it has the same"),
-        (llama, {"eos_token_id": [1, 2]}, BuildError, r"eos_token_id changes no tensor.*it is no size\. Sort another field"),
+        (llama, {"rms_norm_eps": [1e-9, 1e-6]}, BuildError, r"rms_norm_eps changes no tensor of the model"),
+        (llama, {"eos_token_id": [1, 2]}, BuildError, r"eos_token_id changes no tensor.*Sort another field"),
         (lambda: hf.AlbertForMaskedLM(hf.AlbertConfig(**{**SIZES, **HEADS, "embedding_size": 8})),
          {"num_hidden_layers": [1, 2]}, BuildError,
          r"num_hidden_layers changes no tensor of the model: .*Its layers may be one layer used again"),
         (FAMILIES["convnext"].model, {"hidden_sizes": [0.3, 1.0]}, SpaceError,
          r"A share of 0\.3 of hidden_sizes=\[8, 16\] is .*Choose shares that give whole numbers"),
-        (FAMILIES["resnet"].model, {"hidden_sizes": [0.5, 0.9]}, SpaceError, r"is 0\.9, smaller than it: the model has 1"),
-        (FAMILIES["resnet"].model, {"depths": [1, 5]}, SpaceError, r"is 5, larger than the pretrained size: the model has 2"),
+        (FAMILIES["resnet"].model, {"hidden_sizes": [0.5, 0.9]}, SpaceError, r"is 0\.9, smaller than it"),
+        (FAMILIES["resnet"].model, {"depths": [1, 5]}, SpaceError, r"is 5, larger than the pretrained"),
         (nn.Module, {"depth": [1, 2]}, BuildError,
-         r"Module has no Hugging Face config\. Give a transformers model, or use SortedNet\(build, space, model=model\)"),
+         r"Module has no Hugging Face config\. Give a transformers model, or use SortedNet\(build, space, model=mo"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_sorted_is_refused_before_anything_is_trained(make, supports, error, text):
@@ -216,12 +214,12 @@ def mixtral():
 
 def test_stacked_experts_are_cut_once_their_layout_is_declared():
     with pytest.raises(
-        LayoutError, match=r"Axis 1 of model\.layers\.0\.mlp\.experts\.gate_up_proj goes from 48 to 20.*blocks=2"
+        LayoutError, match=r"Axis 1 of model\.layers\.0\.mlp\.experts\.gate_up_proj goes from 48 to 24.*blocks=2"
     ):
-        sort(mixtral(), intermediate_size=[10, 24])
+        sort(mixtral(), intermediate_size=[12, 24])
     layout = sn.Layout("*.gate_up_proj", axis=1, blocks=2)
-    net = sn.SortedNet.from_pretrained(mixtral(), intermediate_size=[10, 24], layouts=layout).eval()
-    assert_zeroed(net, "intermediate_size=10")
+    net = sn.SortedNet.from_pretrained(mixtral(), intermediate_size=[12, 24], layouts=layout).eval()
+    assert_zeroed(net, "intermediate_size=12")
 
 
 def test_stacked_matrices_that_are_fused_along_their_last_axis_are_not_cut_unawares():
@@ -363,17 +361,19 @@ BLOOM = {"vocab_size": 40, "hidden_size": 32, **TOKENS}
     ("make", "supports", "error", "text"),
     [
         (UNLISTED["electra"], {"hidden_size": [16, 32]}, BuildError,
-         r"At hidden_size=16 the model has no electra\.embeddings_project\.weight, and only blocks at the end of a list may "
-         r"fall away"),
+         r"At hidden_size=16 the model has no electra\.embeddings_project\.weight, and only blocks at the end of a "
+         r"list may fall away"),
         (lambda: hf.SwinForImageClassification(
             hf.SwinConfig(image_size=16, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 4], window_size=2)
          ), {"embed_dim": [8, 16]}, BuildError,
          r"embed_dim=8 changes the size of the heads of swin\.encoder.* from 8 to 4, so that a corner would mix them"),
-        (lambda: hf.BloomForCausalLM(hf.BloomConfig(n_layer=2, n_head=4, **BLOOM)), {"hidden_size": [16, 32]}, LayoutError,
-         r"Axis 0 of transformer\.h\.0\.self_attention\.query_key_value\.weight goes from 96 to 48 units.*declare them: "
-         r"layouts=\[Layout\("),
-        (lambda: hf.MptForCausalLM(hf.MptConfig(vocab_size=40, d_model=32, n_heads=4, n_layers=2)), {"d_model": [16, 32]},
-         LayoutError, r"Axis 0 of transformer\.blocks\.0\.attn\.Wqkv\.weight goes from 96 to 48 .*blocks=3"),
+        (lambda: hf.BloomForCausalLM(hf.BloomConfig(n_layer=2, n_head=4, **BLOOM)), {"hidden_size": [16, 32]},
+         LayoutError,
+         r"Axis 0 of transformer\.h\.0\.self_attention\.query_key_value\.weight goes from 96 to 48 units.*declare "
+         r"them: layouts=\[Layout\("),
+        (lambda: hf.MptForCausalLM(hf.MptConfig(vocab_size=40, d_model=32, n_heads=4, n_layers=2)),
+         {"d_model": [16, 32]}, LayoutError,
+         r"Axis 0 of transformer\.blocks\.0\.attn\.Wqkv\.weight goes from 96 to 48 .*blocks=3"),
         (lambda: hf.FalconForCausalLM(
             hf.FalconConfig(num_hidden_layers=2, num_attention_heads=4, ffn_hidden_size=24, **BLOOM)
          ), {"hidden_size": [16, 32]}, LayoutError,
@@ -390,7 +390,7 @@ BLOOM = {"vocab_size": 40, "hidden_size": 32, **TOKENS}
             vocab_size=40, d_model=32, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=8, decoder_ffn_dim=8,
             encoder_attention_heads=4, decoder_attention_heads=4, max_position_embeddings=16, **TOKENS,
          )), {"d_model": [16, 32]}, BuildError,
-         r"d_model=16 changes the size of the heads of model\.decoder.* from 8 to 4.*Sort d_model together with the number"),
+         r"d_model=16 changes the size of the heads of model\.decoder.* from 8 to 4.*Sort d_model together with"),
     ],
 )  # fmt: skip
 def test_what_would_be_cut_wrong_in_an_unlisted_family_is_named(make, supports, error, text):
@@ -492,7 +492,8 @@ def test_sub_models_generate(name):
     if name == "t5":
         net.full.generation_config.decoder_start_token_id = 0
     how = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    for setting in case.chosen()[:2]:
+    # transformers itself cannot generate by a T5 whose decoder is deeper than its encoder.
+    for setting in case.chosen()[: 1 if name == "t5" else 2]:
         one, other = (
             model.generate(IDS[:1], attention_mask=torch.ones_like(IDS[:1]), decoder_start_token_id=0, **how)
             if name == "t5"

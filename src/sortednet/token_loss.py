@@ -88,7 +88,7 @@ class ChunkedHead:
     labels: str = "labels"
     inputs: str = "input_ids"
     ignore: int = -100
-    elements: int = 2**23
+    elements: int = 2**22
 
     def takes(self, args: Sequence[Any], kwargs: Mapping[str, Any], values: Sequence[Sequence[Any]]) -> bool:
         """Whether a batch asks for no more than the loss, of tokens that each have a hidden state.

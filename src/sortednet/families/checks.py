@@ -39,6 +39,11 @@ def builder_of(model: nn.Module, space: Space, readout: str | Readout | None) ->
         SpaceError: If a setting does not fit the model's sizes.
     """
     config = getattr(model, "config", None)
+    if hasattr(model, "peft_config"):
+        raise BuildError(
+            f"{type(model).__name__} holds adapters of PEFT, which sub-models would lack. Merge them first "
+            "(model.merge_and_unload()), or add adapters to what you extract."
+        )
     if config is None or not hasattr(config, "model_type"):
         raise BuildError(
             f"{type(model).__name__} has no Hugging Face config. Give a transformers model, or use "
@@ -53,6 +58,8 @@ def builder_of(model: nn.Module, space: Space, readout: str | Readout | None) ->
     sizes = {name: _full_size(model, config, name) for name in space.supports}
     for name, support in space.supports.items():
         values = list(support.values)
+        if min(values) <= 0:
+            raise SpaceError(f"{name}={list(values)} holds {min(values)}. Every value must be above 0.")
         if max(values) != sizes[name]:
             side = "larger than the pretrained size" if max(values) > sizes[name] else "smaller than it"
             raise SpaceError(
