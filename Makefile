@@ -35,6 +35,7 @@ lint: $(INSTALLED)
 benchmarks: $(INSTALLED)
 	$(BIN)/python benchmarks/core.py --out benchmarks/results/core.json
 	$(BIN)/python benchmarks/quality.py --out benchmarks/results/quality.json
+	$(BIN)/python benchmarks/pretrained.py --out benchmarks/results/pretrained.json
 	$(BIN)/python benchmarks/tables.py
 
 clean:
