@@ -7,6 +7,7 @@ from .buffers import BufferPolicy
 from .classifiers import adjust_classifiers
 from .comparison import compare_submodels
 from .cost import count_flops, count_parameters, measure_latency, measure_memory
+from .decoding import EarlyExit, FixedDepth, SelfSpeculative, calibrate
 from .errors import SortedNetError
 from .evaluation import accuracy, evaluate
 from .export import to_onnx
@@ -25,6 +26,8 @@ __all__ = [
     "BufferPolicy",
     "Cycle",
     "Distillation",
+    "EarlyExit",
+    "FixedDepth",
     "Geometric",
     "Judgement",
     "Layout",
@@ -34,6 +37,7 @@ __all__ = [
     "Row",
     "Sampler",
     "Sandwich",
+    "SelfSpeculative",
     "Setting",
     "Similarity",
     "SortedNet",
@@ -54,6 +58,7 @@ __all__ = [
     "accuracy",
     "adjust_classifiers",
     "apply_update",
+    "calibrate",
     "compare_submodels",
     "count_flops",
     "count_parameters",

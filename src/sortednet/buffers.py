@@ -9,9 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from .errors import BuildError
 from .space import Setting
 
-__all__ = ["BufferPolicy", "Private", "estimate_statistics"]
+__all__ = ["BufferPolicy", "Private", "estimate_statistics", "refuse_tied"]
 
 BufferPolicy = Literal["shared", "private", "reestimated"]
 """Whose the persistent buffers (the statistics of batch norm) are.
@@ -138,3 +139,21 @@ def estimate_statistics(module: nn.Module, batches: Iterable[Any], run: Callable
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
             norm.eval()
+
+
+def refuse_tied(model: nn.Module, pattern: str) -> None:
+    """Refuse to make a parameter private that is tied to another: they would no longer be one.
+
+    Raises:
+        BuildError: If a name that matches the pattern has another name too.
+    """
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    for tied in names.values():
+        matching = fnmatch.filter(tied, pattern)
+        if len(tied) > 1 and matching:
+            raise BuildError(
+                f"{matching[0]} is tied to {next(n for n in tied if n != matching[0])}, so that no sub-model can have "
+                "one of its own. Untie them in the builder, or leave them shared."
+            )

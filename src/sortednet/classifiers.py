@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from .batches import call_with, inputs_and_targets
+from .buffers import refuse_tied
 from .errors import BuildError, TrainingError
-from .network import SortedNet, refuse_tied
+from .network import SortedNet
 from .objectives import Batch, LossFunction
 from .space import Number
 

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from . import checkpoint
 from .batches import call_with, split_batch
-from .buffers import BufferPolicy, Private, estimate_statistics
+from .buffers import BufferPolicy, Private, estimate_statistics, refuse_tied
 from .compilation import Compilation
+from .decoding import Policy
+from .decoding.sub_models import generate
 from .errors import BuildError, DataError, SettingError
 from .families import PretrainedBuilder, builder_of, is_causal, open_pretrained
 from .layouts import Layout, tensors_of
@@ -22,9 +24,9 @@ from .readouts import Readout
 from .sharing import Sharing
 from .space import Number, Setting, Space
 from .token_loss import ChunkedHead
-from .views import Skeleton, Skeletons, build_skeleton, call_builder
+from .views import Skeleton, Skeletons, build_skeleton, call_builder, refuse_larger
 
-__all__ = ["SortedNet", "SubModel", "refuse_tied"]
+__all__ = ["SortedNet", "SubModel"]
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class SortedNet(nn.Module):
             skeleton = self._skeleton(setting)
             self._skeletons.keep(setting, skeleton, skeleton)
             if model is not None and setting == space.full:
-                _check_given(model, skeleton)
+                refuse_larger(model, skeleton)
         if patterns or buffers == "private":
             self._make_private()
 
@@ -328,8 +330,7 @@ class SortedNet(nn.Module):
         """Return a sub-model as an ordinary module for inference, without a copy of any weight.
 
         Its parameters share the full model's storage, so it follows further training, until the network is moved to
-        another device or type. It adds nothing to a call. (A
-        fused parameter cut in several pieces is put together for each call; `extract` avoids that.)
+        another device or type. (A fused parameter cut in several pieces is put together for each call.)
 
         Args:
             setting: A setting or its text form.
@@ -343,6 +344,36 @@ class SortedNet(nn.Module):
         """
         self._refuse_sharded("submodel")
         return self._skeleton(self.space.setting(setting, **values)).freeze(self.private)
+
+    def generate(
+        self,
+        *args: Any,
+        decoding: Policy | None = None,
+        setting: Mapping[str, Number] | str | None = None,
+        settings: Sequence[Mapping[str, Number] | str] | None = None,
+        streamer: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Continue texts with a causal language model.
+
+        Args:
+            args: What the model's own `generate` takes: the prompts. Shape (B, P).
+            decoding: `SelfSpeculative`, `EarlyExit` or `FixedDepth`; the model's own `generate` where left out.
+            setting: The sub-model that decodes; the full model where left out.
+            settings: Or one for each text, which differ in their depth alone.
+            streamer: Of transformers, for one text: gets each token once it belongs to it.
+            kwargs: What the model's own `generate` takes, such as `max_new_tokens` and `stopping_criteria`.
+
+        Returns:
+            What the model's own `generate` returns: the texts, shape (B, T).
+
+        Raises:
+            BuildError: If the model cannot be decoded so.
+            ConfigError: If something is asked for that is not decoded here.
+            DataError: If a prompt is empty or too long.
+            SettingError: If a setting or an exit is not in the space.
+        """
+        return generate(self, args, decoding, setting, settings, streamer, kwargs)
 
     def extract(self, setting: Mapping[str, Number] | str | None = None, /, **values: Number) -> nn.Module:
         """Copy a sub-model out as a plain, independent model of the builder's class.
@@ -467,33 +498,3 @@ class SortedNet(nn.Module):
 
     def extra_repr(self) -> str:
         return f"space={self.space!r}"
-
-
-def refuse_tied(model: nn.Module, pattern: str) -> None:
-    """Refuse to make a parameter private that is tied to another: they would no longer be one.
-
-    Raises:
-        BuildError: If a name that matches the pattern has another name too.
-    """
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    for tied in names.values():
-        matching = fnmatch.filter(tied, pattern)
-        if len(tied) > 1 and matching:
-            raise BuildError(
-                f"{matching[0]} is tied to {next(n for n in tied if n != matching[0])}, so that no sub-model can have "
-                "one of its own. Untie them in the builder, or leave them shared."
-            )
-
-
-def _check_given(model: nn.Module, full: Skeleton) -> None:
-    """Refuse a given model that is larger than what the builder makes at the full setting."""
-    ours = {slot.path: slot.cut.shape for slot in (*full.parameters, *full.buffers)}
-    for name, tensor in tensors_of(model).items():
-        if ours.get(name) != tuple(tensor.shape):
-            raise BuildError(
-                f"The given model is not the full model: {name} is {tuple(tensor.shape)} in it and "
-                f"{ours.get(name, 'missing')} in build({full.setting}). Let the builder make the given model at the "
-                "full setting, or give the space its sizes."
-            )

@@ -16,11 +16,11 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from .buffers import Private
 from .errors import BuildError, SortedNetError
-from .layouts import Cut, Layout, cuts
+from .layouts import Cut, Layout, cuts, tensors_of
 from .readouts import take_readouts
 from .space import Setting
 
-__all__ = ["Skeleton", "Skeletons", "Slot", "build_skeleton", "call_builder", "outline"]
+__all__ = ["Skeleton", "Skeletons", "Slot", "build_skeleton", "call_builder", "outline", "refuse_larger"]
 
 
 # What Hugging Face's `gradient_checkpointing_enable` sets on modules; it follows the full model like its mode.
@@ -459,3 +459,19 @@ def call_builder(build: Callable[..., nn.Module], setting: Setting) -> nn.Module
     if not isinstance(module, nn.Module):
         raise BuildError(f"build(...) at {setting} returned {type(module).__name__}. Return a torch.nn.Module.")
     return module
+
+
+def refuse_larger(model: nn.Module, full: Skeleton) -> None:
+    """Refuse a given model that is larger than what the builder makes at the full setting.
+
+    Raises:
+        BuildError: If it is.
+    """
+    ours = {slot.path: slot.cut.shape for slot in (*full.parameters, *full.buffers)}
+    for name, tensor in tensors_of(model).items():
+        if ours.get(name) != tuple(tensor.shape):
+            raise BuildError(
+                f"The given model is not the full model: {name} is {tuple(tensor.shape)} in it and "
+                f"{ours.get(name, 'missing')} in build({full.setting}). Let the builder make the given model at the "
+                "full setting, or give the space its sizes."
+            )

@@ -1,0 +1,199 @@
+"""From what transformers' `generate` prepares to a decoded batch: checks, texts, and what is returned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import ConfigError, DataError, SettingError
+from .adapters import Decoder, decoder_of
+from .engine import Engine
+from .processing import Processing
+from .sequences import Ending, Sequences
+from .statistics import Emitted, Statistics
+
+__all__ = ["Request", "prompts_of", "request_of"]
+
+_UNSUPPORTED = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+_ROOM = 64  # tokens that may be drafted behind the longest text
+
+
+@dataclass
+class Request:
+    """One call of `generate`, checked.
+
+    Attributes:
+        decoder: The model, taken apart.
+        prompts: From the left, without padding before them; what is behind a prompt is anything. Shape (B, T).
+        lengths: Of the prompts, without padding.
+        sequences: The texts; their active rows are in the order of the prompts.
+        processing: Of logits.
+        statistics: Counts.
+        depths: The depth at which each row is complete, decreasing.
+        most: Positions that a row may need.
+        padding: Token behind the end of a text.
+        as_dict: Whether more than the texts is returned.
+        began: When, in seconds of `perf_counter`.
+    """
+
+    decoder: Decoder
+    prompts: Tensor
+    lengths: list[int]
+    sequences: Sequences
+    processing: Processing
+    statistics: Statistics
+    depths: list[int]
+    most: int
+    padding: int
+    as_dict: bool
+    began: float = field(default_factory=perf_counter)
+
+    def order(self, depths: Sequence[int]) -> None:
+        """Give each row a depth, and put the deepest first.
+
+        Raises:
+            SettingError: If there is not one for each row, or the model has not as many layers.
+        """
+        if len(depths) != len(self.lengths):
+            raise SettingError(f"There are {len(depths)} depths for {len(self.lengths)} texts. Give one for each.")
+        for depth in depths:
+            if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= self.decoder.depth:
+                raise SettingError(f"Depth {depth!r} is outside 1 to {self.decoder.depth}, the layers of the model.")
+        rows = sorted(range(len(depths)), key=lambda row: -depths[row])
+        self.prompts = self.prompts[rows]
+        self.lengths = [self.lengths[row] for row in rows]
+        self.depths = [depths[row] for row in rows]
+        self.sequences.active = rows
+
+    def engine(self, exits: Sequence[int]) -> Engine:
+        """Make an engine with these exits that holds the prompts."""
+        return self._engine(self.decoder, sorted({*exits, *self.depths}), self.depths, self.statistics)
+
+    def engine_of(self, smaller: Decoder) -> Engine:
+        """Make an engine of a smaller model that holds the prompts."""
+        depths = [smaller.depth] * len(self.lengths)
+        return self._engine(smaller, [smaller.depth], depths, Statistics())
+
+    def _engine(self, decoder: Decoder, exits: list[int], depths: list[int], statistics: Statistics) -> Engine:
+        engine = Engine(decoder, [one for one in exits if one <= depths[0]], depths, self.most, statistics)
+        engine.push(self.prompts, self.lengths)
+        return engine
+
+    def output(self, engine: Engine) -> Any:
+        """Return what transformers' `generate` would."""
+        self.statistics.seconds += perf_counter() - self.began
+        self.statistics.depth = self.decoder.depth
+        texts = self.sequences.result(self.padding)
+        if not self.as_dict:
+            return texts
+        from transformers.generation.utils import GenerateDecoderOnlyOutput
+
+        output = GenerateDecoderOnlyOutput(sequences=texts)
+        output["statistics"] = self.statistics
+        return output
+
+
+def prompts_of(input_ids: Tensor, mask: Tensor | None) -> tuple[Tensor, list[int]]:
+    """Move padding behind the prompts.
+
+    Args:
+        input_ids: Shape (B, P), int64.
+        mask: 1 for tokens and 0 for padding, at either side. Shape (B, P); no padding where left out.
+
+    Returns:
+        The prompts from the left, shape (B, T), and their lengths.
+
+    Raises:
+        DataError: If a prompt is empty, or there is padding inside of one.
+    """
+    if input_ids.dim() != 2 or not input_ids.numel():
+        raise DataError(f"input_ids are of shape {tuple(input_ids.shape)}. Give at least one token for each text.")
+    if mask is None:
+        return input_ids, [input_ids.shape[1]] * len(input_ids)
+    if mask.shape != input_ids.shape:
+        raise DataError(f"attention_mask is of shape {tuple(mask.shape)}, input_ids of {tuple(input_ids.shape)}.")
+    seen = mask.bool()
+    lengths = seen.sum(1).tolist()
+    if not all(lengths):
+        raise DataError(f"The prompt of row {lengths.index(0)} is empty. Give at least one token for each text.")
+    prompts = input_ids.new_zeros(len(input_ids), max(lengths))
+    for row, length in enumerate(lengths):
+        first = int(seen[row].int().argmax())
+        if not bool(seen[row, first : first + length].all()):
+            raise DataError(
+                f"attention_mask hides tokens in the middle of row {row}. Padding may be before or behind a prompt."
+            )
+        prompts[row, :length] = input_ids[row, first : first + length]
+    return prompts, lengths
+
+
+def request_of(
+    model: nn.Module,
+    input_ids: Tensor,
+    logits_processor: Sequence[Callable[..., Any]],
+    stopping_criteria: Sequence[Callable[..., Any]],
+    config: Any,
+    kwargs: Mapping[str, Any],
+    told: Callable[[Emitted], None] | None,
+    streamer: Any,
+) -> Request:
+    """Check what `generate` prepared, before any layer runs.
+
+    Raises:
+        BuildError: If the model is not supported.
+        ConfigError: If the generation config asks for what is not decoded here.
+        DataError: If a prompt is empty or too long.
+    """
+    decoder = decoder_of(model)
+    _check_config(config, kwargs)
+    if kwargs.get("inputs_embeds") is not None:
+        raise ConfigError("inputs_embeds are not decoded here. Give input_ids.")
+    prompts, lengths = prompts_of(input_ids, kwargs.get("attention_mask"))
+    new = config.max_length - input_ids.shape[1]
+    if max(lengths) > decoder.positions:
+        raise DataError(
+            f"A prompt has {max(lengths)} tokens, and the model {decoder.positions} positions. Shorten the prompt."
+        )
+    if decoder.learned_positions and max(lengths) + new > decoder.positions:
+        raise DataError(
+            f"A prompt of {max(lengths)} tokens and {new} new ones are more than the model's {decoder.positions} "
+            f"positions. Give max_new_tokens of at most {decoder.positions - max(lengths)}."
+        )
+    ends = config.eos_token_id
+    ids = frozenset() if ends is None else frozenset([ends] if isinstance(ends, int) else ends)
+    known = ("MaxLengthCriteria", "EosTokenCriteria")
+    others = [one for one in stopping_criteria if type(one).__name__ not in known]
+    if streamer is not None and len(lengths) > 1:
+        raise ConfigError(f"A streamer takes one text, and there are {len(lengths)}. Use observe= for a batch.")
+    statistics = Statistics()
+    ending = Ending(config.max_length, ids, others)
+    padding = config.pad_token_id if config.pad_token_id is not None else min(ids, default=0)
+    return Request(
+        decoder, prompts.to(decoder.device), lengths,
+        Sequences(input_ids.to(decoder.device), ending, statistics, told, streamer, _ROOM),
+        Processing(list(logits_processor), bool(config.do_sample)), statistics, [decoder.depth] * len(lengths),
+        max(lengths) + new + _ROOM, padding, bool(config.return_dict_in_generate),
+    )  # fmt: skip
+
+
+def _check_config(config: Any, kwargs: Mapping[str, Any]) -> None:
+    if (config.num_beams or 1) > 1:
+        raise ConfigError(f"num_beams={config.num_beams} is not decoded here. Use num_beams=1, or plain generate.")
+    asked = [name for name in _UNSUPPORTED if getattr(config, name, False)]
+    if asked:
+        raise ConfigError(f"{asked[0]}=True is not given here. Leave it out, or use plain generate.")
+    implementation = getattr(config, "cache_implementation", None)
+    if implementation not in (None, "dynamic"):
+        raise ConfigError(f"cache_implementation={implementation!r} is not used here. Leave it out.")
+    cache = kwargs.get("past_key_values")
+    if cache is not None and (type(cache).__name__ != "DynamicCache" or cache.get_seq_length()):
+        raise ConfigError(
+            f"past_key_values is a {type(cache).__name__} of {cache.get_seq_length()} tokens, and decoding here has a "
+            "cache of its own. Leave it out and give the whole text."
+        )
+    if getattr(config, "guidance_scale", None) not in (None, 1, 1.0):
+        raise ConfigError(f"guidance_scale={config.guidance_scale} runs the model twice. Use plain generate.")
