@@ -114,10 +114,12 @@ class Cache:
                 index = torch.tensor(rows, device=held[0].device)
                 self._held[layer] = (held[0][index], held[1][index])
 
-    def read(self, layer: int, length: int) -> tuple[Tensor, Tensor] | None:
-        """Return a copy of a layer's keys and values at the first positions. Shape (B, H, length, D)."""
-        held = self._held[layer]
-        return None if held is None else (held[0][:, :, :length].clone(), held[1][:, :, :length].clone())
+    def read(self, length: int) -> list[tuple[Tensor, Tensor]]:
+        """Return a copy of every layer's keys and values at the first positions. Shape (B, H, length, D) each."""
+        return [(key[:, :, :length].clone(), value[:, :, :length].clone()) for key, value in self._allocated()]
+
+    def _allocated(self) -> list[tuple[Tensor, Tensor]]:
+        return [held for held in self._held if held is not None]
 
 
 def causal_mask(starts: Sequence[int], count: int, device: torch.device, dtype: torch.dtype) -> Tensor | None:

@@ -19,6 +19,9 @@ __all__ = ["Drafter", "ExitDrafter", "ModelDrafter"]
 class Drafter(ABC):
     """Gives logits for the next drafted token, before the full model has seen the tokens drafted so far."""
 
+    partial = False
+    """Whether only some tokens are drafted."""
+
     @abstractmethod
     def read(self, newest: Tensor, plan: Plan) -> tuple[Tensor, int] | None:
         """Return the logits behind the newest token, and the exit that gave them; None where none is sure enough.
@@ -58,6 +61,7 @@ class ExitDrafter(Drafter):
 
     def __init__(self, engine: Engine, confidence: Confidence, shortlist: Tensor | int | None = None) -> None:
         self._engine, self._confidence, self._shortlist = engine, confidence, shortlist
+        self.partial = shortlist is not None
 
     def read(self, newest: Tensor, plan: Plan) -> tuple[Tensor, int] | None:
         for depth, threshold in zip(plan.exits, plan.thresholds, strict=True):
@@ -84,6 +88,7 @@ class ModelDrafter(Drafter):
     ) -> None:
         self._engine, self._sequences = engine, sequences
         self._confidence, self._shortlist = confidence, shortlist
+        self.partial = shortlist is not None
         self._lengths = list(engine.filled[0])
         self._behind = True
 

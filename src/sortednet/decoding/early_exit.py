@@ -56,23 +56,24 @@ class ExitDecoding:
         self._thresholds = thresholds
         self._confidence, self._filling, self._max_waiting = confidence, filling, max_waiting
 
-    def run(self, lengths: Sequence[int]) -> None:
-        """Decode until every text has ended.
-
-        Args:
-            lengths: Of the prompts that were pushed, without padding.
-        """
+    def run(self) -> None:
+        """Decode until every text has ended."""
         engine = self._engine
+        new = engine.new
         engine.complete()
         self._statistics.prompt_layer_calls += engine.layer_calls
-        newest = self._token(lengths)
+        newest = self._token(new)
         while self._sequences.active:
             engine.forget()
             engine.push(newest[:, None])
             newest = self._token()
 
-    def _token(self, lengths: Sequence[int] | None = None) -> Tensor:
-        """Choose the next token of each row and return those of the rows that go on. Shape (M,)."""
+    def _token(self, counts: Sequence[int] | None = None) -> Tensor:
+        """Choose the next token of each row and return those of the rows that go on. Shape (M,).
+
+        Args:
+            counts: How many positions of each row advance; one where left out.
+        """
         engine = self._engine
         rows = engine.rows
         logits: Tensor | None = None
@@ -81,7 +82,7 @@ class ExitDecoding:
             if depth not in self._thresholds and depth not in engine.depths:
                 continue
             engine.advance(depth)
-            read = engine.decoder.logits(engine.hidden(depth, lengths))  # (M, 1, V)
+            read = engine.decoder.logits(engine.hidden(depth, counts))  # (M, 1, V)
             taken = torch.tensor([one == depth for one in engine.depths])
             if depth in self._thresholds:
                 sure = confidence_of(read[:, 0], self._confidence) >= self._thresholds[depth]

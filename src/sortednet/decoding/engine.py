@@ -67,6 +67,11 @@ class Engine:
     def _complete(self) -> list[int]:
         return [self.filled[self._bounds.index(depth)][row] for row, depth in enumerate(self.depths)]
 
+    @property
+    def new(self) -> list[int]:
+        """How many positions of each row wait before the first layer."""
+        return [top - bottom for top, bottom in zip(self.filled[0], self.filled[1], strict=True)]
+
     def push(self, tokens: Tensor, counts: Sequence[int] | None = None) -> None:
         """Add tokens behind each row. They wait before the first layer.
 
@@ -79,6 +84,14 @@ class Engine:
             length + count
             for length, count in zip(self.filled[0], counts or [tokens.shape[1]] * self.rows, strict=True)
         ]
+
+    def take_in(self, layers: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Begin with the keys and values that every layer holds of the first positions. Shape (B, H, T, D) each."""
+        count = layers[0][0].shape[2]
+        self.cache.aim([0] * self.rows, count, self.decoder.device)
+        for place, (key, value) in enumerate(layers[: self.exits[-1]]):
+            self.cache.update(key, value, place)
+        self.filled = [[count] * self.rows for _ in self._bounds]
 
     def advance(self, depth: int) -> None:
         """Take every position that waits before this depth to it, as far as its row goes."""
@@ -104,7 +117,8 @@ class Engine:
         else:
             held = self._waiting[place - 1]
             assert held is not None
-            hidden = held[:rows]
+            # Prompts wait from the left, as wide as the longest of all rows.
+            hidden = held[:rows, :count] if not any(starts) else held[:rows]
         assert hidden.shape[1] == count, "what waits is of one count, or was pushed at once"
         first, last = self._bounds[place - 1], self._bounds[place]
         began = perf_counter()

@@ -18,7 +18,11 @@ from .statistics import Emitted, Statistics
 
 __all__ = ["Request", "prompts_of", "request_of"]
 
-_UNSUPPORTED = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+_UNSUPPORTED = (
+    "output_scores", "output_logits", "output_attentions", "output_hidden_states", "penalty_alpha", "dola_layers",
+    "prompt_lookup_num_tokens", "assistant_early_exit", "constraints", "force_words_ids", "token_healing",
+)  # fmt: skip
+_STATEFUL = ("SynthIDTextWatermarkLogitsProcessor", "UnbatchedClassifierFreeGuidanceLogitsProcessor")
 _ROOM = 64  # tokens that may be drafted behind the longest text
 
 
@@ -37,6 +41,7 @@ class Request:
         most: Positions that a row may need.
         padding: Token behind the end of a text.
         as_dict: Whether more than the texts is returned.
+        known: transformers' cache of the first positions of every text, if there is one.
         began: When, in seconds of `perf_counter`.
     """
 
@@ -50,6 +55,7 @@ class Request:
     most: int
     padding: int
     as_dict: bool
+    known: Any = None
     began: float = field(default_factory=perf_counter)
 
     def order(self, depths: Sequence[int]) -> None:
@@ -80,7 +86,12 @@ class Request:
 
     def _engine(self, decoder: Decoder, exits: list[int], depths: list[int], statistics: Statistics) -> Engine:
         engine = Engine(decoder, [one for one in exits if one <= depths[0]], depths, self.most, statistics)
-        engine.push(self.prompts, self.lengths)
+        known = 0
+        if self.known is not None and decoder is self.decoder:
+            layers = [(layer.keys, layer.values) for layer in self.known.layers]
+            engine.take_in(layers)
+            known = layers[0][0].shape[2]
+        engine.push(self.prompts[:, known:], [length - known for length in self.lengths])
         return engine
 
     def output(self, engine: Engine) -> Any:
@@ -92,9 +103,18 @@ class Request:
             return texts
         from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-        output = GenerateDecoderOnlyOutput(sequences=texts)
+        output = GenerateDecoderOnlyOutput(sequences=texts, past_key_values=self._cache(engine))
         output["statistics"] = self.statistics
         return output
+
+    def _cache(self, engine: Engine) -> Any:
+        """Return the cache of a single text, as transformers leaves it: of all tokens but the last."""
+        if len(self.lengths) > 1:
+            return None
+        from transformers import DynamicCache
+
+        engine.complete()
+        return DynamicCache(engine.cache.read(self.sequences.lengths[0] - 1))
 
 
 def prompts_of(input_ids: Tensor, mask: Tensor | None) -> tuple[Tensor, list[int]]:
@@ -149,9 +169,7 @@ def request_of(
         DataError: If a prompt is empty or too long.
     """
     decoder = decoder_of(model)
-    _check_config(config, kwargs)
-    if kwargs.get("inputs_embeds") is not None:
-        raise ConfigError("inputs_embeds are not decoded here. Give input_ids.")
+    _check_config(config, kwargs, logits_processor)
     prompts, lengths = prompts_of(input_ids, kwargs.get("attention_mask"))
     new = config.max_length - input_ids.shape[1]
     if max(lengths) > decoder.positions:
@@ -163,37 +181,61 @@ def request_of(
             f"A prompt of {max(lengths)} tokens and {new} new ones are more than the model's {decoder.positions} "
             f"positions. Give max_new_tokens of at most {decoder.positions - max(lengths)}."
         )
+    known = _known(kwargs.get("past_key_values"), decoder, lengths, input_ids.shape[1])
     ends = config.eos_token_id
-    ids = frozenset() if ends is None else frozenset([ends] if isinstance(ends, int) else ends)
-    known = ("MaxLengthCriteria", "EosTokenCriteria")
-    others = [one for one in stopping_criteria if type(one).__name__ not in known]
+    ids = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    own = ("MaxLengthCriteria", "EosTokenCriteria")
+    others = [one for one in stopping_criteria if type(one).__name__ not in own]
     if streamer is not None and len(lengths) > 1:
         raise ConfigError(f"A streamer takes one text, and there are {len(lengths)}. Use observe= for a batch.")
     statistics = Statistics()
-    ending = Ending(config.max_length, ids, others)
-    padding = config.pad_token_id if config.pad_token_id is not None else min(ids, default=0)
+    ending = Ending(config.max_length, frozenset(ids), others)
+    padding = config.pad_token_id if config.pad_token_id is not None else next(iter(ids), 0)
     return Request(
         decoder, prompts.to(decoder.device), lengths,
         Sequences(input_ids.to(decoder.device), ending, statistics, told, streamer, _ROOM),
         Processing(list(logits_processor), bool(config.do_sample)), statistics, [decoder.depth] * len(lengths),
-        max(lengths) + new + _ROOM, padding, bool(config.return_dict_in_generate),
+        max(lengths) + new + _ROOM, padding, bool(config.return_dict_in_generate), known,
     )  # fmt: skip
 
 
-def _check_config(config: Any, kwargs: Mapping[str, Any]) -> None:
+def _known(cache: Any, decoder: Decoder, lengths: Sequence[int], width: int) -> Any:
+    """Return a cache of earlier positions that is not empty, after checking that it fits.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    if cache is None:
+        return None
+    kind, length = type(cache).__name__, cache.get_seq_length()
+    if kind != "DynamicCache":
+        raise ConfigError(f"past_key_values is a {kind}, and only a DynamicCache is taken. Leave it out.")
+    if not length:
+        return None
+    if min(lengths) < width or length >= width or len(cache.layers) < decoder.depth:
+        raise ConfigError(
+            f"past_key_values holds {length} positions of {len(cache.layers)} layers. It must hold fewer than the "
+            f"{width} of input_ids, all {decoder.depth} layers, and texts without padding. Leave it out."
+        )
+    return cache
+
+
+def _check_config(config: Any, kwargs: Mapping[str, Any], processors: Sequence[Any]) -> None:
     if (config.num_beams or 1) > 1:
         raise ConfigError(f"num_beams={config.num_beams} is not decoded here. Use num_beams=1, or plain generate.")
-    asked = [name for name in _UNSUPPORTED if getattr(config, name, False)]
-    if asked:
-        raise ConfigError(f"{asked[0]}=True is not given here. Leave it out, or use plain generate.")
+    for name in _UNSUPPORTED:
+        if getattr(config, name, None):
+            raise ConfigError(f"{name}={getattr(config, name)} is not done here. Leave it out, or use plain generate.")
+    if any(type(one).__name__ in _STATEFUL for one in processors):
+        raise ConfigError(
+            "A watermark that keeps a state from token to token is not done here, where tokens are judged several at "
+            "once. Use plain generate."
+        )
+    for name in ("inputs_embeds", "token_type_ids"):
+        if kwargs.get(name) is not None:
+            raise ConfigError(f"{name} are not read here. Give input_ids alone, or use plain generate.")
     implementation = getattr(config, "cache_implementation", None)
     if implementation not in (None, "dynamic"):
         raise ConfigError(f"cache_implementation={implementation!r} is not used here. Leave it out.")
-    cache = kwargs.get("past_key_values")
-    if cache is not None and (type(cache).__name__ != "DynamicCache" or cache.get_seq_length()):
-        raise ConfigError(
-            f"past_key_values is a {type(cache).__name__} of {cache.get_seq_length()} tokens, and decoding here has a "
-            "cache of its own. Leave it out and give the whole text."
-        )
     if getattr(config, "guidance_scale", None) not in (None, 1, 1.0):
         raise ConfigError(f"guidance_scale={config.guidance_scale} runs the model twice. Use plain generate.")

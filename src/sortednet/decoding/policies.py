@@ -42,8 +42,12 @@ class Policy(ABC):
     generator: torch.Generator | None = field(default=None, compare=False, repr=False)
     observe: Callable[[Emitted], None] | None = field(default=None, compare=False, repr=False)
 
-    def within(self, depths: Sequence[int]) -> Policy:
+    def within(self, depths: Sequence[int], shallowest: int) -> Policy:
         """Return this policy for a network whose sub-models have these depths, the full model's among them.
+
+        Args:
+            depths: Of the space, up to that of the deepest row.
+            shallowest: The depth of the shallowest row.
 
         Raises:
             SettingError: If it names an exit that is none of them.
@@ -115,7 +119,7 @@ class FixedDepth(Policy):
 
     depth: int | Sequence[int] | None = None
 
-    def within(self, depths: Sequence[int]) -> FixedDepth:
+    def within(self, depths: Sequence[int], shallowest: int) -> FixedDepth:
         given = () if self.depth is None else (self.depth,) if isinstance(self.depth, int) else self.depth
         for one in given:
             if one not in depths:
@@ -176,7 +180,7 @@ class EarlyExit(Policy):
         else:
             _check_thresholds(self.exits, self.thresholds)
 
-    def within(self, depths: Sequence[int]) -> EarlyExit:
+    def within(self, depths: Sequence[int], shallowest: int) -> EarlyExit:
         return replace(self, exits=exits_within(self.exits, depths))
 
     def thresholds_at(self, depth: int) -> dict[int, float]:
@@ -252,24 +256,29 @@ class SelfSpeculative(Policy):
                     f"thresholds={self.thresholds} are chosen by what is measured. Leave them out, or set "
                     "adaptive=False."
                 )
-            _check_thresholds(self.exits, self.thresholds)
+            _check_thresholds(self.exits, self.thresholds, always=True)
         if self.draft is not None:
             if self.exits is not None:
                 raise ConfigError(f"Give exits={self.exits} or a model that drafts, not both.")
             decoder_of(self.draft)
-        if isinstance(self.shortlist, int) and self.shortlist < 1:
-            raise ConfigError(f"shortlist={self.shortlist} leaves nothing to draft. Give at least 1.")
+        listed = self.shortlist
+        if listed is not None and (listed if isinstance(listed, int) else listed.numel()) < 1:
+            raise ConfigError(f"shortlist={listed} leaves nothing to draft. Give at least 1.")
 
-    def within(self, depths: Sequence[int]) -> SelfSpeculative:
+    def within(self, depths: Sequence[int], shallowest: int) -> SelfSpeculative:
         if self.draft is not None:
             return self
-        found = replace(self, exits=exits_within(self.exits, depths))
+        named = exits_within(self.exits, depths)
+        found = replace(self, exits=named if self.exits is not None else [one for one in named if one < shallowest])
         object.__setattr__(found, "_learned", self._learned)
         return found
 
     def _decode(self, request: Request) -> Any:
         decoder, rows = request.decoder, len(request.lengths)
         exits = (0,) if self.draft is not None else tuple(_exits(self.exits, min(request.depths)))
+        if not exits:
+            return _run_exits(request, {}, self.generator)
+        self._check_words(decoder.config.vocab_size)
         most = self.draft_tokens or (_MOST_DRAFTED if self.adaptive else 4)
         controller = fixed = None
         if self.adaptive:
@@ -291,8 +300,21 @@ class SelfSpeculative(Policy):
             engine, request.sequences, request.processing, Drawn(self.generator), request.statistics, drafter,
             controller, fixed, self.confidence, observes_exits=self.draft is None,
         )  # fmt: skip
-        decoding.run(request.lengths)
+        decoding.run()
         return request.output(engine)
+
+    def _check_words(self, words: int) -> None:
+        """Refuse a shortlist or a drafting model of another vocabulary."""
+        listed = self.shortlist
+        highest = listed if isinstance(listed, int) else 0 if listed is None else int(listed.max()) + 1
+        if highest > words:
+            raise ConfigError(f"The shortlist goes up to {highest} tokens, and the vocabulary has {words}.")
+        own = words if self.draft is None else decoder_of(self.draft).config.vocab_size
+        if own != words:
+            raise ConfigError(
+                f"The model that drafts has a vocabulary of {own}, the one that judges of {words}. Draft with a "
+                "sub-model of the same network."
+            )
 
 
 def _run_exits(
@@ -308,7 +330,7 @@ def _run_exits(
         engine, request.sequences, request.processing, Drawn(generator), request.statistics, thresholds, confidence, kv,
         max_waiting,
     )  # fmt: skip
-    decoding.run(request.lengths)
+    decoding.run()
     return request.output(engine)
 
 
@@ -353,9 +375,11 @@ def _each(thresholds: Any, exits: Sequence[int]) -> list[Any]:
     return list(thresholds)
 
 
-def _check_thresholds(exits: Any, thresholds: Any) -> None:
-    for one in [thresholds] if isinstance(thresholds, (int, float)) else thresholds:
-        if one is not None and (isinstance(one, (bool, str)) or not 0 < one <= 1):
+def _check_thresholds(exits: Any, thresholds: Any, always: bool = False) -> None:
+    for one in thresholds if isinstance(thresholds, Sequence) else [thresholds]:
+        if one is None and always:
+            continue
+        if isinstance(one, bool) or not isinstance(one, (int, float)) or not 0 < one <= 1:
             raise ConfigError(f"A threshold of {one!r} is outside (0, 1].")
     if isinstance(exits, Sequence):
         _each(thresholds, exits)

@@ -76,26 +76,23 @@ class Speculation:
         self._plan = self._fixed
         self._next_comparison = 0.0
 
-    def run(self, lengths: Sequence[int]) -> None:
-        """Decode until every text has ended.
-
-        Args:
-            lengths: Of the prompts that were pushed, without padding.
-        """
-        newest = self._first(lengths)
+    def run(self) -> None:
+        """Decode until every text has ended."""
+        newest = self._first()
         while self._sequences.active:
             newest = self._round(newest, self._choose())
 
-    def _first(self, lengths: Sequence[int]) -> Tensor:
+    def _first(self) -> Tensor:
         """Run the prompts through all layers, and choose the first token of each. Shape (B,)."""
         engine = self._engine
+        lengths, new = list(engine.filled[0]), engine.new
         engine.complete()
         if self._drafter is not None:
             self._drafter.prepare()
-        target = self._processing(engine.decoder.logits(engine.final(lengths)), self._sequences)
+        target = self._processing(engine.decoder.logits(engine.final(new)), self._sequences)
         self._statistics.prompt_layer_calls += engine.layer_calls
         if self._controller is not None and self._observes_exits:
-            self._learn_from_prompt(lengths)
+            self._learn_from_prompt(new)
         newest = self._pick(target[:, 0])
         engine.roll_back(lengths)
         if self._drafter is not None:
@@ -177,6 +174,8 @@ class Speculation:
             if found is not None:
                 logits, depth = found
                 scores = self._processing(logits, self._sequences, len(draft.tokens))[:, 0]
+                if self._drafter.partial and bool(scores.isnan().any()):
+                    break  # the processors leave nothing of the tokens that may be drafted
                 newest = self._pick(scores)
                 self._sequences.draft(len(draft.tokens), newest)
                 self._engine.push(newest[:, None])
@@ -214,12 +213,12 @@ class Speculation:
         now = perf_counter()
         self._next_comparison = now + (now - began) / _COMPARED_SHARE
 
-    def _learn_from_prompt(self, lengths: Sequence[int]) -> None:
+    def _learn_from_prompt(self, new: Sequence[int]) -> None:
         """Compare the exits with the full model at the last positions of the prompts."""
         engine = self._engine
         whole = [row for row, depth in enumerate(engine.depths) if depth == engine.exits[-1]]
         count = max(1, _PROMPT_POSITIONS // len(whole))
-        chosen = [(row, place) for row in whole for place in range(max(0, lengths[row] - count), lengths[row])]
+        chosen = [(row, place) for row in whole for place in range(max(0, new[row] - count), new[row])]
         rows, places = torch.tensor(chosen).T
         target = engine.decoder.logits(engine.advanced(engine.exits[-1])[rows, places][:, None])
         self._observe(self._processing.roughly(target)[:, 0], rows, places)

@@ -48,8 +48,10 @@ def generate(
                 f"{one} and {deepest} differ in more than the depth, so that no batch holds both. Decode them apart."
             )
     policy = decoding or FixedDepth()
+    if settings is not None and isinstance(policy, FixedDepth) and policy.depth is not None:
+        raise SettingError(f"Give {policy} or settings={list(settings)}, not both.")
     if dimension is not None:
-        policy = policy.within(depths_of(net, deepest))
+        policy = policy.within(depths_of(net, deepest), min(own))
     model = module_at(net, deepest)
     words = kwargs.pop("tokenizer", None), kwargs.pop("stop_strings", None)
     if words[1] is not None:
