@@ -46,6 +46,19 @@ def webnlg(folder: Path, part: str) -> list[tuple[str, str]]:
     return [(f"{facts(row)}\n", text) for row in rows for text in row["refs"]]
 
 
+def foreign(folder: Path, kind: str) -> list[tuple[str, str]]:
+    """Return texts of another kind than those trained on: questions of GSM8K, or the end of Shakespeare."""
+    if kind == "gsm8k":
+        with gzip.open(folder / "gsm8k_test_a.jsonl.gz", "rt") as file:
+            return [(row["question"] + "\n", row["answer"]) for row in map(json.loads, file)]
+    with gzip.open(folder / "tinyshakespeare.txt.gz", "rt") as file:
+        words = file.read()[-100_000:].split(" ")
+    return [
+        (" ".join(words[at : at + 24]), " " + " ".join(words[at + 24 : at + 96]))
+        for at in range(0, len(words) - 96, 96)
+    ]
+
+
 def corpus(folder: Path) -> list[str]:
     told = stories(folder)[:-HELD_OUT_STORIES]
     pairs = 2 * e2e(folder, "valid") + webnlg(folder, "train")

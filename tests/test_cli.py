@@ -104,7 +104,7 @@ def test_a_run_with_measured_statistics_keeps_them(config: Path) -> None:
 
 def test_no_command_shows_the_commands(capsys) -> None:
     assert main([]) == 2
-    assert "{train,evaluate,select,extract,report,reproduce}" in capsys.readouterr().out
+    assert "{train,evaluate,select,extract,generate,report,reproduce}" in capsys.readouterr().out
 
 
 def test_reproduce_writes_the_result(tmp_path: Path, capsys, monkeypatch) -> None:

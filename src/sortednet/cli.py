@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, select, extract, report, reproduce."""
+"""The command line: train, evaluate, select, extract, generate, report, reproduce."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as RichTable
 from torch.nn import functional
 
-from . import checkpoint, evaluation, export
+from . import checkpoint, evaluation, export, generation_job
 from ._version import __version__
 from .config import RunConfig
 from .data import ImageData, augment
 from .errors import ConfigError, SettingError, SortedNetError, TrainingError
 from .experiments import order_dependency
 from .fine_tuning_config import FineTuningConfig
+from .generation_job import GenerateConfig
 from .loading import load
 from .network import SortedNet
 from .report import write_picture, write_report
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     parser = _parser()
+    parsed = Namespace(command=None)
     try:
         try:
             with contextlib.redirect_stderr(io.StringIO()):
@@ -64,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(str(error), markup=False)
         return 2
     except KeyboardInterrupt:
-        console.print("Interrupted. What was trained is saved; the same command goes on from there.")
+        saved = " What was trained is saved; the same command goes on from there." if parsed.command == "train" else ""
+        console.print(f"Interrupted.{saved}")
         return 130
     return 0
 
@@ -102,6 +105,12 @@ def _parser() -> ArgumentParser:
     extract.add_argument("setting", type=str, help="such as depth=4,width=32, or the label of a selection")
     extract.add_argument("--output", type=str | None, default=None, help="folder; RUN/extracted/SETTING where left out")
     extract.add_argument("--onnx", type=bool, default=False, help="export to ONNX too, checked in onnxruntime")
+    generate = command(
+        "generate", "Continue a text with a causal language model; each token in the colour of its exit."
+    )
+    generate.add_argument("run", type=str, help=f"{run}, or one that SortedNet.save_pretrained wrote")
+    generate.add_argument("prompt", type=str, help="the text, or - to read it from standard input")
+    generate.add_class_arguments(GenerateConfig)
     report = command("report", "Write report.html and report.png of a measured run.")
     report.add_argument("run", type=str, help=run)
     report.add_argument("--title", type=str | None, default=None, help="heading of the page")
@@ -409,6 +418,13 @@ def _say_written(model: torch.nn.Module, setting: Setting, path: Path, console: 
     console.print(f"Wrote {type(model).__name__} at {setting}, {parameters:,} parameters: {path}")
 
 
+def _generate(given: Namespace, console: Console) -> None:
+    config = GenerateConfig(**{one.name: given[one.name] for one in fields(GenerateConfig)})
+    label = _chosen(given.run).get(config.setting or "")
+    config = config if label is None else replace(config, setting=str(label))
+    generation_job.generate(given.run, given.prompt, config, Console(soft_wrap=True, highlight=False), console)
+
+
 def _report(given: Namespace, console: Console) -> None:
     table = _table(given.run)
     config = read_config(_in_run(given.run, CONFIG, "sortednet train"))
@@ -438,6 +454,7 @@ _COMMANDS = {
     "evaluate": _evaluate,
     "select": _select,
     "extract": _extract,
+    "generate": _generate,
     "report": _report,
     "reproduce": _reproduce,
 }

@@ -164,7 +164,8 @@ class Controller:
         def at(costs: Tensor) -> Tensor:
             return costs[low] + (costs[low + 1] - costs[low]) * between
 
-        rest = (self._depth - depths[1:])[:, None, None]
+        # What waits at the first exit passes all others too, though a token that went deeper has passed some already.
+        rest = self._depth - exits[0]
         # The last token of a full draft passes the first layers without being read.
         unread = (share[..., None] ** lengths) * drafting
         seconds = passes * step[..., None] - unread + rest * at(deep) + at(reading)

@@ -56,6 +56,7 @@ class Sequences:
         self.active = list(range(rows))
         self._prompt, self._ending = length, ending
         self._statistics, self._told, self._streamer = statistics, told, streamer
+        statistics.texts += rows
 
     @property
     def left(self) -> int:

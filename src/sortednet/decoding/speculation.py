@@ -20,7 +20,8 @@ from .statistics import Statistics
 
 __all__ = ["Speculation"]
 
-_PLAN_EVERY = 8  # rounds
+_PLAN_EVERY = 12  # rounds
+_PLAN_SOON = 4  # rounds, while little is known
 _COMPARED_SHARE = 0.01  # of the time, to compare exits with the full model
 _PROMPT_POSITIONS = 16
 _PROBE_EVERY = 32  # rounds without a draft, where only drafting shows whether it would pay
@@ -106,7 +107,8 @@ class Speculation:
     def _choose(self) -> Plan:
         """Return the plan of the next round. It depends on nothing that is still to be drawn."""
         controller, left = self._controller, self._sequences.left
-        if controller is not None and self._rounds % _PLAN_EVERY == 0:
+        due = self._rounds % _PLAN_EVERY == 0 or self._rounds == _PLAN_SOON
+        if controller is not None and due:
             controller.timed(self._engine.seconds, self._verifying, self._drafting)
             self._engine.seconds, self._verifying, self._drafting = {}, {}, (0.0, 0)
             self._plan = controller.plan(self._engine.rows, left)

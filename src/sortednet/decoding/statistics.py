@@ -31,7 +31,8 @@ class Statistics:
 
     Attributes:
         depth: Layers of the deepest row, L.
-        tokens: Tokens of the texts.
+        texts: Rows of the batch.
+        tokens: Tokens generated.
         by_exit: How many of them each depth chose.
         rounds: Times that something was verified.
         drafted: Tokens drafted, those behind the first rejected one included.
@@ -43,6 +44,7 @@ class Statistics:
     """
 
     depth: int = 0
+    texts: int = 0
     tokens: int = 0
     by_exit: Counter[int] = field(default_factory=Counter)
     rounds: int = 0
@@ -75,12 +77,13 @@ class Statistics:
 
     @property
     def layer_calls_per_token(self) -> float:
-        """Layers run for each token of a batch, the prompt's left out; plain decoding of one row has L."""
-        return (self.layer_calls - self.prompt_layer_calls) / self.tokens if self.tokens else float("nan")
+        """Layers run for each token behind a text's first, which the prompt gives; plain decoding of one text has L."""
+        behind = self.tokens - self.texts
+        return (self.layer_calls - self.prompt_layer_calls) / behind if behind > 0 else float("nan")
 
     @property
     def share_of_layers(self) -> float:
-        """Layers run for each token, over those of plain decoding of one row."""
+        """Layers run for each token behind a text's first, over those of plain decoding of one text."""
         return self.layer_calls_per_token / self.depth if self.depth else float("nan")
 
     @property

@@ -1,0 +1,428 @@
+"""What `sortednet generate` does: open a language model, continue a text, and show which depth chose each token."""
+
+from __future__ import annotations
+
+import colorsys
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, final
+
+import torch
+from rich.console import Console
+from rich.segment import Segment, Segments
+from rich.style import Style
+
+from . import checkpoint
+from .decoding import EarlyExit, Emitted, FixedDepth, Policy, SelfSpeculative, Statistics
+from .decoding.adapters import decoder_of
+from .decoding.policies import exits_within
+from .decoding.sub_models import depths_of, module_at
+from .errors import CheckpointError, ConfigError, DataError, SortedNetError
+from .families import is_causal
+from .loading import load
+from .network import SortedNet
+from .space import Setting
+
+__all__ = ["ColouredText", "GenerateConfig", "TokenText", "generate", "open_model"]
+
+CONFIG = "config.json"
+Write = Callable[[str, int], object]
+
+_MOST_PARTS = 4  # tokens that one character may be made of: its bytes in UTF-8
+_SHOWN = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
+_SHOWN |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """How a text is continued.
+
+    Args:
+        decoding: The full model's text from drafts of its first layers, each token from the first exit that is sure of
+            it, or neither.
+        setting: The sub-model that decodes, such as num_hidden_layers=8, or the label of a selection; the full model
+            where left out.
+        exits: Depths that draft or may choose a token, such as 4 or [4,8]; all below the sub-model's where left out.
+        thresholds: How sure an exit must be, one number for all or one for each; the papers' for early_exit and chosen
+            while decoding for self_speculative where left out.
+        draft_tokens: Most tokens of a draft, 1 to 64.
+        max_new_tokens: Most tokens.
+        temperature: Draw tokens, at this temperature; the most probable one is taken where left out.
+        top_k: Draw from so many of the most probable tokens.
+        top_p: Draw from the most probable tokens that together have this probability.
+        seed: Of drawn tokens.
+
+    Raises:
+        ConfigError: If a value is outside its range, or says nothing to what else is given.
+    """
+
+    decoding: Literal["self_speculative", "early_exit", "plain"] = "self_speculative"
+    setting: str | None = None
+    exits: int | list[int] | None = None
+    thresholds: float | list[float] | None = None
+    draft_tokens: int | None = None
+    max_new_tokens: int = 200
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, fits, wanted in (
+            ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
+            ("temperature", self.temperature is None or self.temperature > 0, "above 0; leave it out to draw nothing"),
+            ("top_k", self.top_k is None or self.top_k >= 1, "at least 1"),
+            ("top_p", self.top_p is None or 0 < self.top_p <= 1, "in (0, 1]"),
+            ("seed", 0 <= self.seed < 2**63, "at least 0 and below 2^63"),
+        ):
+            if not fits:
+                raise ConfigError(f"{name}={getattr(self, name)} must be {wanted}.")
+        for name in ("top_k", "top_p"):
+            if getattr(self, name) is not None and self.temperature is None:
+                raise ConfigError(f"{name}={getattr(self, name)} is for drawn tokens. Give temperature too, such as 1.")
+        drafting, leaving = ("self_speculative",), ("self_speculative", "early_exit")
+        for name, users in (("exits", leaving), ("thresholds", leaving), ("draft_tokens", drafting)):
+            if getattr(self, name) is not None and self.decoding not in users:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)} is not used by decoding={self.decoding}. Leave it out, or choose "
+                    f"{' or '.join(users)}."
+                )
+        self.make_policy(None, None)
+
+    def make_policy(self, generator: torch.Generator | None, observe: Callable[[Emitted], None] | None) -> Policy:
+        """Return how to decode.
+
+        Args:
+            generator: Of drawn tokens.
+            observe: Called with every token.
+        """
+        exits = [self.exits] if isinstance(self.exits, int) else self.exits
+        if self.decoding == "plain":
+            return FixedDepth(generator=generator, observe=observe)
+        if self.decoding == "early_exit":
+            levels = "papers" if self.thresholds is None else self.thresholds
+            return EarlyExit(exits=exits, thresholds=levels, generator=generator, observe=observe)  # type: ignore[arg-type]
+        return SelfSpeculative(
+            exits=exits, adaptive=self.thresholds is None, draft_tokens=self.draft_tokens, thresholds=self.thresholds,
+            generator=generator, observe=observe,
+        )  # fmt: skip
+
+    def depths(self, net: SortedNet, setting: Setting) -> list[int]:
+        """Return the depths that may choose a token, increasing; the sub-model's own is the last.
+
+        Raises:
+            BuildError: If the model cannot be decoded layer by layer.
+            SettingError: If an exit is not in the space.
+        """
+        layers = decoder_of(module_at(net, setting)).depth
+        if self.decoding == "plain":
+            return [layers]
+        support = depths_of(net, setting)
+        exits = list(
+            EarlyExit(exits=exits_within(self.exits, support) if support else self.exits).thresholds_at(layers)
+        )
+        return [*exits, layers]
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What transformers' `generate` takes; what is left out is not done, whatever the model's own file says."""
+        if self.temperature is None:
+            return {"do_sample": False}
+        return {
+            "do_sample": True,
+            "temperature": self.temperature,
+            "top_k": self.top_k or 0,
+            "top_p": 1.0 if self.top_p is None else self.top_p,
+        }
+
+
+# Tokens to text
+
+
+@final
+class TokenText:
+    """Turns tokens into text while they come, each piece as soon as later tokens leave it as it is.
+
+    Tokens that hold a part of a character wait for the others. Decoded is what is new together with what is before it,
+    for some tokenizers give the first word of a text no space.
+
+    Args:
+        tokenizer: A tokenizer of Hugging Face.
+        before: The tokens before the first, which are not written.
+        write: Called with each piece of text and its depth: that of the token, or of several the greatest.
+
+    Example:
+        >>> from sortednet.text import train_tokenizer
+        >>> tokenizer = train_tokenizer(["hello"], vocab_size=259)
+        >>> text = TokenText(tokenizer, [], lambda piece, depth: print(repr(piece), depth))
+        >>> for place, token in enumerate(tokenizer("ö!", add_special_tokens=False)["input_ids"]):
+        ...     text(Emitted(row=0, token=token, exit=place + 2))
+        'ö' 3
+        '!' 4
+    """
+
+    def __init__(self, tokenizer: Any, before: Sequence[int], write: Write) -> None:
+        self._tokenizer, self._write = tokenizer, write
+        self._context, self._written = list(before), self._decoded(before)
+        self._waiting: list[Emitted] = []
+
+    def __call__(self, emitted: Emitted) -> None:
+        """Take in the next token."""
+        self._waiting.append(emitted)
+        text = self._text()
+        if not text.endswith("\ufffd"):
+            if self._give(text):
+                self._context = [one.token for one in self._waiting]
+                self._written = self._decoded(self._context)
+            else:  # a special token, which is nothing to go on from
+                self._context += [one.token for one in self._waiting]
+            self._waiting = []
+        elif len(self._waiting) >= _MOST_PARTS:
+            # These are no character's bytes. The last of them may still begin one.
+            self._give(text[:-1])
+            self._written = text[:-1]
+
+    def end(self) -> None:
+        """Write what is left."""
+        self._give(self._text())
+        self._waiting = []
+
+    def _give(self, text: str) -> bool:
+        piece = text[len(self._written) :]
+        if piece:
+            self._write(piece, max(one.exit for one in self._waiting))
+        return bool(piece)
+
+    def _text(self) -> str:
+        return self._decoded([*self._context, *(one.token for one in self._waiting)])
+
+    def _decoded(self, tokens: Sequence[int]) -> str:
+        found: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return found
+
+
+@final
+class ColouredText:
+    """Writes text in the colours of the depths that chose it; plain where the output is no terminal.
+
+    On a terminal a line that explains the colours and the prompt come first, and control characters are made visible.
+
+    Args:
+        console: Where to.
+        depths: All that may choose a token, increasing.
+        prompt: What was given.
+    """
+
+    def __init__(self, console: Console, depths: Sequence[int], prompt: str) -> None:
+        self._console, self._prompt = console, prompt
+        self._styles = dict(zip(depths, _colours(len(depths)), strict=True))
+        self._begun = False
+
+    def begin(self) -> None:
+        """Write what comes before the text, once."""
+        if not self._begun and self._console.is_terminal:
+            if self._console.color_system and not self._console.no_color:
+                self._print(("layers that chose a token:", Style(dim=True)))
+                self._print(*((f" {one}", style) for one, style in self._styles.items()), ("\n\n", None))
+            self._print((self._prompt.translate(_SHOWN), Style(bold=True)))
+        self._begun = True
+
+    def __call__(self, piece: str, depth: int) -> None:
+        """Write a piece of text."""
+        self.begin()
+        self._print((piece.translate(_SHOWN) if self._console.is_terminal else piece, self._styles.get(depth)))
+
+    def end(self) -> None:
+        """End the line, if there is one."""
+        if self._begun:
+            self._print(("\n", None))
+
+    def _print(self, *parts: tuple[str, Style | None]) -> None:
+        # As segments, for what rich makes of a text loses spaces behind the edge, and tabs.
+        try:
+            self._console.print(Segments([Segment(*part) for part in parts]), end="", soft_wrap=True)
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"The output's encoding {error.encoding} has no {error.object[error.start : error.end]!r}. Set "
+                "PYTHONIOENCODING=utf-8."
+            ) from None
+
+
+def _colours(count: int) -> list[Style]:
+    """Return as many colours, from green over blue to red."""
+    styles = []
+    for place in range(count):
+        hue = (140 + 220 * (place + 1 if count == 1 else place / (count - 1))) / 360
+        red, green, blue = (round(255 * one) for one in colorsys.hls_to_rgb(hue % 1, 0.55, 0.65))
+        styles.append(Style.parse(f"rgb({red},{green},{blue})"))
+    return styles
+
+
+# The command
+
+
+def generate(run: str | Path, prompt: str, config: GenerateConfig, out: Console, aside: Console) -> Statistics:
+    """Continue a text, write it while it is generated, and then what was measured.
+
+    Args:
+        run: The folder of a run, or one that `SortedNet.save_pretrained` wrote, with its tokenizer.
+        prompt: The text; `-` reads it from standard input.
+        config: How.
+        out: Gets the text; where it is a terminal in colours, and what was measured too.
+        aside: Gets what was measured, where `out` is no terminal.
+
+    Returns:
+        What was measured.
+
+    Raises:
+        BuildError: If the model cannot be decoded layer by layer.
+        CheckpointError: If the network or its tokenizer is missing or damaged.
+        ConfigError: If there is no run, or no causal language model in it.
+        DataError: If the prompt is empty or too long.
+        SettingError: If the setting or an exit is not in the space.
+    """
+    text = _read(prompt)
+    with _quiet():
+        net, tokenizer = open_model(run)
+        setting = net.space.setting(**(Setting.parse(config.setting) if config.setting is not None else {}))
+        model = module_at(net, setting)
+        inputs = _encoded(tokenizer, text, model)
+        shown = ColouredText(out, config.depths(net, setting), text)
+        pieces = TokenText(tokenizer, inputs["input_ids"][0].tolist(), shown)
+        policy = config.make_policy(torch.Generator(model.device).manual_seed(config.seed), pieces)
+        own_end = model.generation_config.eos_token_id is None and tokenizer.eos_token_id is not None
+        end = {"eos_token_id": tokenizer.eos_token_id} if own_end else {}
+        try:
+            output = net.generate(
+                **inputs, **config.sampling, **end, decoding=policy, setting=setting,
+                max_new_tokens=config.max_new_tokens, return_dict_in_generate=True,
+            )  # fmt: skip
+            pieces.end()
+            shown.begin()  # where there is no token but the end
+        finally:
+            shown.end()
+    statistics: Statistics = output["statistics"]
+    (out if out.is_terminal else aside).print(_described(statistics), style="dim", markup=False, highlight=False)
+    return statistics
+
+
+def open_model(run: str | Path) -> tuple[SortedNet, Any]:
+    """Open the causal language model of a folder and its tokenizer, on the accelerator if there is one.
+
+    Args:
+        run: The folder of a run, or one that `SortedNet.save_pretrained` wrote.
+
+    Returns:
+        The network, in evaluation mode, and the tokenizer.
+
+    Raises:
+        CheckpointError: If the network or its tokenizer is missing or damaged.
+        ConfigError: If there is no run, or no causal language model in it.
+    """
+    folder = _model_in(Path(run))
+    kind = checkpoint.read_metadata(folder).get("class")
+    with _opening(folder, "network"):
+        net = load(folder) if kind is not None else None
+    if net is None or not is_causal(net.full):
+        raise ConfigError(
+            f"{folder} holds {f'a {kind}' if kind else 'a model of your own'}, which is no causal language model of "
+            "transformers, so that there is nothing to generate. Give the run of one, such as that of "
+            "configs/causal_gsm8k.yaml."
+        )
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
+        raise CheckpointError(
+            f"{folder} holds no tokenizer. Save it there: tokenizer.save_pretrained({str(folder)!r})."
+        )
+    with _opening(folder, "tokenizer"):
+        tokenizer = _transformers().AutoTokenizer.from_pretrained(folder)
+    return net.to(torch.accelerator.current_accelerator() or "cpu").eval(), tokenizer
+
+
+def _model_in(run: Path) -> Path:
+    """Return the folder of the network: that of a run, or the one that was given."""
+    for folder in (run / "model", run):
+        if (folder / checkpoint.WEIGHTS).is_file():
+            return folder
+    if (run / CONFIG).is_file():
+        raise ConfigError(f"{run} holds no trained network yet. Finish it first: sortednet train {run / CONFIG}")
+    raise ConfigError(
+        f"There is no network in {run}. Give the folder of a run; 'sortednet train' writes it, or one that "
+        "SortedNet.save_pretrained wrote."
+    )
+
+
+@contextmanager
+def _opening(folder: Path, what: str) -> Iterator[None]:
+    """Say which part cannot be opened. The package tokenizers raises plain exceptions."""
+    try:
+        yield
+    except (SortedNetError, ImportError):
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(
+            f"The {what} in {folder} cannot be opened: {lines[0]} Restore it, or save again."
+        ) from error
+
+
+def _read(prompt: str) -> str:
+    """Return the prompt, read from standard input if it says so, without the end of the last line.
+
+    Raises:
+        DataError: If it is empty, or no UTF-8.
+    """
+    try:
+        text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
+        text.encode()
+    except UnicodeError as error:
+        raise DataError(f"The prompt cannot be read as UTF-8: {error}. Give text.") from None
+    if not text.strip():
+        raise DataError('The prompt is empty. Give text, such as "Once upon a time", or - to read standard input.')
+    return text
+
+
+def _encoded(tokenizer: Any, text: str, model: Any) -> dict[str, Any]:
+    """Return what `generate` takes. Shapes (1, P)."""
+    found = tokenizer(text, return_tensors="pt")
+    ids = found["input_ids"].to(model.device)
+    words = model.get_input_embeddings().weight.shape[0]
+    if ids.numel() and int(ids.max()) >= words:
+        raise DataError(
+            f"The tokenizer gives the token {int(ids.max())}, and the model has {words}. Save the tokenizer that the "
+            "model was trained with beside it."
+        )
+    return {"input_ids": ids, "attention_mask": found["attention_mask"].to(model.device)}
+
+
+def _described(found: Statistics) -> str:
+    parts = [f"{found.tokens} tokens, {found.tokens_per_second:.1f} per second"]
+    if found.drafted:
+        parts.append(f"{100 * found.acceptance:.0f} % of drafted tokens accepted")
+    parts.append(f"{100 * found.share_of_layers:.0f} % of the layers run")
+    parts.append(f"mean exit {found.mean_exit:.1f} of {found.depth}")
+    return "; ".join(parts)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let the command speak alone: transformers warns of what does not matter here."""
+    logging = _transformers().utils.logging
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError(
+            'Generating text needs transformers, which is not installed: pip install "sortednet[cli,transformers]".'
+        ) from error
+    return transformers
