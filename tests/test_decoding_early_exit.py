@@ -42,9 +42,13 @@ def read(model: Any, hidden: Tensor, name: str) -> Tensor:
 
 @torch.no_grad()
 def oracle(
-    model: Any, prompt: Tensor, thresholds: dict[int, float], new: int, measure: Callable[[Tensor], float] = probability,
+    model: Any,
+    prompt: Tensor,
+    thresholds: dict[int, float],
+    new: int,
+    measure: Callable[[Tensor], float] = probability,
     name: str = "llama",
-) -> list[Choice]:  # fmt: skip
+) -> list[Choice]:
     """Choose each token after a pass of all layers over the whole text."""
     text, found = prompt[None], []
     for _ in range(new):

@@ -101,7 +101,8 @@ def test_layer_calls_and_rows_of_plain_decoding() -> None:
     assert statistics.by_exit == {6: 12}
     assert (statistics.tokens, statistics.rounds, statistics.drafted, statistics.accepted) == (12, 0, 0, 0)
     assert math.isnan(statistics.acceptance)
-    assert statistics.layer_calls_per_token == 6 * 11 / 12
+    assert statistics.layer_calls_per_token == 6
+    assert statistics.share_of_layers == 1
 
 
 def counts(policy: Any, new: int = 12, given: Any = None, weak: bool = True) -> Statistics:
@@ -116,7 +117,7 @@ def test_statistics_of_drafts_are_those_counted_by_hand(exit_: int, weak: bool) 
     """Replay the rounds: drafts from the first layers alone, judged by transformers' greedy text."""
     new, most, prompt = 20, 4, decoders.PROMPT[0].tolist()
     text = decoders.plain("llama", weak, decoders.single(), max_new_tokens=new)[0].tolist()
-    wanted = Statistics(depth=6, tokens=new, prompt_layer_calls=6, layer_calls=6, layer_rows=6 * len(prompt))
+    wanted = Statistics(depth=6, texts=1, tokens=new, prompt_layer_calls=6, layer_calls=6, layer_rows=6 * len(prompt))
     wanted.by_exit[6] += 1
     length = len(prompt) + 1
     while length < len(text):
@@ -161,7 +162,7 @@ def test_accepted_tokens_are_those_told_as_drafted() -> None:
 
 
 def test_statistics_of_early_exit_are_those_counted_by_hand() -> None:
-    """At most `max_waiting` positions wait, so that what was run in all is what the exits asked for and the fillings."""
+    """At most `max_waiting` positions wait, so that all that ran is what exits asked for and what was filled."""
     told: list[Emitted] = []
     found = counts(sn.EarlyExit(exits=[2], thresholds=0.5, max_waiting=3, observe=told.append), 16)
     calls, rows, waiting = 6, 6 * 6, 0

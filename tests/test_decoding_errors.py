@@ -193,15 +193,28 @@ def test_caches_that_do_not_fit_are_refused() -> None:
             lambda model: generated(model, past_key_values=static))  # fmt: skip
     shallow = decoders.greedy(decoders.first_layers(), decoders.single(), return_dict_in_generate=True)
     longer = torch.cat([shallow.sequences, torch.tensor([[9]])], 1)
-    message = "past_key_values holds 17 positions of 2 layers. It must hold fewer than the 19 of input_ids, all 6 layers"
+    message = (
+        "past_key_values holds 17 positions of 2 layers. It must hold fewer than the 19 of input_ids, all 6 layers"
+    )
+    refused(ConfigError, message, lambda model: generated(model, ids=longer, past_key_values=shallow.past_key_values))
+
+
+@pytest.mark.xfail(reason="/tmp/decoding_bugs.md 9: rows of a cache are not compared", strict=False)
+def test_caches_of_other_rows_are_refused() -> None:
+    two = decoders.greedy(
+        decoders.decoder(), {"input_ids": decoders.PROMPT.repeat(2, 1)}, max_new_tokens=2, return_dict_in_generate=True
+    )
+    longer = torch.cat([two.sequences[:1], torch.tensor([[9]])], 1)
     refused(
-        ConfigError, message, lambda model: generated(model, ids=longer, past_key_values=shallow.past_key_values)
+        ConfigError, "past_key_values", lambda model: generated(model, ids=longer, past_key_values=two.past_key_values)
     )
 
 
 def test_streamer_of_a_batch_is_refused() -> None:
     message = "A streamer takes one text, and there are 4. Use observe= for a batch."
-    refused(ConfigError, message, lambda model: generated(model, ids=decoders.PROMPT.repeat(4, 1), streamed_to=Streamed()))
+    refused(
+        ConfigError, message, lambda model: generated(model, ids=decoders.PROMPT.repeat(4, 1), streamed_to=Streamed())
+    )
 
 
 def test_a_policy_that_is_called_without_generate_is_refused() -> None:
@@ -211,7 +224,9 @@ def test_a_policy_that_is_called_without_generate_is_refused() -> None:
 
 
 def test_shapes_of_prompts() -> None:
-    with pytest.raises(DataError, match=re.escape("input_ids are of shape (0,). Give at least one token for each text.")):
+    with pytest.raises(
+        DataError, match=re.escape("input_ids are of shape (0,). Give at least one token for each text.")
+    ):
         prompts_of(torch.zeros(0, dtype=torch.long), None)
     with pytest.raises(DataError, match=re.escape("input_ids are of shape (2, 0).")):
         prompts_of(torch.zeros(2, 0, dtype=torch.long), None)
@@ -267,7 +282,7 @@ def test_shortlists_beyond_the_vocabulary_are_refused(listed: Any) -> None:
     refused(ConfigError, message, lambda model: generated(model, policy))
 
 
-@pytest.mark.xfail(reason="/tmp/decoding_bugs.md 9: negative ids of a shortlist", strict=False)
+@pytest.mark.xfail(reason="/tmp/decoding_bugs.md 11: negative ids of a shortlist", strict=False)
 def test_negative_ids_of_a_shortlist_are_refused() -> None:
     def run(model: Any) -> Any:
         return generated(model, sn.SelfSpeculative(exits=2, adaptive=False, shortlist=torch.tensor([-1, 4])))

@@ -125,7 +125,9 @@ def test_prefixes_that_allow_other_tokens_in_each_row() -> None:
 def test_padding_is_the_first_end_where_there_is_none() -> None:
     model = decoders.fresh()
     model.generation_config.pad_token_id = None
-    found = [decoders.greedy(model, decoders.ragged(), one, eos_token_id=[34, 2, 60]) for one in (None, policy("one_exit"))]
+    found = [
+        decoders.greedy(model, decoders.ragged(), one, eos_token_id=[34, 2, 60]) for one in (None, policy("one_exit"))
+    ]
     assert found[0].tolist() == found[1].tolist()
 
 

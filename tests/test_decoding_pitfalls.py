@@ -99,9 +99,7 @@ def test_pitfall_05_the_mask_of_deep_layers_is_as_wide_as_their_keys() -> None:
             widths.append((layer, mask.shape[-1], int(positions.max()) + 1))
 
     for index, layer in enumerate(model.model.layers):
-        layer.register_forward_pre_hook(
-            lambda _, args, kwargs, index=index: kept(index, kwargs), with_kwargs=True
-        )
+        layer.register_forward_pre_hook(lambda _, args, kwargs, index=index: kept(index, kwargs), with_kwargs=True)
     decoders.greedy(model, decoders.single(), sn.SelfSpeculative(exits=[1, 4], thresholds=[0.5, None], adaptive=False))
     assert {layer for layer, _, _ in widths} == set(range(6))
     assert all(width == end for _, width, end in widths)
@@ -256,7 +254,12 @@ def test_pitfall_16_an_exception_leaves_everything_as_it_was(one: Any, where: st
 def test_pitfall_17_two_threads_at_two_depths() -> None:
     """One speculates at the full depth while the other decodes at a third, with one policy object each and shared."""
     model, shared, found = decoders.decoder(), sn.SelfSpeculative(exits=2), {}
-    jobs: dict[str, Any] = {"speculates": shared, "too": shared, "shallow": sn.FixedDepth(depth=2), "deep": sn.FixedDepth()}
+    jobs: dict[str, Any] = {
+        "speculates": shared,
+        "too": shared,
+        "shallow": sn.FixedDepth(depth=2),
+        "deep": sn.FixedDepth(),
+    }
 
     def run(name: str) -> None:
         found[name] = [decoders.greedy(model, decoders.ragged(), jobs[name]).tolist() for _ in range(3)]

@@ -28,7 +28,7 @@ WRONG: dict[str, tuple[type[sn.decoding.Policy], dict[str, Any], str]] = {
     "none": (sn.EarlyExit, {"thresholds": None}, "A threshold of None is outside (0, 1]."),
     "some_none": (sn.EarlyExit, {"exits": [1, 2], "thresholds": [0.5, None]}, "A threshold of None is outside (0, 1]."),
     "number": (sn.EarlyExit, {"exits": [1, 2], "thresholds": [0.5]}, "thresholds=[0.5] are 1 for the exits [1, 2]."),
-    "draft_threshold": (sn.SelfSpeculative, {"thresholds": 2, "adaptive": False}, "A threshold of 2 is outside (0, 1]."),
+    "draft_threshold": (sn.SelfSpeculative, {"thresholds": 2, "adaptive": False}, "A threshold of 2 is outside"),
     "draft_number": (sn.SelfSpeculative, {"exits": [1, 2], "thresholds": [0.5, 0.5, None], "adaptive": False},
                      "thresholds=[0.5, 0.5, None] are 3 for the exits [1, 2]."),
     "adaptive_thresholds": (sn.SelfSpeculative, {"thresholds": 0.5},
@@ -36,6 +36,9 @@ WRONG: dict[str, tuple[type[sn.decoding.Policy], dict[str, Any], str]] = {
     "no_draft": (sn.SelfSpeculative, {"draft_tokens": 0}, "draft_tokens=0 is outside [1, 64]."),
     "long_draft": (sn.SelfSpeculative, {"draft_tokens": 65}, "draft_tokens=65 is outside [1, 64]."),
     "shortlist": (sn.SelfSpeculative, {"shortlist": 0}, "shortlist=0 leaves nothing to draft. Give at least 1."),
+    "negative_shortlist": (sn.SelfSpeculative, {"shortlist": torch.tensor([4, -1])},
+                           "are no ids. Give whole numbers of at least 0, or how many."),
+    "floating_shortlist": (sn.SelfSpeculative, {"shortlist": [1.0, 2.0]}, "are no ids. Give whole numbers"),
     "empty_shortlist": (sn.SelfSpeculative, {"shortlist": torch.tensor([], dtype=torch.long)},
                         "leaves nothing to draft. Give at least 1."),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Every outcome of a random decoding, by replaying it until nothing is left to draw; and what a model alone would do."""
+"""Every outcome of a random decoding, by replaying it until nothing is left to draw; and what a model alone does."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence

@@ -10,30 +10,37 @@ import sortednet as sn
 from . import decoding_cases as decoders
 
 ENDS = [2, 3, 36]
+NEW = 9
+ON_STRONG = ["one_exit", "several_exits", "adaptive", "draft_of_first_layers", "draft_narrower", "early_exit_never_sure"]
 every_family = pytest.mark.parametrize("name", decoders.NAMES)
 every_exact_policy = pytest.mark.parametrize("policy", decoders.EXACT)
-both = pytest.mark.parametrize("weak", [True, False], ids=["weak", "strong"])
 
 
 def decoded(name: str, weak: bool, policy: str, given: Any, **asked: Any) -> Any:
     chosen = decoders.EXACT[policy](name, weak)
-    return decoders.greedy(decoders.decoder(name, weak), given, chosen, **asked)
+    return decoders.greedy(decoders.decoder(name, weak), given, chosen, max_new_tokens=NEW, **asked)
 
 
 @every_exact_policy
 @every_family
 def test_one_text_is_the_greedy_text(name: str, policy: str) -> None:
     found = decoded(name, True, policy, decoders.single())
-    assert found.tolist() == decoders.plain(name, True, decoders.single()).tolist()
+    assert found.tolist() == decoders.plain(name, True, decoders.single(), max_new_tokens=NEW).tolist()
 
 
-@both
 @every_exact_policy
 @every_family
-def test_ragged_batch_is_the_greedy_batch(name: str, policy: str, weak: bool) -> None:
-    asked = {"eos_token_id": ENDS, "repetition_penalty": 1.3} if weak else {}
-    found = decoded(name, weak, policy, decoders.ragged(), **asked)
-    assert found.tolist() == decoders.plain(name, weak, decoders.ragged(), **asked).tolist()
+def test_ragged_batch_is_the_greedy_batch(name: str, policy: str) -> None:
+    asked = {"eos_token_id": ENDS, "repetition_penalty": 1.3}
+    found = decoded(name, True, policy, decoders.ragged(), **asked)
+    assert found.tolist() == decoders.plain(name, True, decoders.ragged(), max_new_tokens=NEW, **asked).tolist()
+
+
+@pytest.mark.parametrize("policy", ON_STRONG)
+@every_family
+def test_ragged_batch_of_rejected_drafts_is_the_greedy_batch(name: str, policy: str) -> None:
+    found = decoded(name, False, policy, decoders.ragged())
+    assert found.tolist() == decoders.plain(name, False, decoders.ragged(), max_new_tokens=NEW).tolist()
 
 
 @every_family
@@ -51,8 +58,9 @@ def test_weak_models_accept_drafts_and_strong_ones_reject_them(name: str) -> Non
 def test_eager_attention_gives_the_text_of_sdpa(name: str) -> None:
     model = decoders.decoder(name, True, "eager")
     for policy in ("several_exits", "early_exit_never_sure"):
-        found = decoders.greedy(model, decoders.ragged(), decoders.EXACT[policy](name, True))
-        assert found.tolist() == decoders.plain(name, True, decoders.ragged()).tolist()
+        chosen = decoders.EXACT[policy](name, True)
+        found = decoders.greedy(model, decoders.ragged(), chosen, max_new_tokens=NEW)
+        assert found.tolist() == decoders.plain(name, True, decoders.ragged(), max_new_tokens=NEW).tolist()
 
 
 @every_family

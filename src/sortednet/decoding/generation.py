@@ -88,7 +88,8 @@ class Request:
         engine = Engine(decoder, [one for one in exits if one <= depths[0]], depths, self.most, statistics)
         known = 0
         if self.known is not None and decoder is self.decoder:
-            layers = [(layer.keys, layer.values) for layer in self.known.layers]
+            rows = self.sequences.active  # the order of the prompts
+            layers = [(layer.keys[rows], layer.values[rows]) for layer in self.known.layers]
             engine.take_in(layers)
             known = layers[0][0].shape[2]
         engine.push(self.prompts[:, known:], [length - known for length in self.lengths])
@@ -212,10 +213,12 @@ def _known(cache: Any, decoder: Decoder, lengths: Sequence[int], width: int) -> 
         raise ConfigError(f"past_key_values is a {kind}, and only a DynamicCache is taken. Leave it out.")
     if not length:
         return None
-    if min(lengths) < width or length >= width or len(cache.layers) < decoder.depth:
+    rows = cache.layers[0].keys.shape[0]
+    if rows != len(lengths) or min(lengths) < width or length >= width or len(cache.layers) < decoder.depth:
         raise ConfigError(
-            f"past_key_values holds {length} positions of {len(cache.layers)} layers. It must hold fewer than the "
-            f"{width} of input_ids, all {decoder.depth} layers, and texts without padding. Leave it out."
+            f"past_key_values holds {length} positions of {rows} texts in {len(cache.layers)} layers. It must hold "
+            f"fewer than the {width} positions of input_ids, its {len(lengths)} texts without padding, and all "
+            f"{decoder.depth} layers. Leave it out."
         )
     return cache
 
@@ -226,6 +229,8 @@ def _check_config(config: Any, kwargs: Mapping[str, Any], processors: Sequence[A
     for name in _UNSUPPORTED:
         if getattr(config, name, None):
             raise ConfigError(f"{name}={getattr(config, name)} is not done here. Leave it out, or use plain generate.")
+    if getattr(config, "guidance_scale", None) not in (None, 1, 1.0):
+        raise ConfigError(f"guidance_scale={config.guidance_scale} runs the model twice. Use plain generate.")
     if any(type(one).__name__ in _STATEFUL for one in processors):
         raise ConfigError(
             "A watermark that keeps a state from token to token is not done here, where tokens are judged several at "
@@ -237,5 +242,3 @@ def _check_config(config: Any, kwargs: Mapping[str, Any], processors: Sequence[A
     implementation = getattr(config, "cache_implementation", None)
     if implementation not in (None, "dynamic"):
         raise ConfigError(f"cache_implementation={implementation!r} is not used here. Leave it out.")
-    if getattr(config, "guidance_scale", None) not in (None, 1, 1.0):
-        raise ConfigError(f"guidance_scale={config.guidance_scale} runs the model twice. Use plain generate.")

@@ -243,7 +243,7 @@ class SelfSpeculative(Policy):
     thresholds: float | Sequence[float | None] | None = None
     confidence: Confidence = "probability"
     draft: nn.Module | None = field(default=None, compare=False, repr=False)
-    shortlist: int | Tensor | None = field(default=None, compare=False)
+    shortlist: int | Sequence[int] | Tensor | None = field(default=None, compare=False)
     _learned: dict[Any, Controller] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -261,9 +261,7 @@ class SelfSpeculative(Policy):
             if self.exits is not None:
                 raise ConfigError(f"Give exits={self.exits} or a model that drafts, not both.")
             decoder_of(self.draft)
-        listed = self.shortlist
-        if listed is not None and (listed if isinstance(listed, int) else listed.numel()) < 1:
-            raise ConfigError(f"shortlist={listed} leaves nothing to draft. Give at least 1.")
+        _words(self.shortlist)
 
     def within(self, depths: Sequence[int], shallowest: int) -> SelfSpeculative:
         if self.draft is not None:
@@ -289,13 +287,14 @@ class SelfSpeculative(Policy):
             levels = [level or 0.0 for level in _each(self.thresholds, exits)]
             fixed = Plan(exits, tuple(levels), most)
         engine = request.engine([] if self.draft is not None else exits)
+        words = _words(self.shortlist)
         drafter: Drafter
         if self.draft is None:
-            drafter = ExitDrafter(engine, self.confidence, self.shortlist)
+            drafter = ExitDrafter(engine, self.confidence, words)
         else:
             smaller = decoder_of(self.draft)
             beside = request.engine_of(smaller)
-            drafter = ModelDrafter(beside, request.sequences, self.confidence, self.shortlist)
+            drafter = ModelDrafter(beside, request.sequences, self.confidence, words)
         decoding = Speculation(
             engine, request.sequences, request.processing, Drawn(self.generator), request.statistics, drafter,
             controller, fixed, self.confidence, observes_exits=self.draft is None,
@@ -305,8 +304,8 @@ class SelfSpeculative(Policy):
 
     def _check_words(self, words: int) -> None:
         """Refuse a shortlist or a drafting model of another vocabulary."""
-        listed = self.shortlist
-        highest = listed if isinstance(listed, int) else 0 if listed is None else int(listed.max()) + 1
+        listed = _words(self.shortlist)
+        highest = int(listed.max()) + 1 if isinstance(listed, Tensor) else listed or 0
         if highest > words:
             raise ConfigError(f"The shortlist goes up to {highest} tokens, and the vocabulary has {words}.")
         own = words if self.draft is None else decoder_of(self.draft).config.vocab_size
@@ -332,6 +331,24 @@ def _run_exits(
     )  # fmt: skip
     decoding.run()
     return request.output(engine)
+
+
+def _words(shortlist: Any) -> int | Tensor | None:
+    """Return a shortlist as how many of the first ids, or as ids.
+
+    Raises:
+        ConfigError: If it is neither, or empty.
+    """
+    if shortlist is None or (isinstance(shortlist, int) and not isinstance(shortlist, bool)):
+        count = shortlist
+    else:
+        shortlist = torch.as_tensor(shortlist)
+        if shortlist.dim() != 1 or shortlist.is_floating_point() or bool((shortlist < 0).any()):
+            raise ConfigError(f"shortlist={shortlist} are no ids. Give whole numbers of at least 0, or how many.")
+        count = shortlist.numel()
+    if count is not None and count < 1:
+        raise ConfigError(f"shortlist={shortlist} leaves nothing to draft. Give at least 1.")
+    return shortlist if shortlist is None or isinstance(shortlist, int) else shortlist.long()
 
 
 def _exits(exits: int | Sequence[int] | None, depth: int) -> list[int]:
