@@ -134,7 +134,7 @@ def tune_library(bench: Bench, kind: str) -> dict[str, Any]:
                 seconds.append(time.perf_counter() - began)
             drafts = (counts[0] - counts[-1]) / counts[-1]
             assert drafts <= drafted + 1, f"{drafts} drafts a round, set to {drafted}"
-            assert threshold or drafts > drafted - 1, f"{drafts} drafts a round, set to {drafted}"
+            assert threshold or drafts > 0.7 * drafted, f"{drafts} drafts a round, set to {drafted}"
         found[exit_, drafted, threshold] = sum(seconds)
     best = min(found, key=found.__getitem__)
     return {"exit": best[0], "drafted": best[1], "threshold": best[2]}
@@ -249,11 +249,13 @@ def recomputed(bench: Bench) -> int:
 
             def counting(self: Any, first: int, last: int, hidden: Tensor, given: Any) -> Tensor:
                 nonlocal repeated
-                for place, state in zip(given["position_ids"][0].tolist(), hidden[0], strict=True):
+                # The states behind layers tell the whole text before them, which embeddings do not.
+                output = former(self, first, last, hidden, given)
+                for place, state in zip(given["position_ids"][0].tolist(), output[0], strict=True):
                     key = (first, last, place, hash(state.numpy().tobytes()))
                     repeated += key in seen
                     seen.add(key)
-                return former(self, first, last, hidden, given)
+                return output
 
             Decoder.run = counting  # type: ignore[method-assign]
             try:

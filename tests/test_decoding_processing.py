@@ -142,7 +142,9 @@ def test_the_last_tokens_of_each_row() -> None:
 
 
 def test_statistics_by_hand() -> None:
-    counts = Statistics(depth=8, texts=2, tokens=10, rounds=4, drafted=12, accepted=6, layer_calls=56, prompt_layer_calls=8)
+    counts = Statistics(
+        depth=8, texts=2, tokens=10, rounds=4, drafted=12, accepted=6, layer_calls=56, prompt_layer_calls=8
+    )
     counts.by_exit.update({2: 6, 8: 4})
     counts.seconds = 2.0
     assert counts.acceptance == counts.rejection_ratio == 0.5

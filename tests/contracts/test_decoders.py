@@ -11,7 +11,14 @@ from . import decoding_cases as decoders
 
 ENDS = [2, 3, 36]
 NEW = 9
-ON_STRONG = ["one_exit", "several_exits", "adaptive", "draft_of_first_layers", "draft_narrower", "early_exit_never_sure"]
+ON_STRONG = [
+    "one_exit",
+    "several_exits",
+    "adaptive",
+    "draft_of_first_layers",
+    "draft_narrower",
+    "early_exit_never_sure",
+]
 every_family = pytest.mark.parametrize("name", decoders.NAMES)
 every_exact_policy = pytest.mark.parametrize("policy", decoders.EXACT)
 

@@ -23,7 +23,8 @@ _UNSUPPORTED = (
     "prompt_lookup_num_tokens", "assistant_early_exit", "constraints", "force_words_ids", "token_healing",
 )  # fmt: skip
 _STATEFUL = ("SynthIDTextWatermarkLogitsProcessor", "UnbatchedClassifierFreeGuidanceLogitsProcessor")
-_ROOM = 64  # tokens that may be drafted behind the longest text
+_ROOM = 16  # positions allocated for drafts behind the longest text; more are made where that is too few
+_MOST_DRAFTED = 64
 
 
 @dataclass
@@ -194,9 +195,10 @@ def request_of(
     padding = config.pad_token_id if config.pad_token_id is not None else next(iter(ids), 0)
     return Request(
         decoder, prompts.to(decoder.device), lengths,
-        Sequences(input_ids.to(decoder.device), ending, statistics, told, streamer, _ROOM),
+        Sequences(input_ids.to(decoder.device), ending, statistics, told, streamer, _MOST_DRAFTED),
         Processing(list(logits_processor), bool(config.do_sample)), statistics, [decoder.depth] * len(lengths),
-        max(lengths) + new + _ROOM, padding, bool(config.return_dict_in_generate), known,
+        # Of one text no more is drafted than it may still get; of several, one may be ahead of the others.
+        max(lengths) + new + (_ROOM if len(lengths) > 1 else 0), padding, bool(config.return_dict_in_generate), known,
     )  # fmt: skip
 
 
