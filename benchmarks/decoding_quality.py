@@ -20,27 +20,38 @@ TEXTS, SUMMARIES = 40, 40  # of each kind
 
 
 @torch.no_grad()
-def _compared(bench: Any, policy: sn.EarlyExit, texts: list[tuple[str, str]]) -> Tensor:
-    """Read texts with early exit, token by token of what follows the prompt.
+def _read(bench: Any, texts: list[tuple[str, str]], exits: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Read what follows the prompts, token by token.
 
     Returns:
-        Right by the full model, right by the exit taken, whether both agree, and the depth. Shape (N, 4).
+        How sure each exit is, shape (N, E), what each exit and the full model predict, (N, E + 1), and what follows (N,).
     """
-    model, rows = bench.model, []
-    thresholds = policy.thresholds_at(len(model.model.layers))
+    model, sure, chosen, wanted = bench.model, [], [], []
     for prompt, text in texts:
         ids = bench.tokenizer(prompt + text, return_tensors="pt")["input_ids"][:, :256]
         first = bench.tokenizer(prompt, return_tensors="pt")["input_ids"].shape[1]
         output = model(ids, output_hidden_states=True)
-        full = output.logits[0, first - 1 : -1].argmax(-1)
-        wanted = ids[0, first:]
-        chosen, depth = full.clone(), torch.full_like(full, len(model.model.layers))
-        for exit_, threshold in reversed(thresholds.items()):
-            logits = model.lm_head(model.model.norm(output.hidden_states[exit_]))[0, first - 1 : -1]
-            sure = logits.softmax(-1).amax(-1) >= threshold
-            chosen[sure], depth[sure] = logits.argmax(-1)[sure], exit_
-        rows.append(torch.stack([full == wanted, chosen == wanted, chosen == full, depth], 1).float())
-    return torch.cat(rows)
+        states = torch.stack([output.hidden_states[exit_][0, first - 1 : -1] for exit_ in exits], 1)
+        logits = torch.cat([model.lm_head(model.model.norm(states)), output.logits[0, first - 1 : -1, None]], 1)
+        sure.append(logits[:, :-1].softmax(-1).amax(-1))
+        chosen.append(logits.argmax(-1))
+        wanted.append(ids[0, first:])
+    return torch.cat(sure), torch.cat(chosen), torch.cat(wanted)
+
+
+def _scores(thresholds: dict[int, float], exits: list[int], depth: int, *found: Tensor) -> tuple[float, ...]:
+    """Return shares in percent: right by the full model, right by the exit taken, both alike; and the mean exit."""
+    sure, chosen, wanted = found
+    taken, left = chosen[:, -1].clone(), torch.full_like(wanted, depth)
+    for exit_, threshold in reversed(thresholds.items()):
+        place = exits.index(exit_)
+        leaves = sure[:, place] >= threshold
+        taken[leaves], left[leaves] = chosen[leaves, place], exit_
+    full = chosen[:, -1]
+    shares = [
+        100 * float((one == other).float().mean()) for one, other in ((full, wanted), (taken, wanted), (taken, full))
+    ]
+    return (*shares, float(left.float().mean()))
 
 
 def accuracy_lost(bench: Any, kinds: tuple[str, ...]) -> dict[str, Any]:
@@ -48,18 +59,20 @@ def accuracy_lost(bench: Any, kinds: tuple[str, ...]) -> dict[str, Any]:
 
     The score is the share of next tokens of the texts that are predicted right.
     """
+    depth, exits = len(bench.model.model.layers), list(bench.exits)
     development = [pair for kind in kinds for pair in bench.texts[kind][1::2][:TEXTS]]
     held_out = [pair for kind in kinds for pair in bench.texts[kind][::2][:TEXTS]]
     batches = [bench.tokenizer("".join(pair), return_tensors="pt")["input_ids"][:, :256] for pair in development]
+    found = _read(bench, development, exits)
     for agreement in AGREEMENTS:
-        policy = sn.calibrate(bench.net, batches, agreement)
-        full, ours, _, _ = _compared(bench, policy, development).mean(0).tolist()
-        if 100 * (full - ours) <= POINTS:
+        thresholds = sn.calibrate(bench.net, batches, agreement).thresholds_at(depth)
+        full, ours, *_ = _scores(thresholds, exits, depth, *found)
+        if full - ours <= POINTS:
             break
-    full, ours, agreed, depth = _compared(bench, policy, held_out).mean(0).tolist()
+    full, ours, agreed, mean = _scores(thresholds, exits, depth, *_read(bench, held_out, exits))
     return {
-        "thresholds": policy.thresholds_at(len(bench.model.model.layers)), "wanted_agreement": agreement,
-        "accuracy": 100 * full, "accuracy_lost": 100 * (full - ours), "agreement": 100 * agreed, "read_depth": depth,
+        "thresholds": thresholds, "wanted_agreement": agreement, "accuracy": full, "accuracy_lost": full - ours,
+        "agreement": agreed, "read_depth": mean,
     }  # fmt: skip
 
 

@@ -215,7 +215,7 @@ class BrokenError(Exception):
     """Of what a user gave."""
 
 
-@pytest.mark.parametrize("one", EVERY, ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize("one", [DRAFTS[1], DRAFTS[2], EVERY[3]], ids=["fixed", "adaptive", "early_exit"])
 @pytest.mark.parametrize("where", ["processor", "streamer", "criterion", "observe", "layer"])
 def test_pitfall_16_an_exception_leaves_everything_as_it_was(one: Any, where: str) -> None:
     model = decoders.fresh()

@@ -81,9 +81,8 @@ def test_drafts_at_one_exit_keep_the_distribution(monkeypatch: Any, asked: Any) 
     assert error(monkeypatch, speculative(exits=1), enumeration.tiny(4), **asked) <= EXACT
 
 
-@pytest.mark.parametrize("weakness", [0.05, 1.0], ids=["weak", "strong"])
-def test_long_drafts_keep_the_distribution(monkeypatch: Any, weakness: float) -> None:
-    model = enumeration.tiny(3, weakness=weakness)
+def test_long_drafts_keep_the_distribution(monkeypatch: Any) -> None:
+    model = enumeration.tiny(3, weakness=1.0)
     assert error(monkeypatch, speculative(exits=1, draft_tokens=2), model, new=4) <= EXACT
 
 

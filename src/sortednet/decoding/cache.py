@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, final
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 __all__ = ["Cache", "causal_mask"]
 
 _LEAST = 64  # positions
+_STEP = 8  # positions at a time, where more are needed than was said
 
 
 class _Written(Exception):  # noqa: N818
@@ -93,7 +94,7 @@ class Cache:
         held = self._held[layer]
         if held is not None and held[0].shape[2] >= self._end:
             return held
-        room = min(max(2 * self._end, _LEAST), max(self._most, self._end))
+        room = min(max(2 * self._end, _LEAST), max(self._most, self._end + _STEP))
 
         def grown(new: Tensor, place: int) -> Tensor:
             # Zeros, for what is hidden by the mask is still multiplied by 0, and 0 times nan is nan.
@@ -114,12 +115,12 @@ class Cache:
                 index = torch.tensor(rows, device=held[0].device)
                 self._held[layer] = (held[0][index], held[1][index])
 
-    def read(self, length: int) -> list[tuple[Tensor, Tensor]]:
-        """Return a copy of every layer's keys and values at the first positions. Shape (B, H, length, D) each."""
-        return [(key[:, :, :length].clone(), value[:, :, :length].clone()) for key, value in self._allocated()]
-
-    def _allocated(self) -> list[tuple[Tensor, Tensor]]:
-        return [held for held in self._held if held is not None]
+    def drain(self, length: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give each layer's keys and values at the first positions away. Shape (B, H, length, D) each."""
+        for layer, held in enumerate(self._held):
+            if held is not None:
+                self._held[layer] = None
+                yield held[0][:, :, :length], held[1][:, :, :length]
 
 
 def causal_mask(starts: Sequence[int], count: int, device: torch.device, dtype: torch.dtype) -> Tensor | None:

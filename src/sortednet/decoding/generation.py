@@ -23,7 +23,7 @@ _UNSUPPORTED = (
     "prompt_lookup_num_tokens", "assistant_early_exit", "constraints", "force_words_ids", "token_healing",
 )  # fmt: skip
 _STATEFUL = ("SynthIDTextWatermarkLogitsProcessor", "UnbatchedClassifierFreeGuidanceLogitsProcessor")
-_ROOM = 16  # positions allocated for drafts behind the longest text; more are made where that is too few
+_ROOM = 8  # positions allocated for drafts behind the longest text; more are made where that is too few
 _MOST_DRAFTED = 64
 
 
@@ -116,7 +116,10 @@ class Request:
         from transformers import DynamicCache
 
         engine.complete()
-        return DynamicCache(engine.cache.read(self.sequences.lengths[0] - 1))
+        found = DynamicCache()
+        for layer, (key, value) in enumerate(engine.cache.drain(self.sequences.lengths[0] - 1)):
+            found.update(key, value, layer)
+        return found
 
 
 def prompts_of(input_ids: Tensor, mask: Tensor | None) -> tuple[Tensor, list[int]]:
