@@ -33,7 +33,7 @@ ROOT = Path(__file__).parent.parent
 TOKENS = 128
 INSIDE, OUTSIDE = ("stories", "e2e", "webnlg"), ("gsm8k", "shakespeare")
 DEVELOPMENT, PROMPTS = 3, 10  # of each kind, at batch 1
-GRID = list(product((2, 3, 4, 6), (2, 4, 6), (0.0, 0.4)))  # exit, drafted tokens, confidence threshold
+GRID = list(product((2, 3, 4, 6), (3, 6, 10), (0.0, 0.4)))  # exit, drafted tokens, confidence threshold
 EXACT_PROMPTS = 200
 
 

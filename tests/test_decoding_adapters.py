@@ -78,7 +78,7 @@ def test_writing_leaves_the_keys_of_running(name: str) -> None:
             else:
                 decoder.run(0, 1, hidden, given)
         assert ran == [0]
-        held += cache.read(count)
+        held += decoders.held(cache, count)
     assert torch.equal(held[0][0], held[1][0])
     assert torch.equal(held[0][1], held[1][1])
 

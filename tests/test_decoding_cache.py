@@ -6,6 +6,8 @@ from torch import Tensor
 
 from sortednet.decoding.cache import Cache, causal_mask
 
+from .contracts import decoding_cases as decoders
+
 CPU = torch.device("cpu")
 
 
@@ -67,9 +69,22 @@ def test_kept_rows_stay_in_order() -> None:
     for layer in range(2):
         cache.update(*first, layer)
     cache.keep([0, 2])
-    for key, value in cache.read(2):
+    for key, value in decoders.held(cache, 2):
         assert torch.equal(key, first[0][[0, 2]])
         assert torch.equal(value, first[1][[0, 2]])
+
+
+def test_what_is_drained_is_given_away() -> None:
+    cache, first = Cache(2, 1, 8), keys(1, 3)
+    cache.aim([0], 3, CPU)
+    for layer in range(2):
+        cache.update(*first, layer)
+    drained = list(cache.drain(2))
+    assert all(
+        torch.equal(key, first[0][:, :, :2]) and torch.equal(value, first[1][:, :, :2]) for key, value in drained
+    )
+    assert len(drained) == 2
+    assert not list(cache.drain(2))
 
 
 def test_fewer_rows_may_write_than_are_held() -> None:

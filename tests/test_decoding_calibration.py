@@ -53,7 +53,7 @@ def test_an_exit_that_never_agrees_is_left_out() -> None:
 
 
 def test_a_later_exit_is_judged_by_the_tokens_that_are_left() -> None:
-    sure = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.9], [0.2, 0.8]])
+    sure = torch.tensor([[0.9, 0.95], [0.8, 0.2], [0.3, 0.9], [0.2, 0.8]])
     agreed = torch.tensor([[1, 0], [1, 0], [0, 1], [0, 0]])
     # Of all four the second exit agrees for one; of the two that are left for one of two, the surer one.
     assert chosen(sure, agreed, 0.9) == [0.8, 0.9]

@@ -227,11 +227,13 @@ def test_propagation_keeps_keys_at_every_layer(monkeypatch: Any, given: Any) -> 
     engines: list[Engine] = []
     made = Engine.__init__
     monkeypatch.setattr(Engine, "__init__", lambda self, *args: (made(self, *args), engines.append(self))[0])
-    found, _ = decoded(given, 0.7, 8, kv="propagate")
+    told: list[Emitted] = []
+    policy = sn.EarlyExit(exits=EXITS, thresholds=0.7, kv="propagate", observe=told.append)
+    decoders.greedy(decoders.decoder(), given, policy, max_new_tokens=8)
     (engine,) = engines
-    assert len({exit_ for row in found for _, exit_ in row}) > 1
+    assert len({one.exit for one in told}) > 1
     assert len({tuple(filled) for filled in engine.filled}) == 1, "every layer is as far as the first"
-    held = engine.cache.read(min(engine.filled[0]))
+    held = decoders.held(engine.cache, min(engine.filled[0]))
     assert len(held) == decoders.DEPTH
     for keys, values in held:
         assert keys.abs().sum(-1).min() > 0

@@ -53,10 +53,12 @@ def test_pitfall_02_rolling_back_keeps_what_was_accepted_and_no_more() -> None:
     with torch.no_grad():
         engine.push(decoders.PROMPT.repeat(2, 1))
         engine.complete()
-    before = engine.cache.read(6)
+    before = decoders.held(engine.cache, 6)
     engine.roll_back([4, 2])
     assert engine.filled == [[4, 2]] * 3
-    assert all(torch.equal(ours[0], theirs[0]) for ours, theirs in zip(engine.cache.read(6), before, strict=True))
+    assert all(
+        torch.equal(ours[0], theirs[0]) for ours, theirs in zip(decoders.held(engine.cache, 6), before, strict=True)
+    )
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -314,7 +316,8 @@ def test_pitfall_21_rows_that_ended_write_nowhere(name: str) -> None:
     """One row ends at once, and the others go on up to the last position of the table."""
     text = decoders.plain(name, True, decoders.ragged())[:, 7:].tolist()
     ends = [text[1][0], text[2][2]]
-    some = [DRAFTS[1], EVERY[3]]
+    beside = sn.SelfSpeculative(draft=decoders.first_layers(name, 3), adaptive=False)
+    some = [DRAFTS[1], EVERY[3], beside]
     same_as_plain(decoders.ragged(), some, name, eos_token_id=ends, pad_token_id=0, max_new_tokens=89)
 
 

@@ -226,6 +226,11 @@ EXACT = {
 """Policies that promise the full model's greedy text, made for a model."""
 
 
+def held(cache: Any, length: int) -> list[tuple[Tensor, Tensor]]:
+    """Return a copy of the keys and values that a cache of ours holds of the first positions, by layers."""
+    return [(key[:, :, :length].clone(), value[:, :, :length].clone()) for key, value in filter(None, cache._held)]
+
+
 @contextmanager
 def counting(model: Any, name: str = "llama") -> Iterator[list[int]]:
     """Count the layers that run, each by its index."""

@@ -20,7 +20,7 @@ from .statistics import Statistics
 
 __all__ = ["Speculation"]
 
-_PLAN_EVERY = 12  # rounds
+_PLAN_EVERY = 16  # rounds
 _PLAN_SOON = 4  # rounds, while little is known
 _COMPARED_SHARE = 0.01  # of the time, to compare exits with the full model
 _PROMPT_POSITIONS = 16
