@@ -43,6 +43,7 @@ class Engine:
         self.depths = list(depths)
         self.cache = Cache(exits[-1], len(depths), most)
         self.seconds: dict[int, tuple[float, int]] = {}
+        self.timed = True
         self._statistics = statistics
         self._bounds = [0, *exits]
         # Behind how many positions each row is at each boundary, the embedding first.
@@ -121,16 +122,16 @@ class Engine:
             hidden = held[:rows, :count] if not any(starts) else held[:rows]
         assert hidden.shape[1] == count, "what waits is of one count, or was pushed at once"
         first, last = self._bounds[place - 1], self._bounds[place]
-        began = perf_counter()
+        began = self.clock()
         hidden = self.decoder.run(first, last, hidden, given)
-        self._count(count, last - first, perf_counter() - began, sum(ends) - sum(starts))
+        self._count(count, last - first, self.clock() - began, sum(ends) - sum(starts))
         if place > 1:
-            self._wait(place - 1, None)
+            self._waiting[place - 1] = None
         self._latest[place].append(hidden)
         if place + 1 < len(self._bounds):
             before = self._waiting[place]
             # What ends here leaves at once; what goes deeper waits, as it is: the final norm is of the reading.
-            self._wait(place, hidden if before is None else torch.cat([before[:rows], hidden], 1))
+            self._waiting[place] = hidden if before is None else torch.cat([before[:rows], hidden], 1)
         self.filled[place][:rows] = ends
 
     def _prepared(self, starts: list[int], count: int) -> dict[str, Any]:
@@ -147,15 +148,19 @@ class Engine:
             self._known = key, self.decoder.given(places, mask, self.cache)
         return self._known[1]
 
+    def clock(self) -> float:
+        """Return the time in seconds, once the device has done what it was given, if this is timed."""
+        if self.timed and self.decoder.device.type != "cpu":
+            torch.accelerator.synchronize(self.decoder.device)
+        return perf_counter()
+
     def _count(self, count: int, layers: int, seconds: float, positions: int) -> None:
-        spent, times = self.seconds.get(count, (0.0, 0))
-        self.seconds[count] = (spent + seconds, times + layers)
-        self.spent += seconds
+        if self.timed:
+            spent, times = self.seconds.get(count, (0.0, 0))
+            self.seconds[count] = (spent + seconds, times + layers)
+            self.spent += seconds
         self.layer_calls += layers
         self._statistics.ran(layers, positions)
-
-    def _wait(self, place: int, hidden: Tensor | None) -> None:
-        self._waiting[place] = hidden
 
     def forget(self) -> None:
         """Let go of what was read so far, and of nothing that waits."""
@@ -213,14 +218,14 @@ class Engine:
             given = self._prepared(starts, count)
             self.decoder.write(self._bounds[place - 1], self._bounds[place], held[:rows, -count:], given, self.cache)
             self.filled[place][:rows] = ends
-        self._wait(at, None)
+        self._waiting[at] = None
 
     def roll_back(self, lengths: Sequence[int]) -> None:
         """Forget every position behind these lengths. Nothing may wait behind them."""
         self._tokens = []
         for place in range(len(self._bounds)):
             self.filled[place] = [min(one, length) for one, length in zip(self.filled[place], lengths, strict=True)]
-            self._wait(place, None)
+            self._waiting[place] = None
         assert all(one == length for one, length in zip(self._complete(), lengths, strict=True))
 
     def keep(self, rows: Sequence[int]) -> None:

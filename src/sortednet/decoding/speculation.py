@@ -21,6 +21,7 @@ from .statistics import Statistics
 __all__ = ["Speculation"]
 
 _PLAN_EVERY = 16  # rounds
+_TIMED_EVERY = 4  # rounds, on an accelerator
 _PLAN_SOON = 4  # rounds, while little is known
 _COMPARED_SHARE = 0.01  # of the time, to compare exits with the full model
 _PROMPT_POSITIONS = 16
@@ -112,6 +113,9 @@ class Speculation:
             controller.timed(self._engine.seconds, self._verifying, self._drafting)
             self._engine.seconds, self._verifying, self._drafting = {}, {}, (0.0, 0)
             self._plan = controller.plan(self._engine.rows, left)
+        # An accelerator runs ahead of us, and is only waited for, to be timed, now and then.
+        on_accelerator = self._engine.decoder.device.type != "cpu"
+        self._engine.timed = controller is not None and not (on_accelerator and self._rounds % _TIMED_EVERY)
         self._rounds += 1
         plan = self._plan
         self._idle = 0 if plan.length else self._idle + 1
@@ -128,7 +132,7 @@ class Speculation:
         engine.push(newest[:, None])
         draft = self._draft(newest, plan)
         engine.complete()
-        began = perf_counter()
+        began = engine.clock()
         target = self._processing(engine.decoder.logits(engine.final()), self._sequences)  # (M, K + 1, V)
         count = len(draft.tokens)
         if not count:
@@ -145,8 +149,9 @@ class Speculation:
                 [*row[:number], last]
                 for row, number, last in zip(drafted.tolist(), numbers, behind.tolist(), strict=True)
             ]
-        spent, times = self._verifying.get(count + 1, (0.0, 0))
-        self._verifying[count + 1] = (spent + perf_counter() - began, times + 1)
+        if engine.timed:
+            spent, times = self._verifying.get(count + 1, (0.0, 0))
+            self._verifying[count + 1] = (spent + engine.clock() - began, times + 1)
         self._compare(target, numbers, draft)
         ends = [length + number + 1 for length, number in zip(lengths, numbers, strict=True)]
         engine.roll_back(ends)
@@ -171,7 +176,7 @@ class Speculation:
         draft = _Draft()
         while len(draft.tokens) < plan.length:
             assert self._drafter is not None
-            began, layers = perf_counter(), self._engine.spent
+            began, layers = self._engine.clock(), self._engine.spent
             found = self._drafter.read(newest, plan)
             if found is not None:
                 logits, depth = found
@@ -187,8 +192,9 @@ class Speculation:
                 if self._controller is not None and not self._observes_exits:
                     draft.confidence.append(confidence_of(logits[:, 0], self._confidence))
             ended = found is None or self._sequences.ends(newest.tolist())
-            seconds = perf_counter() - began - (self._engine.spent - layers)
-            self._drafting = (self._drafting[0] + seconds, self._drafting[1] + 1)
+            if self._engine.timed:
+                seconds = self._engine.clock() - began - (self._engine.spent - layers)
+                self._drafting = (self._drafting[0] + seconds, self._drafting[1] + 1)
             if ended:
                 break
         return draft
