@@ -134,7 +134,7 @@ def tune_library(bench: Bench, kind: str) -> dict[str, Any]:
                 seconds.append(time.perf_counter() - began)
             drafts = (counts[0] - counts[-1]) / counts[-1]
             assert drafts <= drafted + 1, f"{drafts} drafts a round, set to {drafted}"
-            assert threshold or drafts > 0.7 * drafted, f"{drafts} drafts a round, set to {drafted}"
+            assert threshold or drafts > drafted / 2, f"{drafts} drafts a round, set to {drafted}"
         found[exit_, drafted, threshold] = sum(seconds)
     best = min(found, key=found.__getitem__)
     return {"exit": best[0], "drafted": best[1], "threshold": best[2]}
