@@ -353,7 +353,7 @@ def causal(found: dict[str, Any]) -> str:
 
 
 def decoding(found: dict[str, Any]) -> str:
-    about, metrics = found["decoding"]["context"], found["decoding"]["metrics"]
+    about, m = found["decoding"]["context"], found["decoding"]["metrics"]
     arms = {
         "library": "library",
         "speculative": "self-speculation",
@@ -371,21 +371,22 @@ def decoding(found: dict[str, Any]) -> str:
     text = (
         f"A Llama of 16 layers and {about['parameters'] / 1e6:.0f} M parameters, trained sorted from scratch by "
         "`benchmarks/decoding_model.py` on stories (TinyStories) and texts about facts (E2E, WebNLG); GSM8K and "
-        f"Shakespeare are foreign to it. {about['tokens']} new tokens, greedy, float32, one thread, {about['prompts']['e2e']} "
-        "held-out prompts of each kind; speed over transformers' plain `generate` on the same prompts, in turn and back: "
-        "median of the prompts' ratios and quartiles, and layer calls for each new token of a text (plain: 16). The "
-        "library is `generate(assistant_early_exit)` with exit, draft length and threshold tuned for each kind of "
-        "prompt; it takes one text at a time. Batches mix all kinds inside the domain. Unsorted: an ordinary Llama of 8 "
-        "layers. Ours tune themselves while they decode; early exit has calibrated thresholds."
+        f"Shakespeare are foreign to it. {about['tokens']} new tokens, greedy, float32, one thread, "
+        f"{about['prompts']['e2e']} held-out prompts of each kind. Shown is the speed over transformers' plain "
+        "`generate` on the same prompts, in turn and back: the median of the prompts' ratios, quartiles, and layer "
+        "calls for each new token of a text (plain: 16). The library is `generate(assistant_early_exit)` with exit, "
+        "draft length and threshold tuned for each kind of prompt; it takes one text at a time. Batches mix "
+        "all kinds inside the domain. Unsorted: an ordinary Llama of 8 layers. Ours tune themselves while they decode; early exit has "
+        "calibrated thresholds."
     )
     figures = (
-        f"Plain {metrics['plain_ms_per_token']:.1f} ms a token, the library {metrics['library_ms_per_token']:.1f}, "
-        f"self-speculation {metrics['speculative_ms_per_token']:.1f}, early exit {metrics['early_exit_ms_per_token']:.1f} "
-        f"(medians inside the domain). Rejection ratio of drafted tokens {metrics['rejection_ratio']:.2f} (papers .06 to "
-        f".35); mean exit {metrics['speculative_mean_exit']:.1f} and {metrics['early_exit_mean_exit']:.1f} of 16. Early "
-        f"exit: {metrics['early_exit_agreement']:.1f} % of the tokens of held-out texts are the full model's, "
-        f"{metrics['early_exit_accuracy_lost']:.2f} points of next-token accuracy ({metrics['early_exit_accuracy']:.1f} %) "
-        f"and {metrics['early_exit_rouge_lost']:.1f} points of ROUGE-L ({metrics['early_exit_rouge']:.1f}) are lost."
+        f"Plain {m['plain_ms_per_token']:.1f} ms a token, the library {m['library_ms_per_token']:.1f}, "
+        f"self-speculation {m['speculative_ms_per_token']:.1f}, early exit {m['early_exit_ms_per_token']:.1f} "
+        f"(medians inside the domain). Rejection ratio of drafted tokens {m['rejection_ratio']:.2f} (papers .06 to "
+        f".35); mean exit {m['speculative_mean_exit']:.1f} and {m['early_exit_mean_exit']:.1f} of 16. Early exit: "
+        f"{m['early_exit_agreement']:.1f} % of the tokens of held-out texts are the full model's, "
+        f"{m['early_exit_accuracy_lost']:.2f} points of next-token accuracy ({m['early_exit_accuracy']:.1f} %) and "
+        f"{m['early_exit_rouge_lost']:.1f} points of ROUGE-L ({m['early_exit_rouge']:.1f}) are lost."
     )
     return f"{text}\n\n{figures}\n\n" + "\n".join(lines)
 
