@@ -376,8 +376,8 @@ def decoding(found: dict[str, Any]) -> str:
         "`generate` on the same prompts, in turn and back: the median of the prompts' ratios, quartiles, and layer "
         "calls for each new token of a text (plain: 16). The library is `generate(assistant_early_exit)` with exit, "
         "draft length and threshold tuned for each kind of prompt; it takes one text at a time. Batches mix "
-        "all kinds inside the domain. Unsorted: an ordinary Llama of 8 layers. Ours tune themselves while they decode; early exit has "
-        "calibrated thresholds."
+        "all kinds inside the domain. Unsorted: an ordinary Llama of 8 layers. Ours tune themselves while they decode; "
+        "early exit has calibrated thresholds."
     )
     figures = (
         f"Plain {m['plain_ms_per_token']:.1f} ms a token, the library {m['library_ms_per_token']:.1f}, "
