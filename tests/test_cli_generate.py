@@ -296,7 +296,7 @@ def test_the_first_word_keeps_its_space() -> None:
             r"exits=2 is not used by decoding=plain\. Leave it out, or choose self",
         ),
         (["--decoding", "early_exit", "--draft_tokens", "4"], r"draft_tokens=4 is not used by decoding=early_exit"),
-        (["--draft_tokens", "65"], r"draft_tokens=65 is outside \[1, 64\]"),
+        (["--draft_tokens", "65"], r"draft_tokens=65 is no whole number in \[1, 64\]"),
         (["--thresholds", "1.5"], r"A threshold of 1\.5 is outside \(0, 1\]"),
         (["--thresholds", "[0.5]"], r"thresholds=\[0\.5\] are 1 for the exits \[1, 2\]"),
     ],

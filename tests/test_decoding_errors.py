@@ -61,8 +61,8 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "sliding_window": (
         lambda: hf.MistralForCausalLM(hf.MistralConfig(**SIZES, num_key_value_heads=1, sliding_window=4)),
-        "MistralForCausalLM has sliding windows (sliding_window=4), whose cache cannot be rolled back. Set "
-        "config.sliding_window=None before it is built, or use its own generate.",
+        "MistralForCausalLM has sliding windows (sliding_window=4), whose cache cannot be rolled back. Make "
+        "its config with sliding_window=None (Qwen: use_sliding_window=False), or use its own generate.",
     ),
     "sliding_layers": (
         lambda: hf.Qwen2ForCausalLM(
@@ -129,6 +129,10 @@ CALLS: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
              {"attention_mask": torch.tensor([[1, 1, 0, 1, 1, 1]])}),
     "empty_row": (DataError, "The prompt of row 0 is empty. Give at least one token for each text.",
                   {"attention_mask": torch.zeros(1, 6, dtype=torch.long)}),
+    "other_positions": (ConfigError, "position_ids are others than 0, 1, 2, ... of each text. Leave them out.",
+                        {"position_ids": torch.arange(6)[None] * 3}),
+    "long_mask": (DataError, "attention_mask has 9 positions, and input_ids 6. Give one for each.",
+                  {"attention_mask": torch.ones(1, 9, dtype=torch.long)}),
     "no_policy_depth": (SettingError, "There are 3 depths for 1 texts. Give one for each.", {"depths": [1, 2, 3]}),
     "depth_outside": (SettingError, "Depth 7 is outside 1 to 6, the layers of the model.", {"depths": [7]}),
     "depth_of_none": (SettingError, "Depth True is outside 1 to 6, the layers of the model.", {"depths": [True]}),
@@ -141,6 +145,33 @@ CALLS: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
 def test_calls_that_are_not_decoded(name: str, policy: Any) -> None:
     error, message, asked = CALLS[name]
     refused(error, message, lambda model: generated(model, policy, **asked))
+
+
+def test_a_forward_of_ones_own_is_refused() -> None:
+    class Kept(hf.LlamaForCausalLM):
+        pass
+
+    class Changed(hf.LlamaForCausalLM):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return super().forward(*args, **kwargs)
+
+    config = hf.LlamaConfig(**SIZES, num_key_value_heads=1)
+    assert decoder_of(Kept(config).eval()).depth == 2
+    with pytest.raises(BuildError, match="Changed has a forward of its own"):
+        decoder_of(Changed(config).eval())
+
+
+def test_int32_ids_are_taken() -> None:
+    model, ids = decoders.fresh(), torch.tensor([[5, 6, 7]])
+    asked = {"max_new_tokens": 4, "do_sample": False, "custom_generate": DRAFT}
+    assert model.generate(ids.int(), **asked).tolist() == model.generate(ids, **asked).tolist()
+
+
+@pytest.mark.parametrize("name", ["assistant_model", "custom_generate", "streamed_to", "depths"])
+def test_what_a_policy_takes_the_place_of_is_refused(name: str) -> None:
+    net = sn.SortedNet.from_pretrained(decoders.fresh(), num_hidden_layers=[2, 6])
+    with pytest.raises(ConfigError, match=f"{name} is not for decoding=SelfSpeculative"):
+        net.generate(torch.tensor([[5]]), decoding=sn.SelfSpeculative(), **{name: 3})
 
 
 def test_processors_with_a_state_are_refused() -> None:
@@ -173,16 +204,16 @@ def test_prompts_longer_than_the_model_are_refused() -> None:
 
 def test_texts_longer_than_the_table_of_positions_are_refused() -> None:
     message = (
-        "A prompt of 90 tokens and 7 new ones are more than the model's 96 positions. Give max_new_tokens of at most 6."
+        "A prompt of 90 tokens and 8 new ones are more than the model's 96 positions. Give max_new_tokens of at most 7."
     )
     for name in ("gpt2", "opt"):
-        refused(DataError, message, lambda model: generated(model, ids=torch.full((1, 90), 5), max_new_tokens=7), name)
+        refused(DataError, message, lambda model: generated(model, ids=torch.full((1, 90), 5), max_new_tokens=8), name)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "opt"])
 def test_texts_as_long_as_the_table_of_positions_are_decoded(name: str) -> None:
     ids = torch.randint(4, 61, (1, 90), generator=torch.Generator().manual_seed(0))
-    asked = {"max_new_tokens": 6}
+    asked = {"max_new_tokens": 7}
     found = decoders.greedy(decoders.decoder(name), {"input_ids": ids}, DRAFT, **asked)
     assert found.tolist() == decoders.greedy(decoders.decoder(name), {"input_ids": ids}, **asked).tolist()
 

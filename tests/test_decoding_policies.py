@@ -13,6 +13,7 @@ from sortednet.errors import BuildError, ConfigError, SettingError
 
 from .contracts import decoding_cases as decoders
 
+NETWORK = sn.SortedNet.from_pretrained(decoders.fresh(), num_hidden_layers=[2, 6])
 WRONG: dict[str, tuple[type[sn.decoding.Policy], dict[str, Any], str]] = {
     "measure": (sn.EarlyExit, {"confidence": "certainty"},
                 "confidence='certainty' is unknown. Choose one of probability, margin, entropy."),
@@ -33,8 +34,10 @@ WRONG: dict[str, tuple[type[sn.decoding.Policy], dict[str, Any], str]] = {
                      "thresholds=[0.5, 0.5, None] are 3 for the exits [1, 2]."),
     "adaptive_thresholds": (sn.SelfSpeculative, {"thresholds": 0.5},
                             "thresholds=0.5 are chosen by what is measured. Leave them out, or set adaptive=False."),
-    "no_draft": (sn.SelfSpeculative, {"draft_tokens": 0}, "draft_tokens=0 is outside [1, 64]."),
-    "long_draft": (sn.SelfSpeculative, {"draft_tokens": 65}, "draft_tokens=65 is outside [1, 64]."),
+    "whole_network": (sn.SelfSpeculative, {"draft": NETWORK},
+                      "A whole network cannot draft. Give one of its sub-models: draft=net.submodel(...)."),
+    "no_draft": (sn.SelfSpeculative, {"draft_tokens": 0}, "draft_tokens=0 is no whole number in [1, 64]."),
+    "long_draft": (sn.SelfSpeculative, {"draft_tokens": 65}, "draft_tokens=65 is no whole number in [1, 64]."),
     "shortlist": (sn.SelfSpeculative, {"shortlist": 0}, "shortlist=0 leaves nothing to draft. Give at least 1."),
     "negative_shortlist": (sn.SelfSpeculative, {"shortlist": torch.tensor([4, -1])},
                            "are no ids. Give whole numbers of at least 0, or how many."),

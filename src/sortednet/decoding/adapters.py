@@ -195,14 +195,21 @@ def decoder_of(model: nn.Module) -> Decoder:
             f"{', '.join(ADAPTERS)}; use its own generate, or generate from an extracted sub-model."
         )
     head = getattr(model, "get_output_embeddings", lambda: None)()
-    if head is None or not name.endswith(("ForCausalLM", "LMHeadModel")):
+    kinds: list[Any] = [one for one in type(model).__mro__ if one.__name__.endswith(("ForCausalLM", "LMHeadModel"))]
+    if kinds and type(model).forward is not kinds[-1].forward:
+        raise BuildError(
+            f"{name} has a forward of its own, which is not run where layers are called one by one. Use its own "
+            "generate."
+        )
+    if head is None or not kinds:
         raise BuildError(f"{name} is no causal language model, so that there is nothing to generate. Give one.")
     windows = [one for one in getattr(config, "layer_types", None) or () if one != "full_attention"]
     window = getattr(config, "sliding_window", None)
     if windows or (window is not None and getattr(config, "use_sliding_window", True)):
         raise BuildError(
             f"{name} has sliding windows ({windows[0] if windows else f'sliding_window={window}'}), whose cache cannot "
-            "be rolled back. Set config.sliding_window=None before it is built, or use its own generate."
+            "be rolled back. Make its config with sliding_window=None (Qwen: use_sliding_window=False), or use its own "
+            "generate."
         )
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope in _CHANGING_ROPE:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError, SettingError
@@ -175,16 +176,17 @@ def request_of(
     """
     decoder = decoder_of(model)
     _check_config(config, kwargs, logits_processor)
-    prompts, lengths = prompts_of(input_ids, kwargs.get("attention_mask"))
+    input_ids = input_ids.long()
+    prompts, lengths = prompts_of(input_ids, _mask_of(input_ids, kwargs, config))
     new = config.max_length - input_ids.shape[1]
     if max(lengths) > decoder.positions:
         raise DataError(
             f"A prompt has {max(lengths)} tokens, and the model {decoder.positions} positions. Shorten the prompt."
         )
-    if decoder.learned_positions and max(lengths) + new > decoder.positions:
+    if decoder.learned_positions and max(lengths) + new - 1 > decoder.positions:  # the last token needs none
         raise DataError(
             f"A prompt of {max(lengths)} tokens and {new} new ones are more than the model's {decoder.positions} "
-            f"positions. Give max_new_tokens of at most {decoder.positions - max(lengths)}."
+            f"positions. Give max_new_tokens of at most {decoder.positions - max(lengths) + 1}."
         )
     known = _known(kwargs.get("past_key_values"), decoder, lengths, input_ids.shape[1])
     ends = config.eos_token_id
@@ -203,6 +205,29 @@ def request_of(
         # Of one text no more is drafted than it may still get; of several, one may be ahead of the others.
         max(lengths) + new + (_ROOM if len(lengths) > 1 else 0), padding, bool(config.return_dict_in_generate), known,
     )  # fmt: skip
+
+
+def _mask_of(input_ids: Tensor, kwargs: Mapping[str, Any], config: Any) -> Tensor | None:
+    """Return the mask of padding, after checking that positions are as it says.
+
+    Raises:
+        ConfigError: If there are other positions.
+        DataError: If the mask is of another length.
+    """
+    mask: Tensor | None = kwargs.get("attention_mask")
+    length = getattr(config, "_mask_length", None)  # of a mask without padding, which transformers leaves out
+    if mask is None and length is not None and length != input_ids.shape[1]:
+        raise DataError(
+            f"attention_mask has {length} positions, and input_ids {input_ids.shape[1]}. Give one for each."
+        )
+    given: Tensor | None = kwargs.get("position_ids")
+    if given is not None and (mask is None or mask.shape == input_ids.shape):
+        seen = torch.ones_like(input_ids) if mask is None else mask.long()
+        count = given.shape[-1]
+        usual, shown = (seen.cumsum(1) - 1)[:, -count:], seen[:, -count:].bool()
+        if not torch.equal(given.expand_as(usual)[shown], usual[shown]):
+            raise ConfigError("position_ids are others than 0, 1, 2, ... of each text. Leave them out.")
+    return mask
 
 
 def _known(cache: Any, decoder: Decoder, lengths: Sequence[int], width: int) -> Any:

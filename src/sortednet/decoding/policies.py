@@ -144,8 +144,9 @@ class EarlyExit(Policy):
             fifths of the depth, then 0.9, 0.8 and 0.7). `calibrate` finds them for a wanted agreement.
         confidence: The top `probability`, its `margin` to the second, or one minus the normalised `entropy`.
         kv: What deeper layers hold of tokens that left before: `exact`, what they would have computed, computed when a
-            later token goes there, or `propagate`, what they make of the exit's state, which is cheaper. The tokens
-            with `exact` are those of a model that runs all layers every time.
+            later token goes there, or `propagate`, what they make of the exit's state, which computes less. The tokens
+            with `exact` are those of a model that runs all layers every time; a cache returned with `propagate` is no
+            full model's.
         max_waiting: Positions that may wait for the deeper layers until all are filled, at least 1.
         generator: Of random draws; torch's own where left out.
         observe: Called with every token as it is known to belong to a text, with its row and its exit.
@@ -248,8 +249,8 @@ class SelfSpeculative(Policy):
 
     def __post_init__(self) -> None:
         _check_confidence(self.confidence)
-        if self.draft_tokens is not None and not 1 <= self.draft_tokens <= 64:
-            raise ConfigError(f"draft_tokens={self.draft_tokens} is outside [1, 64].")
+        if self.draft_tokens is not None and (type(self.draft_tokens) is not int or not 1 <= self.draft_tokens <= 64):
+            raise ConfigError(f"draft_tokens={self.draft_tokens} is no whole number in [1, 64].")
         if self.thresholds is not None:
             if self.adaptive:
                 raise ConfigError(
@@ -260,6 +261,8 @@ class SelfSpeculative(Policy):
         if self.draft is not None:
             if self.exits is not None:
                 raise ConfigError(f"Give exits={self.exits} or a model that drafts, not both.")
+            if hasattr(self.draft, "space"):
+                raise ConfigError("A whole network cannot draft. Give one of its sub-models: draft=net.submodel(...).")
             decoder_of(self.draft)
         _words(self.shortlist)
 
@@ -359,7 +362,7 @@ def _exits(exits: int | Sequence[int] | None, depth: int) -> list[int]:
     """
     if exits is None:
         return sorted({max(1, round(share * depth)) for share in _DEFAULT_SHARES} - {depth})
-    given = [exits] if isinstance(exits, int) else list(exits)
+    given = _listed(exits)
     for one in given:
         if isinstance(one, bool) or not isinstance(one, int) or not 1 <= one < depth:
             raise SettingError(
@@ -377,11 +380,24 @@ def exits_within(exits: int | Sequence[int] | None, depths: Sequence[int]) -> li
         SettingError: If an exit is none of them.
     """
     below = sorted(depths)[:-1]
-    given = below if exits is None else [exits] if isinstance(exits, int) else list(exits)
+    given = below if exits is None else _listed(exits)
     for one in given:
         if one not in below:
             raise SettingError(f"Exit {one!r} is outside the depth support {sorted(depths)}. Choose from {below}.")
     return given
+
+
+def _listed(exits: Any) -> list[int]:
+    """Return one depth or several as a list.
+
+    Raises:
+        SettingError: If they are neither.
+    """
+    if isinstance(exits, int):
+        return [exits]
+    if not isinstance(exits, Sequence) or isinstance(exits, str):
+        raise SettingError(f"exits={exits!r} are no depths. Give a whole number, or a list of them.")
+    return list(exits)
 
 
 def _each(thresholds: Any, exits: Sequence[int]) -> list[Any]:

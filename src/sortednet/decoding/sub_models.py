@@ -32,6 +32,9 @@ def generate(
         )
     if decoding is not None and not isinstance(decoding, Policy):
         raise ConfigError(f"decoding={decoding!r} is no policy. Give SelfSpeculative(), EarlyExit() or FixedDepth().")
+    for name in ("assistant_model", "custom_generate", "streamed_to", "depths"):
+        if decoding is not None and kwargs.get(name) is not None:
+            raise ConfigError(f"{name} is not for decoding={type(decoding).__name__}(). Leave it out.")
     if settings is not None and setting is not None:
         raise SettingError(f"Give setting={setting} or settings={list(settings)}, not both.")
     chosen = [net.space.setting(one) for one in ([setting] if settings is None else settings)]
