@@ -42,8 +42,8 @@ class Statistics:
         prompt_layer_calls: Those of the layer calls that ran the prompt.
         seconds: Time spent, from the first layer of the prompt to the last token.
 
-    `acceptance`, `rejection_ratio`, `mean_exit`, `layer_calls_per_token`, `share_of_layers` and `tokens_per_second` follow
-    from these.
+    `acceptance`, `rejection_ratio`, `mean_exit`, `layer_calls_per_token`, `share_of_layers` and `tokens_per_second`
+    follow from these.
     """
 
     depth: int = 0
