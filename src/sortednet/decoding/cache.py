@@ -34,6 +34,7 @@ class Cache:
     def __init__(self, layers: int, rows: int, most: int) -> None:
         self._held: list[tuple[Tensor, Tensor] | None] = [None] * layers
         self._rows, self._most = rows, most
+        self._rows_now = rows
         self._start: int | None = 0
         self._index: tuple[Tensor, Tensor] | None = None
         self._end = 0

@@ -24,7 +24,7 @@ class ExitDecoding:
     """Decodes a batch token by token, each row leaving at the first exit that is sure.
 
     A batch goes as deep as its least sure row; the others take their tokens from their own exits all the same, so that
-    they are those of decoding alone.
+    they are, with exact filling, those of decoding alone.
 
     Args:
         engine: Holds the prompts, not yet advanced.

@@ -115,6 +115,13 @@ class FixedDepth(Policy):
         depth: Layers that run for every row, or for each row of a batch; all where left out.
         generator: Of random draws; torch's own where left out.
         observe: Called with every token as it is known to belong to a text, with its row and its exit.
+
+    Raises:
+        SettingError: When it decodes, if a depth is not inside the model, or there is not one for each row.
+
+    Example:
+        >>> FixedDepth(depth=[4, 8]).depth  # two texts, by the first 4 and by the first 8 layers
+        [4, 8]
     """
 
     depth: int | Sequence[int] | None = None
@@ -155,7 +162,7 @@ class EarlyExit(Policy):
         ConfigError: If a threshold is outside (0, 1], or another value is unknown.
 
     Source:
-        Kavehzadeh et al. (2024), Sorted LLaMA, Sec. on confidence-based early exit, for the thresholds; Schuster et al.
+        Kavehzadeh et al. (2023), arXiv:2309.08968, confidence-based early exit, for the thresholds; Schuster et al.
         (2022), arXiv:2207.07061v2, Sec. 3, for propagation. Exact filling is ours.
 
     Example:
@@ -220,10 +227,11 @@ class SelfSpeculative(Policy):
         observe: Called with every token as it is known to belong to a text, with its row and its exit.
 
     Raises:
+        BuildError: If the model that drafts is not supported.
         ConfigError: If a value is outside its range.
 
     Source:
-        Kavehzadeh et al. (2024), Sorted LLaMA, Sec. on sorted self-speculative decoding; Leviathan et al. (2023),
+        Kavehzadeh et al. (2023), arXiv:2309.08968, sorted self-speculative decoding; Leviathan et al. (2023),
         arXiv:2211.17192v2, Alg. 1, for the rule of acceptance.
 
     Example:

@@ -62,7 +62,7 @@ class Processing:
     """Applies logits processors to several positions of several rows.
 
     Args:
-        processors: As transformers prepared them: called with the texts (1, T) and scores (1, V).
+        processors: As transformers prepared them: called with the texts (B, T) and scores (B, V).
         sample: Whether tokens are drawn; the most probable is taken otherwise.
     """
 
@@ -88,20 +88,20 @@ class Processing:
 
     def roughly(self, logits: Tensor) -> Tensor:
         """Process logits of any positions by what reads the scores alone, for an estimate. Shape (..., V)."""
-        if self._processors and self._of_scores:
-            scores = logits.reshape(-1, logits.shape[-1]).clone()
-            for one in self._processors:
-                scores = one(None, scores)
-            logits = scores.view(logits.shape)
+        if self._of_scores:
+            logits = self._by_scores(logits)
         return logits.softmax(-1) if self.sample else logits
 
+    def _by_scores(self, logits: Tensor) -> Tensor:
+        scores = logits.reshape(-1, logits.shape[-1]).clone()
+        for one in self._processors:
+            scores = one(None, scores)
+        return scores.view(logits.shape)
+
     def _processed(self, logits: Tensor, sequences: Sequences, place: int) -> Tensor:
-        rows, positions, words = logits.shape
         if self._of_scores:
-            scores = logits.reshape(-1, words).clone()
-            for one in self._processors:
-                scores = one(None, scores)
-            return scores.view(rows, positions, words)
+            return self._by_scores(logits)
+        rows, positions, _ = logits.shape
         processed = torch.empty_like(logits)
         texts = sequences.tokens
         groups: dict[int, list[tuple[int, int]]] = {}

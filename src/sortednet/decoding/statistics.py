@@ -15,7 +15,8 @@ class Emitted:
     Attributes:
         row: Of the batch.
         token: Its id.
-        exit: The depth that chose it: an early exit's own, a drafted token's exit, else the row's whole depth.
+        exit: The depth that chose it: an early exit's own, a drafted token's exit, 0 for a token of another model that
+            drafts, else the row's whole depth.
         drafted: Whether it was drafted and accepted.
     """
 
@@ -27,7 +28,7 @@ class Emitted:
 
 @dataclass
 class Statistics:
-    """Counts over one or more calls.
+    """Counts of one call.
 
     Attributes:
         depth: Layers of the deepest row, L.

@@ -10,7 +10,7 @@ from ..space import Number, Setting
 from .adapters import decoder_of
 from .policies import FixedDepth, Policy
 
-__all__ = ["depths_of", "generate"]
+__all__ = ["depths_of", "generate", "module_at"]
 
 Given = Mapping[str, Number] | str | None
 
