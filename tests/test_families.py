@@ -470,7 +470,7 @@ def test_untied_weights_are_stored_each(tmp_path):
 def test_a_saved_network_keeps_its_way_of_reading_and_generating(tmp_path):
     net = FAMILIES["bert_mean"].net()
     net.save_pretrained(tmp_path / "mean")
-    assert sn.load(tmp_path / "mean")._build.readout.name == "mean"
+    assert sn.load(tmp_path / "mean").builder.readout.name == "mean"
     net = FAMILIES["llama"].net()
     net.full.generation_config.max_new_tokens = 3
     net.save_pretrained(tmp_path / "llama")

@@ -107,7 +107,7 @@ def test_readouts_go_by_name():
 def test_classifiers_of_sequences_that_read_the_first_token_read_the_mean_by_default(name, expected):
     case = FAMILIES[name]
     net = sn.SortedNet.from_pretrained(case.model(), **{next(iter(case.supports)): [1, 2]})
-    assert getattr(net._build.readout, "name", None) == expected
+    assert getattr(net.builder.readout, "name", None) == expected
 
 
 def test_a_readout_of_ones_own_is_read_at_every_exit():
@@ -132,7 +132,7 @@ def test_a_model_made_many_in_one_twice_reads_the_mean_once():
 
 def test_an_extracted_model_made_many_in_one_reads_what_it_did():
     extracted = network(readout=First()).extract()
-    assert isinstance(sn.SortedNet.from_pretrained(extracted, num_hidden_layers=[1, 2])._build.readout, First)
+    assert isinstance(sn.SortedNet.from_pretrained(extracted, num_hidden_layers=[1, 2]).builder.readout, First)
 
 
 def test_reading_ones_own_takes_a_readout_off():

@@ -118,7 +118,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path) -> None:
 
 def test_the_trained_network_is_written_as_a_checkpoint(tmp_path) -> None:
     net = make_trainer(tmp_path).train()
-    again = sn.load(tmp_path / "model", net._build)
+    again = sn.load(tmp_path / "model", net.builder)
     assert same(weights(net), weights(again))
 
 
@@ -367,4 +367,4 @@ def test_a_finished_network_without_checkpoints_is_not_replaced_unasked(tmp_path
         path.unlink()
     with pytest.raises(CheckpointError, match=r"holds a trained network, but no checkpoint is left.*starting anew"):
         make_trainer(tmp_path).train()
-    assert same(weights(sn.load(tmp_path / "model", net._build)), weights(net))
+    assert same(weights(sn.load(tmp_path / "model", net.builder)), weights(net))

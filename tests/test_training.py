@@ -223,7 +223,9 @@ def test_an_error_in_the_middle_leaves_no_gradient():
 
 def test_an_unknown_rule_is_refused():
     net = network()
-    with pytest.raises(TrainingError, match=r"update='some' is no update rule\. Choose 'standard', 'touched' or 'uniq"):
+    with pytest.raises(
+        TrainingError, match=r"update='some' is no update rule\. Choose one of standard, touched, unique, ref"
+    ):
         apply_update(net, torch.optim.SGD(net.parameters(), 0.1), [SPACE.full], "some")
 
 

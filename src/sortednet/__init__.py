@@ -14,11 +14,13 @@ from .export import to_onnx
 from .judging import Judgement, exact_match, exact_match_judge, final_answer, judge_pairs
 from .layouts import Layout
 from .loading import load
-from .network import SortedNet, SubModel
+from .network import SortedNet
 from .objectives import Distillation, Objective, PerExample, Stochastic, StochasticSummation, Summation
+from .ranks import dylora, load_adapter, merge, order_ranks, save_adapter, unmerge
 from .sampling import Cycle, Geometric, PerDimension, Sampler, Sandwich, Stratified, Uniform, Weighted, WithLargest
 from .similarity import Similarity
 from .space import Setting, Space, Support
+from .sub_model import SubModel
 from .table import Row, Table
 from .training import StepResult, apply_update, step
 
@@ -64,6 +66,7 @@ __all__ = [
     "count_parameters",
     "curvature",
     "distance_bound",
+    "dylora",
     "evaluate",
     "exact_match",
     "exact_match_judge",
@@ -72,11 +75,16 @@ __all__ = [
     "importance",
     "judge_pairs",
     "load",
+    "load_adapter",
     "loss_bound",
     "measure_latency",
     "measure_memory",
+    "merge",
     "models",
+    "order_ranks",
     "parameter_distance",
+    "save_adapter",
     "step",
     "to_onnx",
+    "unmerge",
 ]

@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 WEIGHTS = "model.safetensors"
+ADAPTER = "adapter_model.safetensors"  # PEFT's name
 METADATA = "sortednet.json"
 VERSION = 1
 
@@ -71,6 +72,8 @@ def write(
     state: Mapping[str, Tensor],
     metadata: Mapping[str, Any],
     private: Mapping[tuple[str, str], Tensor],
+    *,
+    is_adapter: bool = False,
 ) -> None:
     """Write a checkpoint: the weights, a JSON file beside them, and the private tensors if there are any.
 
@@ -82,6 +85,7 @@ def write(
         state: The full model's state dictionary.
         metadata: What describes the network; plain JSON values.
         private: The private tensors by setting and name.
+        is_adapter: Whether the weights are those of an adapter, which has a file name of its own.
 
     Raises:
         CheckpointError: If the folder cannot be written.
@@ -94,7 +98,7 @@ def write(
         described["private_file"] = f"private-{_digest(data)}.safetensors"
         write_bytes(folder / described["private_file"], data)
     text = json.dumps(described, indent=1)
-    write_bytes(folder / WEIGHTS, to_bytes(state, {"sortednet": text}))
+    write_bytes(folder / (ADAPTER if is_adapter else WEIGHTS), to_bytes(state, {"sortednet": text}))
     write_bytes(folder / METADATA, text.encode())
     for stale in folder.glob("private-*.safetensors"):
         if stale.name != described.get("private_file"):
@@ -160,9 +164,15 @@ def described(path: str | Path) -> Iterator[None]:
         raise CheckpointError(f"{Path(path) / METADATA} is damaged ({error}). Restore it or save again.") from None
 
 
+def _file_of(path: str | Path) -> Path:
+    """Return the file of the weights of a checkpoint, a model's or an adapter's."""
+    model, adapter = Path(path) / WEIGHTS, Path(path) / ADAPTER
+    return adapter if adapter.is_file() and not model.is_file() else model
+
+
 @contextmanager
 def _weights(path: str | Path) -> Iterator[Any]:
-    file = Path(path) / WEIGHTS
+    file = _file_of(path)
     if not file.is_file():
         raise CheckpointError(
             f"There is no checkpoint at {path}: {WEIGHTS} is missing. Give the folder it was saved to."
@@ -213,7 +223,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         CheckpointError: If it is missing or damaged.
     """
     with _weights(path):
-        return read_file(Path(path) / WEIGHTS)[0]
+        return read_file(_file_of(path))[0]
 
 
 def read_private(path: str | Path) -> dict[tuple[str, str], Tensor]:
@@ -254,7 +264,7 @@ def corners(
     """
     with _weights(path) as checked:  # its header and size have been checked by safetensors
         names = set(checked.keys())
-    with open(Path(path) / WEIGHTS, "rb", buffering=0) as file:
+    with open(_file_of(path), "rb", buffering=0) as file:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
         length = int.from_bytes(_read(file, 0, 8), "little")

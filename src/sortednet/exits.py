@@ -23,7 +23,7 @@ from .layouts import tensors_of
 from .readouts import take_readouts
 from .views import Skeleton
 
-__all__ = ["Reader", "Trunk", "block_list", "prefix_of", "random_state_kept"]
+__all__ = ["Kept", "Reader", "Trunk", "block_list", "prefix_of", "random_state_kept"]
 
 
 def block_list(full: nn.Module, small: nn.Module) -> str | None:
@@ -301,12 +301,12 @@ def _one_more(args: Sequence[Any], kwargs: Mapping[str, Any], batch: int) -> Any
     )
 
 
-class _Kept(nn.Module):
+class Kept(nn.Module):
     """Stands in a block's place and returns what the block returned before."""
 
     def __init__(self, like: nn.Module) -> None:
         super().__init__()
-        self._value: Any = None
+        self.value: Any = None
         object.__setattr__(self, "_like", like)  # for its attributes only
 
     def __getattr__(self, name: str) -> Any:
@@ -316,7 +316,7 @@ class _Kept(nn.Module):
             return getattr(self.__dict__["_like"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self._value
+        return self.value
 
 
 class Reader:
@@ -337,7 +337,7 @@ class Reader:
         self._kept = []
         for name, block in list(blocks._modules.items()):
             assert block is not None
-            self._kept.append(_Kept(block))
+            self._kept.append(Kept(block))
             readouts = take_readouts(block)
             blocks._modules[name] = self._kept[-1]
         for readout in readouts:
@@ -354,12 +354,12 @@ class Reader:
             kwargs: The same by name.
         """
         for place, kept in enumerate(self._kept):
-            kept._value = values[place] if len(values) == self.blocks else values[-1]
+            kept.value = values[place] if len(values) == self.blocks else values[-1]
         try:
             return self.skeleton.module(*args, **kwargs)
         finally:
             for kept in self._kept:
-                kept._value = None
+                kept.value = None
             self.skeleton.write_back()
 
     def draws(self, values: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

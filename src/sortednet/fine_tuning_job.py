@@ -424,7 +424,7 @@ def extract(run: Opened, setting: Setting, folder: Path) -> Extracted:
     """
     net: Any = run.net
     model: Any = net.extract(setting).eval().cpu()
-    build = replace(net._build, config=model.config, sizes=dict(setting))
+    build = replace(net.builder, config=model.config, sizes=dict(setting))
     alone_in_it = Space([dict(setting)])
     with _quiet():
         own = SortedNet(build, alone_in_it, model=model, layouts=build.layouts(model))

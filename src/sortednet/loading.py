@@ -15,6 +15,7 @@ from .errors import CheckpointError
 from .families import is_causal, read_builder
 from .layouts import Layout, tensors_of
 from .network import SortedNet
+from .ranks import reopened
 from .space import Number, Setting, Space
 from .token_loss import ChunkedHead
 from .views import Slot, build_skeleton, call_builder, outline
@@ -29,6 +30,7 @@ def load(
     at: Mapping[str, Number] | str | None = None,
     space: Space | None = None,
     layouts: Iterable[Layout] | None = None,
+    model: nn.Module | str | Path | None = None,
 ) -> Any:
     """Open what `SortedNet.save_pretrained` wrote.
 
@@ -39,6 +41,8 @@ def load(
             largest value.
         space: The space that the checkpoint must have; any where left out.
         layouts: Layouts the network was made with; needed only where their blocks are a function, which is not stored.
+        model: The pretrained model of an adapter that `dylora` has made, which is not stored with it; or its folder or
+            name; the one that the adapter's config names where left out.
 
     Returns:
         The `SortedNet`; with `at`, the sub-model as a plain module.
@@ -48,6 +52,10 @@ def load(
         SettingError: If `at` is not in the space.
     """
     stored = checkpoint.read_metadata(path)
+    if "adapter" in stored:
+        return _load_ranks(path, stored, build, model, at, space)
+    if model is not None:
+        raise CheckpointError(f"{path} holds a whole network and no adapter. Leave model= out.")
     pretrained = build is None and "class" in stored
     if pretrained:
         build = read_builder(path, stored["class"], stored["sizes"], stored["readout"])
@@ -97,6 +105,25 @@ def load(
             return read(name, slot.cut, held.shape) if own is None else own.detach()
 
         return skeleton.fill(read_slot)
+
+
+def _load_ranks(
+    path: str | Path,
+    stored: Mapping[str, Any],
+    build: Callable[..., nn.Module] | None,
+    model: nn.Module | str | Path | None,
+    at: Mapping[str, Number] | str | None,
+    space: Space | None,
+) -> Any:
+    """Open the adapter of a network that `dylora` has made, on its pretrained model."""
+    with checkpoint.described(path):
+        found, adapter = Space.from_json(stored["space"]), stored["adapter"]
+    if space is not None and space != found:
+        raise CheckpointError(f"{path} holds {found!r}, not {space!r}. Load it with its own space, or train again.")
+    if build is not None:
+        raise CheckpointError(f"{path} holds an adapter. Give the model that it was trained on, as model=.")
+    net = reopened(path, found, adapter, model)
+    return net if at is None else net.extract(found.setting(**(Setting.parse(at) if isinstance(at, str) else at)))
 
 
 def _other_names(model: nn.Module) -> dict[str, str]:

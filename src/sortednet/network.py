@@ -5,45 +5,29 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from torch import Tensor, nn
 
 from . import checkpoint
-from .batches import call_with, split_batch
-from .buffers import BufferPolicy, Private, estimate_statistics, refuse_tied
+from .batches import split_batch
+from .buffers import BufferPolicy, Private, refuse_tied
 from .compilation import Compilation
 from .decoding import Policy
 from .decoding.sub_models import generate
 from .errors import BuildError, DataError, SettingError
 from .families import PretrainedBuilder, builder_of, is_causal, open_pretrained
 from .layouts import Layout, tensors_of
+from .lora import AdapterBuilder
 from .readouts import Readout
 from .sharing import Sharing
 from .space import Number, Setting, Space
+from .sub_model import SubModel
 from .token_loss import ChunkedHead
 from .views import Skeleton, Skeletons, build_skeleton, call_builder, refuse_larger
 
-__all__ = ["SortedNet", "SubModel"]
-
-
-@dataclass(frozen=True)
-class SubModel:
-    """The sub-model at one setting, for training: calling it runs it, and gradients land in the network's weights.
-
-    Attributes:
-        net: The network.
-        setting: The setting, the same for life.
-    """
-
-    net: nn.Module
-    setting: Setting
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the sub-model's own `forward`."""
-        return self.net(*args, setting=self.setting, **kwargs)
+__all__ = ["SortedNet"]
 
 
 class SortedNet(nn.Module):
@@ -68,6 +52,9 @@ class SortedNet(nn.Module):
     Attributes:
         full: The full model, an ordinary module; its parameters are all there are but the private ones.
         space: The space.
+        builder: What builds a sub-model.
+        layouts: Of its fused parameters, given and known.
+        merged: The setting whose adapter was added to the model's own weights, and the module that runs it.
 
     Raises:
         BuildError: If the builder fails, or the smallest sub-model is no corner of the full model.
@@ -110,8 +97,9 @@ class SortedNet(nn.Module):
         if not isinstance(space, Space):
             raise BuildError(f"The space is {space!r}. Give a Space, such as Space(depth=[2, 4], width=[16, 32]).")
         self.space = space
-        self._build = build
-        self._layouts = (layouts,) if isinstance(layouts, Layout) else tuple(layouts)
+        self.builder = build
+        self.layouts = (layouts,) if isinstance(layouts, Layout) else tuple(layouts)
+        self.merged: tuple[Setting, nn.Module] | None = None
         self._compilation: Compilation | None = None
         self._skeletons = Skeletons()
         self.full = call_builder(build, space.full) if model is None else model
@@ -200,7 +188,9 @@ class SortedNet(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             # Trainers ask a pretrained model for its config and the like; a network answers as its full model.
-            if name.startswith("__") or not isinstance(self.__dict__.get("_build"), PretrainedBuilder):
+            if name.startswith("__") or not isinstance(
+                self.__dict__.get("builder"), (PretrainedBuilder, AdapterBuilder)
+            ):
                 raise
             return getattr(super().__getattr__("full"), name)
 
@@ -266,6 +256,11 @@ class SortedNet(nn.Module):
 
     def _run(self, setting: Setting, inputs: tuple[Sequence[Any], Mapping[str, Any]], inference: bool) -> Any:
         args, kwargs = inputs
+        if self._compilation is not None and self._sharing.gated is not None:
+            with self._compiled():  # behind gates all ranks run the same graph
+                found = self._sharing.gated.run(self.full, [setting], [inputs], inference)
+            if found is not None:
+                return found[0]
         skeleton = self._bound(setting, inference)
         with self._compiled():
             output = skeleton.module(*args, **kwargs)
@@ -294,7 +289,16 @@ class SortedNet(nn.Module):
     def head(self, head: ChunkedHead | None) -> None:
         self._sharing.head = head
 
+    def shares(self, name: str) -> bool:
+        """Whether a trained parameter belongs to all ranks of an adapter alike, such as a classifier's."""
+        return isinstance(self.builder, AdapterBuilder) and "lora_" not in name
+
+    def _refuse_merged(self) -> None:
+        if isinstance(self.builder, AdapterBuilder):
+            self.builder.refuse_merged(self.full, None if self.merged is None else self.merged[0])
+
     def _bound(self, setting: Setting, inference: bool = False) -> Skeleton:
+        self._refuse_merged()
         skeleton: Skeleton | None = self._skeletons.get(setting)
         if skeleton is None:
             skeleton = self._prepared(setting)
@@ -309,7 +313,8 @@ class SortedNet(nn.Module):
         return skeleton
 
     def _skeleton(self, setting: Setting) -> Skeleton:
-        return build_skeleton(self._build, setting, self.full, self._layouts)
+        self._refuse_merged()
+        return build_skeleton(self.builder, setting, self.full, self.layouts)
 
     def at(self, setting: Mapping[str, Number] | str | None = None, /, **values: Number) -> SubModel:
         """Choose a sub-model for training. Its gradients land in this network's weights.
@@ -431,11 +436,7 @@ class SortedNet(nn.Module):
         for one in self.space if settings is None else settings:
             setting = self.space.setting(one)
             skeleton = self._skeleton(setting)
-            skeleton.bind(self.private)
-            for slot in skeleton.buffers:
-                slot.module._buffers[slot.name] = slot.module.get_buffer(slot.name).clone()
-            estimate_statistics(skeleton.module, held, call_with)
-            found = {slot.path: slot.module.get_buffer(slot.name) for slot in skeleton.buffers}
+            found = skeleton.measure(self.private, held)
             if setting == self.space.full:
                 for slot in skeleton.buffers:
                     slot.source.get_buffer(slot.name).copy_(found[slot.path])
@@ -446,16 +447,7 @@ class SortedNet(nn.Module):
         for setting in self.space:
             if setting == self.space.full:
                 continue
-            skeleton = self._skeleton(setting)
-            own: dict[str, Tensor] = {}
-            for slot in (*skeleton.parameters, *skeleton.buffers):
-                is_buffer = slot.name in slot.module._buffers
-                if self.private.covers(slot.path, is_buffer):
-                    source = (slot.source._buffers if is_buffer else slot.source._parameters)[slot.name]
-                    assert source is not None
-                    part = slot.cut.of(source).detach().clone()
-                    own[slot.path] = part if is_buffer else nn.Parameter(part, source.requires_grad)
-            self.private.add(setting, own)
+            self.private.add(setting, self._skeleton(setting).own_tensors(self.private))
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write the full model's ordinary checkpoint, and the space beside it.
@@ -470,6 +462,7 @@ class SortedNet(nn.Module):
             CheckpointError: If the folder cannot be written.
         """
         self._refuse_sharded("save_pretrained")
+        self._refuse_merged()
         self.write(path, self.full.state_dict())
 
     def write(
@@ -480,13 +473,15 @@ class SortedNet(nn.Module):
             "space": self.space.to_json(),
             "buffers": self.private.policy,
             "private": list(self.private.patterns),
-            "layouts": [one.to_json() for one in self._layouts],
         }
-        if isinstance(self._build, PretrainedBuilder):
-            described |= self._build.to_json()
-            described["layouts"] = [one.to_json() for one in self._layouts if one not in self._build.layouts(self.full)]
-            state = self._build.before_saving(self.full, path, state)
-        checkpoint.write(path, state, described, self.private.tensors() if private is None else private)
+        known: tuple[Layout, ...] = ()
+        if isinstance(self.builder, (PretrainedBuilder, AdapterBuilder)):
+            described |= self.builder.to_json(self.full)
+            known = self.builder.layouts(self.full)
+            state = self.builder.before_saving(self.full, path, state)
+        described["layouts"] = [one.to_json() for one in self.layouts if one not in known]
+        tensors = self.private.tensors() if private is None else private
+        checkpoint.write(path, state, described, tensors, is_adapter=isinstance(self.builder, AdapterBuilder))
 
     def _refuse_sharded(self, method: str) -> None:
         if any(hasattr(parameter, "device_mesh") for parameter in self.full.parameters()):

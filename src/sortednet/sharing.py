@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_leaves, tree_map
 
 from .axes import Axes, Scope, Unshareable
 from .batches import batch_size, join_batch
@@ -24,13 +23,13 @@ from .buffers import Private
 from .errors import BuildError
 from .exits import Reader, Trunk, block_list, prefix_of, random_state_kept
 from .layouts import tensors_of
+from .lora import AdapterBuilder, GatedForward
 from .space import Setting, Space
 from .token_loss import ChunkedHead
+from .trials import Inputs, equal, some_rows
 from .views import Skeleton, Skeletons, outline
 
 __all__ = ["Sharing"]
-
-Inputs = tuple[Sequence[Any], Mapping[str, Any]]
 
 
 @dataclass
@@ -69,6 +68,7 @@ class Sharing:
 
     Attributes:
         head: How exits of a language model are read in chunks; None to read them whole.
+        gated: How adapters of several ranks share a forward; None where no rank is sorted.
     """
 
     def __init__(
@@ -79,10 +79,13 @@ class Sharing:
         self._paths: dict[str, str] | None = None
         self._ways: dict[str, _Way] = {}
         self._parts = Skeletons()
+        self.gated = GatedForward(build, private, prepared) if isinstance(build, AdapterBuilder) else None
 
     def forget(self) -> None:
         """Build all skeletons anew."""
         self._parts = Skeletons()
+        if self.gated is not None:
+            self.gated.forget()
 
     def exits(self, full: nn.Module) -> dict[str, str]:
         """Return the dimensions that only add blocks at the end of one list, with the path of that list."""
@@ -122,7 +125,7 @@ class Sharing:
 
     def groups(
         self, full: nn.Module, settings: Sequence[Setting], kwargs: Mapping[str, Any], split: bool, inference: bool
-    ) -> list[tuple[str | None, Sequence[int]]]:
+    ) -> list[tuple[str | GatedForward | None, Sequence[int]]]:
         """Group settings that can share a forward.
 
         Args:
@@ -133,13 +136,15 @@ class Sharing:
             inference: Whether the forward is one in evaluation mode, whatever mode the network is in.
 
         Returns:
-            The path of the blocks they share, None if they share none; and the places of the settings.
+            The path of the blocks they share, or what runs their ranks in one forward, None if they share none; and
+            the places of the settings.
         """
-        alone: list[tuple[str | None, Sequence[int]]] = [(None, range(len(settings)))]
+        alone: list[tuple[str | GatedForward | None, Sequence[int]]] = [(None, range(len(settings)))]
         if len(settings) < 2 or len(set(settings)) < len(settings) or _asks_for_more(full, kwargs):
             return alone
         if full.training and not inference and any(isinstance(module, _BatchNorm) for module in full.modules()):
             return alone  # its statistics would be those of all sub-models' examples together
+        ranks = self.gated.groups(settings) if self.gated is not None and split else []
         for name, path in self.exits(full).items():
             way = self._way(path)
             if any(scope in way.warned for scope in _scopes(full, split, inference)):
@@ -150,25 +155,27 @@ class Sharing:
             for place, setting in enumerate(settings):
                 rest = tuple(value for other, value in setting.items() if other != name)
                 groups.setdefault(rest, []).append(place)
-            if len(groups) < len(settings):
+            if len(groups) < len(ranks or settings):
                 return [(path if len(group) > 1 else None, group) for group in groups.values()]
+        if ranks and len(ranks) < len(settings):
+            return [(self.gated if len(group) > 1 else None, group) for group in ranks]
         return alone
 
     def run(
         self,
         full: nn.Module,
-        path: str,
+        path: str | GatedForward,
         settings: Sequence[Setting],
         inputs: Sequence[Inputs],
         split: bool,
         weights: Sequence[float],
         inference: bool,
     ) -> list[Any] | None:
-        """Run sub-models that differ in depth alone in one forward of the deepest.
+        """Run sub-models that differ in depth alone in one forward of the deepest, or in rank alone behind gates.
 
         Args:
             full: The full model.
-            path: The blocks they share.
+            path: The blocks they share, or what runs their ranks in one forward.
             settings: The sub-models.
             inputs: The inputs of each.
             split: Whether each has examples of its own.
@@ -178,6 +185,8 @@ class Sharing:
         Returns:
             Their outputs; None if it turns out that they share no forward, which a warning says once.
         """
+        if isinstance(path, GatedForward):
+            return path.run(full, settings, inputs, inference)
         way, scopes, tried = self._way(path), _scopes(full, split, inference), False
         if "use_cache" in inspect.signature(full.forward).parameters:  # an exit has no keys and values of its own
             inputs = [(args, {"use_cache": False, **kwargs}) for args, kwargs in inputs]
@@ -234,7 +243,7 @@ class Sharing:
         Raises:
             Unshareable: If they differ.
         """
-        two, three = (_rows(inputs, count) for count in (2, 3))
+        two, three = (some_rows(inputs, count) for count in (2, 3))
         own: dict[int, Any] = {}
         for reader in readers:
             alone = Trunk(self._prepared(reader.skeleton.setting), path)
@@ -250,9 +259,9 @@ class Sharing:
             trunk.run(leaving, *three, every=True, disturbed=True, record=more)
             for reader in readers:
                 held, expected = values[reader.blocks], own[reader.blocks]
-                if _equal(reader.read(held[-1:], *two), expected):
+                if equal(reader.read(held[-1:], *two), expected):
                     continue
-                if not _equal(reader.read(held, *two), expected):
+                if not equal(reader.read(held, *two), expected):
                     raise Unshareable(f"after {reader.blocks} of its blocks it gives something else than its sub-model")
                 way.every = True
                 if reader.draws(held, *two):
@@ -287,38 +296,3 @@ def _asks_for_more(full: nn.Module, kwargs: Mapping[str, Any]) -> bool:
         or bool(kwargs.get("use_cache"))
         or any(kwargs.get(name) is not None for name in ("past_key_values", "cache_params"))
     )
-
-
-def _rows(inputs: Inputs, count: int) -> Any:
-    """Return the inputs for some examples of a batch, again from the first one where it has fewer."""
-    size = batch_size(inputs)
-
-    def some(one: Any) -> Any:
-        if not isinstance(one, Tensor) or one.shape[:1] != (size,):
-            return one
-        return one[torch.arange(count, device=one.device) % size]
-
-    return tree_map(some, inputs)
-
-
-def _equal(one: Any, other: Any) -> bool:
-    """Whether two outputs hold the same tensors, up to rounding."""
-    ours, theirs = _tensors(one), _tensors(other)
-    if not theirs or [leaf.shape for leaf in ours] != [leaf.shape for leaf in theirs]:
-        return False
-    for less, more in zip(ours, theirs, strict=True):
-        exact = more.dtype.itemsize >= 4 and not torch.is_autocast_enabled(more.device.type)
-        tolerance = 1e-3 if exact else 5e-2
-        size = float(more.float().nan_to_num(posinf=0, neginf=0).abs().max()) if more.numel() else 0.0
-        if not torch.allclose(less.float(), more.float(), rtol=0, atol=tolerance * size, equal_nan=True):
-            return False
-    return True
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    """Return the tensors of an output, those among the attributes of an object included."""
-    found: list[Tensor] = []
-    for leaf in tree_leaves(output):
-        held = [leaf] if isinstance(leaf, Tensor) else list(getattr(leaf, "__dict__", {}).values())
-        found += [one for one in tree_leaves(held) if isinstance(one, Tensor)]
-    return found

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -49,7 +49,7 @@ class TrainingConfig:
         schedule: From the largest value to 0 along a half `cosine` or a `linear` line, or `constant`.
         warmup_share: Share of the updates over which the learning rate rises linearly from 0, in [0, 1).
         max_norm: Largest norm of the gradient, above 0; none where null.
-        update: What a step may change: `standard`, `touched` or `unique`.
+        update: What a step may change: `standard`, `touched`, `unique` or `reference`.
         precision: `no` (float32) or `bf16` (autocast).
         compile: Whether to compile the blocks.
         checkpoint_every: Updates between checkpoints.
@@ -116,7 +116,7 @@ class TrainingConfig:
 _CHOICES = {
     "optimizer": ("adamw", "sgd"),
     "schedule": ("cosine", "linear", "constant"),
-    "update": ("standard", "touched", "unique"),
+    "update": get_args(UpdateRule),
     "precision": ("no", "bf16"),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,14 @@ from .space import Setting
 
 __all__ = ["StepResult", "UpdateRule", "apply_update", "step"]
 
-UpdateRule = Literal["standard", "touched", "unique"]
+UpdateRule = Literal["standard", "touched", "unique", "reference"]
 """What an optimiser step may change.
 
 `standard`: everything, as in the papers; momentum and weight decay move weights that no drawn sub-model covered.
 `touched`: only what a drawn sub-model covers, exactly Eq. 1 of the paper; elsewhere weights and the optimiser's own
 tensors stay as they were. `unique`: only what a drawn sub-model has beyond the next smaller ones (DyLoRA's frozen
-mode).
+mode), and what an adapter's ranks all share, such as a classifier. `reference`: the same by the gradient alone, as
+DyLoRA's first published code has it; momentum and weight decay go on moving the rest.
 """
 
 
@@ -89,7 +90,7 @@ def step(
         >>> [str(setting) for setting, _ in result.terms]
         ['out_features=2']
     """
-    _check_rule(update)
+    check_rule(net, update)
     if max_norm is not None and not max_norm > 0:
         raise TrainingError(f"max_norm={max_norm} must be above 0. Leave it out for no clipping.")
     held: list[Any] = list(batches) if accumulate else [batches]
@@ -103,9 +104,13 @@ def step(
     statistics = [(buffer, buffer.clone()) for buffer in _statistics(net)]
     try:
         result = _gradients(model or net, objective, held, loss_fn, backward)
+        drawn = [setting for setting, _ in result.terms]
+        mask_gradients(net, drawn, update)
         if max_norm is not None:
             _clip(net, max_norm)
-        apply_update(net, optimizer, [setting for setting, _ in result.terms], update)
+        held_still = held_back(net, optimizer, drawn, update)
+        optimizer.step()
+        put_back(optimizer, held_still)
     except TrainingError:
         for buffer, before in statistics:
             buffer.copy_(before)
@@ -187,35 +192,76 @@ def apply_update(
         `touched`: Valipour et al. (2023), arXiv:2309.00255v3, Eq. 1. `unique`: Valipour et al. (2022),
         arXiv:2210.07558v2, Eq. 8, made exact under momentum and weight decay.
     """
-    _check_rule(update)
-    if update == "standard":
-        optimizer.step()
-        return
-    if any(hasattr(parameter, "device_mesh") for parameter in net.parameters()):
-        raise TrainingError(f"update={update!r} needs whole parameters, and these are sharded. Use 'standard', or DDP.")
+    mask_gradients(net, settings, update)
+    held = held_back(net, optimizer, settings, update)
+    optimizer.step()
+    put_back(optimizer, held)
+
+
+Held = dict[nn.Parameter, tuple[Tensor, Tensor, dict[str, Tensor]]]
+
+
+def mask_gradients(net: SortedNet, settings: Iterable[Setting], update: UpdateRule) -> None:
+    """Set the gradient to 0 where a rule lets a step change nothing, so that its norm is that of the rest.
+
+    Args:
+        net: The network, its gradients in place.
+        settings: The sub-models trained since the last step.
+        update: What the step may change.
+
+    Raises:
+        TrainingError: If the rule is unknown, or the parameters are sharded and it is not `standard`.
+    """
+    check_rule(net, update)
+    if update in ("unique", "reference"):
+        for parameter, mask in _changeable(net, set(settings), unique=True).items():
+            if parameter.grad is not None:
+                parameter.grad.mul_(mask)
+
+
+def held_back(
+    net: SortedNet, optimizer: torch.optim.Optimizer, settings: Iterable[Setting], update: UpdateRule
+) -> Held:
+    """Copy what a step must not change. See `apply_update` for the arguments.
+
+    Returns:
+        For `put_back`: by parameter where a step may change it, its weights and the optimiser's tensors.
+    """
+    check_rule(net, update)
+    if update in ("standard", "reference"):
+        return {}
     masks = _changeable(net, set(settings), unique=update == "unique")
-    before = {
-        parameter: (parameter.detach().clone(), _tensors(optimizer, parameter, copy=True))
+    return {
+        parameter: (mask, parameter.detach().clone(), _tensors(optimizer, parameter, copy=True))
         for parameter, mask in masks.items()
         if not bool(mask.all())
     }
-    optimizer.step()
-    with torch.no_grad():
-        for parameter, (weights, state) in before.items():
-            mask = masks[parameter]
-            parameter.copy_(torch.where(mask, parameter, weights))
-            for name, now in _tensors(optimizer, parameter).items():
-                now.copy_(torch.where(mask, now, state.get(name, torch.zeros_like(now))))
 
 
-def _check_rule(update: str) -> None:
-    if update not in ("standard", "touched", "unique"):
-        raise TrainingError(f"update={update!r} is no update rule. Choose 'standard', 'touched' or 'unique'.")
+@torch.no_grad()
+def put_back(optimizer: torch.optim.Optimizer, held: Held) -> None:
+    """Put back what a step must not have changed: weights, and the optimiser's tensors of one number for each."""
+    for parameter, (mask, weights, state) in held.items():
+        parameter.copy_(torch.where(mask, parameter, weights))
+        for name, now in _tensors(optimizer, parameter).items():
+            now.copy_(torch.where(mask, now, state.get(name, torch.zeros_like(now))))
+
+
+def check_rule(net: SortedNet, update: str) -> None:
+    """Refuse a rule that is unknown, or that the network cannot be trained by.
+
+    Raises:
+        TrainingError: If it is unknown, or the parameters are sharded and it is not `standard`.
+    """
+    if update not in get_args(UpdateRule):
+        raise TrainingError(f"update={update!r} is no update rule. Choose one of {', '.join(get_args(UpdateRule))}.")
+    if update != "standard" and any(hasattr(parameter, "device_mesh") for parameter in net.parameters()):
+        raise TrainingError(f"update={update!r} needs whole parameters, and these are sharded. Use 'standard', or DDP.")
 
 
 def _changeable(net: SortedNet, settings: set[Setting], unique: bool) -> dict[nn.Parameter, Tensor]:
-    """Return, for each parameter of the full model, where a step may change it."""
-    parameters = dict(net.full.named_parameters(remove_duplicate=False))
+    """Return, for each parameter of the full model that is trained, where a step may change it."""
+    parameters = {name: one for name, one in net.full.named_parameters(remove_duplicate=False) if one.requires_grad}
     found: dict[nn.Parameter, Tensor] = {}
     for setting in settings:
         masks = _covered(net, parameters, setting)
@@ -226,8 +272,10 @@ def _changeable(net: SortedNet, settings: set[Setting], unique: bool) -> dict[nn
                         masks[parameter] &= ~mask
         for parameter, mask in masks.items():
             found[parameter] = found[parameter] | mask if parameter in found else mask
-    for parameter in net.full.parameters():
-        found.setdefault(parameter, torch.zeros(parameter.shape, dtype=torch.bool, device=parameter.device))
+    for name, parameter in parameters.items():
+        if unique and net.shares(name):
+            found[parameter] = torch.ones_like(parameter, dtype=torch.bool)
+        found.setdefault(parameter, torch.zeros_like(parameter, dtype=torch.bool))
     return found
 
 
@@ -235,9 +283,11 @@ def _covered(net: SortedNet, parameters: dict[str, nn.Parameter], setting: Setti
     """Return, for each parameter that a sub-model has, the corner that it covers."""
     masks: dict[nn.Parameter, Tensor] = {}
     for name, cut in net.skeleton(setting).slots():
+        if name not in parameters:  # frozen
+            continue
         parameter = parameters[name]
         if parameter not in masks:
-            masks[parameter] = torch.zeros(parameter.shape, dtype=torch.bool, device=parameter.device)
+            masks[parameter] = torch.zeros_like(parameter, dtype=torch.bool)
         cut.mark(masks[parameter], True)
     return masks
 

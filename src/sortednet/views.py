@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.utils.parametrize import register_parametrization
 
-from .buffers import Private
+from .batches import call_with
+from .buffers import Private, estimate_statistics
 from .errors import BuildError, SortedNetError
 from .layouts import Cut, Layout, cuts, tensors_of
 from .readouts import take_readouts
@@ -207,6 +208,25 @@ class Skeleton:
             slot.module._buffers[slot.name] = read(slot, _held(slot.source._buffers, slot))
         self._place_own_buffers()
         return self.module
+
+    def measure(self, private: Private, batches: Iterable[Any]) -> dict[str, Tensor]:
+        """Return the running statistics of the sub-model, measured anew on batches of inputs."""
+        self.bind(private)
+        for slot in self.buffers:
+            slot.module._buffers[slot.name] = slot.module.get_buffer(slot.name).clone()
+        estimate_statistics(self.module, batches, call_with)
+        return {slot.path: slot.module.get_buffer(slot.name) for slot in self.buffers}
+
+    def own_tensors(self, private: Private) -> dict[str, Tensor]:
+        """Return copies of the corners that are to belong to this sub-model alone."""
+        own: dict[str, Tensor] = {}
+        for slot in (*self.parameters, *self.buffers):
+            is_buffer = slot.name in slot.module._buffers
+            if private.covers(slot.path, is_buffer):
+                source = _held(slot.source._buffers if is_buffer else slot.source._parameters, slot)
+                part = slot.cut.of(source).detach().clone()
+                own[slot.path] = part if is_buffer else nn.Parameter(part, source.requires_grad)
+        return own
 
     def _bind_buffers(self, private: Private) -> None:
         self._bound = []

@@ -1,0 +1,221 @@
+"""The builder of an adapted model: PEFT's own model, its adapter built with a smaller rank."""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError, SettingError
+from ..families import PretrainedBuilder
+from ..layouts import Layout
+from ..space import Number, Setting
+from .checks import RankPattern, largest_rank, lora_layers, rank_at
+from .saving import adapter_state, identity_of, write_config
+
+__all__ = ["RANK", "AdapterBuilder", "Outline", "Scaling", "adapted", "adapter_layouts"]
+
+RANK = "r"
+
+Scaling = Literal["rank", "constant"]
+"""What a rank b is multiplied by: alpha / b, the scaling of an adapter of that rank, or alpha / r at every rank.
+
+With `use_rslora` these are alpha over the square root of b or r. With the constant scaling, smaller ranks are partial
+sums of the largest one.
+"""
+
+_OURS = (
+    Layout("*.lora_A.*.weight", axis=0, blocks=1),
+    Layout("*.lora_B.*.weight", axis=1, blocks=1),
+    Layout("*.lora_embedding_A.*", axis=0, blocks=1),
+    Layout("*.lora_embedding_B.*", axis=1, blocks=1),
+)
+
+
+@dataclass(frozen=True)
+class AdapterBuilder:
+    """Builds a model with an adapter of a rank: what PEFT makes with `r` of that value defines what is right.
+
+    Args:
+        base: Builds the model that is adapted from the other dimensions.
+        config: The adapter's `LoraConfig` at the largest rank, which is read at every call and not changed.
+        pattern: The rank of layers that `rank_pattern` names, at smaller ranks.
+        scaling: What a smaller rank is multiplied by: its own scaling, or the largest rank's.
+        adapter: The adapter's name.
+    """
+
+    base: Callable[..., nn.Module]
+    config: Any
+    pattern: RankPattern = "clip"
+    scaling: Scaling = "rank"
+    adapter: str = "default"
+    largest: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "largest", largest_rank(self.config, self.pattern))
+        if self.scaling not in get_args(Scaling):
+            raise ConfigError(f"scaling={self.scaling!r} is unknown. Choose one of {', '.join(get_args(Scaling))}.")
+        ranks, alphas = self.config.rank_pattern, self.config.alpha_pattern
+        if self.scaling == "constant" and ranks and alphas and ranks.keys() != alphas.keys():
+            raise ConfigError(
+                f"scaling='constant' with rank_pattern of {list(ranks)} and alpha_pattern of {list(alphas)}: it is not "
+                "clear which goes with which. Name the same layers in both, or use scaling='rank'."
+            )
+
+    def __call__(self, **setting: Number) -> nn.Module:
+        """Build the adapted model at a setting. At rank 0 the adapter does nothing; all else it holds is in place.
+
+        Raises:
+            SettingError: If the rank is above the largest one, or below 0.
+        """
+        rank = int(setting.pop(RANK, self.largest))
+        if not 0 <= rank <= self.largest:
+            raise SettingError(f"{RANK}={rank} is no rank of this adapter. Choose one from 0 to {self.largest}.")
+        model = adapted(self.base(**setting), self.config_at(max(rank, 1)), self.adapter)
+        if rank == 0:
+            for layer in self.layers(model).values():
+                for held in (layer.lora_A, layer.lora_B, layer.lora_embedding_A, layer.lora_embedding_B):
+                    held.pop(self.adapter, None)
+        return model
+
+    def config_at(self, rank: int) -> Any:
+        """Return the config of the adapter of a rank, 1 to the largest."""
+        config = copy.deepcopy(self.config)
+        config.r = self.rank_of(rank, self.config.r)
+        config.rank_pattern = {name: self.rank_of(rank, own) for name, own in self.config.rank_pattern.items()}
+        if self.scaling == "constant":  # PEFT divides by the smaller rank, or by its root
+            config.lora_alpha = self._alpha(self.config.lora_alpha, rank, self.config.r)
+            config.alpha_pattern = {
+                name: self._alpha(
+                    self.config.alpha_pattern.get(name, self.config.lora_alpha),
+                    rank,
+                    self.config.rank_pattern.get(name, self.config.r),
+                )
+                for name in self.config.rank_pattern | self.config.alpha_pattern
+            }
+        return config
+
+    def _alpha(self, alpha: float, rank: int, own: int) -> float:
+        found = alpha / self.gate(rank, own)
+        return int(found) if found == int(found) else found
+
+    def gate(self, rank: int, own: int) -> float:
+        """Return the scaling that PEFT gives a layer where the adapter has a rank, over that of its full rank `own`."""
+        share = own / self.rank_of(rank, own)
+        return math.sqrt(share) if self.config.use_rslora else share
+
+    def rank_of(self, rank: int, own: int) -> int:
+        """Return the rank of a layer whose full rank is `own`, where the adapter has a rank."""
+        return rank_at(rank, own, self.largest, self.pattern)
+
+    def layers(self, model: nn.Module) -> dict[str, Any]:
+        """Return the adapted layers of a model that this has built, by name."""
+        return lora_layers(model, self.adapter)
+
+    def refuse_merged(self, full: nn.Module, merged: Setting | None) -> None:
+        """Refuse a model into whose weights an adapter was added, so that any rank would be added on top.
+
+        Raises:
+            SettingError: If `merged` is a setting, or PEFT has merged the full model itself.
+        """
+        by_peft = any(getattr(module, "merged_adapters", None) for module in full.modules())
+        if merged is not None or by_peft:
+            remedy = "net.full.unmerge_adapter()" if by_peft else "sortednet.unmerge(net)"
+            raise SettingError(
+                f"The adapter is merged into the weights at {merged or 'its largest rank'}, so that any rank would be "
+                f"added on top. Use the merged module, or call {remedy} first."
+            )
+
+    def layouts(self, full: nn.Module) -> tuple[Layout, ...]:
+        """Return the layouts of the fused parameters that are known: the adapter's, and those of the family."""
+        known = self.base.layouts(full) if isinstance(self.base, PretrainedBuilder) else ()
+        return adapter_layouts(full, known)
+
+    def to_json(self, full: nn.Module) -> dict[str, Any]:
+        """Return what a checkpoint needs beside PEFT's config to make this builder again, as plain values."""
+        base = self.base.to_json(full) if isinstance(self.base, PretrainedBuilder) else None
+        return {
+            "adapter": {"pattern": self.pattern, "scaling": self.scaling, "base": base, "identity": identity_of(full)}
+        }
+
+    def before_saving(self, full: nn.Module, path: str | Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Write the adapter's config beside its weights, and leave out the model's own."""
+        write_config(path, self.config_at(self.largest))
+        return adapter_state(full, self.adapter, state)
+
+
+def adapted(base: nn.Module, config: Any, adapter: str = "default", *, initial: bool = False) -> nn.Module:
+    """Put an adapter into a model, in place.
+
+    Args:
+        base: The model.
+        config: The `LoraConfig`.
+        adapter: The adapter's name.
+        initial: Whether its weights get their initial values; sub-models look at those that there are.
+
+    Returns:
+        PEFT's model.
+    """
+    from peft import get_peft_model
+
+    given = copy.deepcopy(config)
+    if not initial:
+        given.init_lora_weights = False
+    model: nn.Module = get_peft_model(base, given, adapter_name=adapter)
+    model.peft_config[adapter].init_lora_weights = config.init_lora_weights  # type: ignore[index, union-attr]
+    return model
+
+
+class Outline:
+    """Builds a model again from itself: the same modules, without memory for its parameters.
+
+    Where only the rank is sorted, nothing of the adapted model is cut, so that no constructor is needed. Parameters
+    that are no plain ones, such as quantised ones, are shared.
+
+    Args:
+        model: The model, before any adapter is put into it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        memo: dict[int, Any] = {}
+        for parameter in model.parameters():
+            memo[id(parameter)] = parameter if type(parameter) is not nn.Parameter else nn.Parameter(
+                torch.empty_like(parameter, device="meta"), parameter.requires_grad
+            )  # fmt: skip
+        memo |= {id(buffer): buffer for buffer in model.buffers()}
+        self._template = copy.deepcopy(model, memo)
+
+    def __call__(self) -> nn.Module:
+        held: Iterable[Tensor] = (*self._template.parameters(), *self._template.buffers())
+        return copy.deepcopy(self._template, {id(tensor): tensor for tensor in held})
+
+
+def adapter_layouts(full: nn.Module, layouts: Iterable[Layout]) -> tuple[Layout, ...]:
+    """Return the layouts of an adapted model: those of its adapter, and those of the model under their new names.
+
+    Args:
+        full: The adapted model.
+        layouts: Those of the model's fused parameters, by the names before it was adapted.
+    """
+    names = [name for name, _ in full.named_parameters(remove_duplicate=False)]
+    former = {name.replace(".base_layer.", "."): name for name in names if ".base_layer." in name}
+    found = [one for one in (*_OURS, *layouts) if fnmatch.filter(names, one.pattern)]
+    for one in layouts:
+        matched = fnmatch.filter(former, one.pattern)
+        if not matched:
+            continue
+        stem, _, leaf = one.pattern.rpartition(".")
+        found.append(replace(one, pattern=f"{stem}.base_layer.{leaf}"))
+        held = full.get_submodule(former[matched[0]].rpartition(".")[0])
+        if leaf == "weight" and one.axis == (1 if type(held).__name__ == "Conv1D" else 0):
+            found.append(replace(one, pattern=f"{stem}.lora_B.*.weight", axis=0))
+        elif leaf == "weight":
+            found.append(replace(one, pattern=f"{stem}.lora_A.*.weight", axis=1))
+    return tuple(found)

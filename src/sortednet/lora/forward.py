@@ -1,0 +1,256 @@
+"""One forward for examples at several ranks.
+
+The model runs once with the adapter of the largest rank behind gates. Where it computes a loss itself, which would be
+one of all examples together, its inner model runs once, and each sub-model reads its own examples' part of what that
+returned: its own head, at its own rank, and its own loss.
+
+That the first axis of what an adapted layer takes goes with the examples is nowhere said. So it is tried before it is
+first used, with noise for the adapter's weights (those that begin as 0 would hide what is wrong).
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from ..axes import Unshareable
+from ..batches import batch_size, join_batch
+from ..buffers import Private
+from ..exits import Kept, prefix_of, random_state_kept
+from ..space import Setting
+from ..trials import Inputs, equal, some_rows
+from ..views import Skeleton, Skeletons
+from .builder import RANK, AdapterBuilder
+from .gates import Gates
+
+__all__ = ["GatedForward"]
+
+
+class _Stop(Exception):  # noqa: N818
+    """Ends a forward behind the inner model, with what it returned."""
+
+
+class _Trunk:
+    """A model with gates, whose forward may end behind its inner model."""
+
+    def __init__(self, skeleton: Skeleton, builder: AdapterBuilder, inner: str | None) -> None:
+        self.skeleton = skeleton
+        self.gates = Gates(skeleton.module, builder)
+        self._stops = False
+        if inner is not None:
+            skeleton.module.get_submodule(inner).register_forward_hook(self._stop)
+
+    def _stop(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._stops:
+            raise _Stop(output)
+
+    def run(self, ranks: Sequence[int], inputs: Inputs, inner: bool) -> Any:
+        """Return the output of the model, or of its inner model, each example at its rank."""
+        self._stops = inner
+        try:
+            with self.gates.at(ranks):
+                output = self.skeleton.module(*inputs[0], **inputs[1])
+        except _Stop as stop:
+            return stop.args[0]
+        finally:
+            self.skeleton.write_back()
+        if inner:
+            raise Unshareable("it does not call its inner model")
+        return output
+
+
+class _Reader:
+    """A sub-model without its inner model: what it makes of what that returned."""
+
+    def __init__(self, skeleton: Skeleton, inner: str) -> None:
+        self.skeleton = skeleton
+        parent, _, leaf = inner.rpartition(".")
+        holder = skeleton.module.get_submodule(parent)
+        self._kept = Kept(skeleton.module.get_submodule(inner))
+        holder._modules[leaf] = self._kept
+        skeleton.keep_only(lambda name: not name.startswith(prefix_of(inner)))
+
+    def read(self, value: Any, inputs: Inputs) -> Any:
+        """Return the sub-model's output on some examples, for which the inner model returned `value`."""
+        self._kept.value = value
+        try:
+            return self.skeleton.module(*inputs[0], **inputs[1])
+        finally:
+            self._kept.value = None
+            self.skeleton.write_back()
+
+
+class GatedForward:
+    """Which sub-models share a forward because they differ in their rank alone, and that forward.
+
+    Args:
+        builder: The network's builder.
+        private: Its private tensors.
+        prepared: Makes a new skeleton of a setting.
+    """
+
+    def __init__(self, builder: AdapterBuilder, private: Private, prepared: Callable[[Setting], Skeleton]) -> None:
+        self._builder, self._private, self._prepared = builder, private, prepared
+        self._parts = Skeletons()
+        self._tried: set[tuple[Any, ...]] = set()
+        self._problem: str | None = None
+
+    def forget(self) -> None:
+        """Build all skeletons anew."""
+        self._parts = Skeletons()
+
+    def groups(self, settings: Sequence[Setting]) -> list[list[int]]:
+        """Group the places of settings that differ in their rank alone."""
+        if self._problem is not None or self._private.owners:
+            return [[place] for place in range(len(settings))]
+        groups: dict[Any, list[int]] = {}
+        for place, setting in enumerate(settings):
+            groups.setdefault(self._rest(setting), []).append(place)
+        return list(groups.values())
+
+    def _rest(self, setting: Setting) -> tuple[Any, ...]:
+        return tuple(value for name, value in setting.items() if name != RANK)
+
+    def run(
+        self, full: nn.Module, settings: Sequence[Setting], inputs: Sequence[Inputs], inference: bool
+    ) -> list[Any] | None:
+        """Run sub-models that differ in their rank alone, each on examples of its own, in one forward.
+
+        Args:
+            full: The full model.
+            settings: The sub-models.
+            inputs: The inputs of each.
+            inference: Whether to run in evaluation mode, whatever mode the network is in.
+
+        Returns:
+            Their outputs; None if it turns out that they share no forward, which a warning says once.
+        """
+        if self._problem is not None:
+            return None
+        if "use_cache" in inspect.signature(_base(full).forward).parameters:
+            inputs = [(args, {"use_cache": False, **kwargs}) for args, kwargs in inputs]
+        inner = _inner(full) if inputs[0][1].get("labels") is not None else None
+        try:
+            trunk, readers = self._made(settings, inner)
+            self._try(full, trunk, settings, inner, inputs[0])
+            for skeleton in (trunk.skeleton, *(reader.skeleton for reader in readers)):
+                skeleton.bind(self._private, inference)
+            return _run(trunk, readers, settings, inputs)
+        except Unshareable as reason:
+            self._problem = str(reason)
+            warnings.warn(
+                f"{type(_base(full)).__name__} does not run examples of several ranks in one forward: {reason}. Its "
+                "sub-models run one by one, with the same results in more time.",
+                stacklevel=2,
+            )
+            return None
+
+    def _made(self, settings: Sequence[Setting], inner: str | None) -> tuple[_Trunk, list[_Reader]]:
+        top = Setting({**settings[0], RANK: self._builder.largest})
+        trunk: _Trunk = self._part((top, inner), top, lambda one: _Trunk(one, self._builder, inner))
+        if inner is None:
+            return trunk, []
+        path = inner
+        return trunk, [self._part((one, inner, "reader"), one, lambda held: _Reader(held, path)) for one in settings]
+
+    def _part(self, key: Any, setting: Setting, make: Callable[[Skeleton], Any]) -> Any:
+        found = self._parts.get(key)
+        if found is None:
+            found = make(self._prepared(setting))
+            self._parts.keep(key, found.skeleton, found)
+        return found
+
+    def _try(
+        self, full: nn.Module, trunk: _Trunk, settings: Sequence[Setting], inner: str | None, inputs: Inputs
+    ) -> None:
+        """Compare the gated forward with forwards of the sub-models alone.
+
+        Raises:
+            Unshareable: If they differ.
+        """
+        key = (self._rest(settings[0]), inner, tuple(sorted(inputs[1])))
+        if key in self._tried or trunk.skeleton.units:  # of sharded blocks no weight can be set aside
+            return
+        largest = self._builder.largest
+        # Three examples, so that no other axis is likely to be as long by chance.
+        chosen = [Setting({**settings[0], RANK: rank}) for rank in (largest, (largest + 1) // 2, 1)]
+        with torch.no_grad(), random_state_kept(inputs):
+            rows = [some_rows(inputs, 3)] if batch_size(inputs) == 1 else []
+            rows = [_row(rows[0] if rows else some_rows(inputs, 3), place) for place in range(3)]
+            expected = []
+            for setting, row in zip(chosen, rows, strict=True):
+                alone = self._prepared(setting)
+                self._disturb(full, alone)
+                expected.append(alone.module(*row[0], **row[1]))
+            held, readers = self._made(chosen, inner)
+            for skeleton in (held.skeleton, *(reader.skeleton for reader in readers)):
+                self._disturb(full, skeleton)
+            try:
+                found = _run(held, readers, chosen, rows)
+            except Unshareable:
+                raise
+            except Exception as error:
+                raise Unshareable(f"it fails so ({type(error).__name__}: {error})") from error
+        if not all(equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True)):
+            raise Unshareable("it gives something else than each of its sub-models")
+        self._tried.add(key)
+
+    def _disturb(self, full: nn.Module, skeleton: Skeleton) -> None:
+        """Bind a skeleton, with noise for the adapter's weights, the same for the same name."""
+        skeleton.bind(self._private, inference=True)
+        for slot in skeleton.parameters:
+            if "lora_" in slot.path:
+                held = slot.source._parameters[slot.name]
+                assert held is not None
+                generator = torch.Generator().manual_seed(zlib.crc32(slot.path.encode()))
+                size = 1 if "embedding_A" in slot.path else held[0].numel() ** 0.5
+                noise = torch.randn(held.shape, generator=generator) / size
+                slot.module._parameters[slot.name] = slot.cut.of(noise.to(held))  # type: ignore[assignment]
+
+
+def _run(trunk: _Trunk, readers: Sequence[_Reader], settings: Sequence[Setting], inputs: Sequence[Inputs]) -> list[Any]:
+    sizes = [batch_size(one) for one in inputs]
+    ranks = [int(setting[RANK]) for setting, size in zip(settings, sizes, strict=True) for _ in range(size)]
+    joined = inputs[0] if len(inputs) == 1 else join_batch(inputs)
+    parts = _parted(trunk.run(ranks, joined, bool(readers)), sizes)
+    if not readers:
+        return parts
+    return [reader.read(part, own) for reader, part, own in zip(readers, parts, inputs, strict=True)]
+
+
+def _parted(output: Any, sizes: Sequence[int]) -> list[Any]:
+    """Part an output among the sub-models, along the first axis of its tensors."""
+    leaves, structure = tree_flatten(output)
+    parted = []
+    for leaf in leaves:
+        if isinstance(leaf, Tensor) and leaf.shape[:1] != (sum(sizes),):
+            raise Unshareable(f"its output holds a tensor of shape {tuple(leaf.shape)} for {sum(sizes)} examples")
+        parted.append(torch.split(leaf, list(sizes)) if isinstance(leaf, Tensor) else [leaf] * len(sizes))
+    return [tree_unflatten([one[place] for one in parted], structure) for place in range(len(sizes))]
+
+
+def _row(inputs: Any, place: int) -> Any:
+    leaves, structure = tree_flatten(inputs)
+    return tree_unflatten(
+        [leaf[place : place + 1] if isinstance(leaf, Tensor) and leaf.shape[:1] == (3,) else leaf for leaf in leaves],
+        structure,
+    )
+
+
+def _base(full: Any) -> Any:
+    return full.get_base_model()
+
+
+def _inner(full: Any) -> str | None:
+    """Return the path of the model below the head of a Hugging Face model, if it has one."""
+    base = _base(full)
+    prefix = getattr(base, "base_model_prefix", "")
+    has_one = bool(prefix) and isinstance(getattr(base, prefix, None), nn.Module)
+    return f"base_model.model.{prefix}" if has_one else None

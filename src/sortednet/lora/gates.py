@@ -1,0 +1,118 @@
+"""A rank for every example in one forward: gates over the rank axis, behind PEFT's own layers.
+
+A gate multiplies what a layer's first matrix returns, row by row of the batch: 0 above the example's rank, and below it
+the scaling of that rank over the scaling of the largest. So `B (gate * (A x)) * scaling` is what the adapter of that
+rank gives. All ranks run the same code on tensors of the same shapes: one compiled graph serves all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..axes import Unshareable
+from .builder import AdapterBuilder
+
+__all__ = ["Gates"]
+
+
+class Gates:
+    """Lets a model with an adapter of the largest rank run each example at a rank of its own.
+
+    Args:
+        model: The adapted model, for this alone.
+        builder: What has built it.
+    """
+
+    def __init__(self, model: nn.Module, builder: AdapterBuilder) -> None:
+        self._builder = builder
+        self._now: dict[int, Tensor] | None = None
+        self._tables: dict[tuple[int, torch.device], Tensor] = {}
+        self._model = model
+        self._widths: set[int] = set()
+        for layer in builder.layers(model).values():
+            width = layer.r[builder.adapter]
+            self._widths.add(width)
+            if builder.adapter in layer.lora_A:
+                layer.lora_A[builder.adapter].register_forward_hook(self._hook(width))
+            else:
+                layer._embed = self._embedding(layer._embed, width)
+
+    def _hook(self, width: int) -> Callable[..., Tensor]:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+            # A convolution has its channels, which are the ranks, behind the examples.
+            return self._gated(output, width, axis=-1 if isinstance(module, nn.Linear) else 1)
+
+        return hook
+
+    def _embedding(self, own: Callable[..., Tensor], width: int) -> Callable[..., Tensor]:
+        def embed(*args: Any, **kwargs: Any) -> Tensor:
+            return self._gated(own(*args, **kwargs), width, axis=-1)
+
+        return embed
+
+    def _gated(self, output: Tensor, width: int, axis: int) -> Tensor:
+        if self._now is None:
+            raise Unshareable("it runs its adapter again outside of its forward, where the ranks are not known")
+        gate = self._now[width]  # (B, width)
+        rows, examples = output.shape[0], gate.shape[0]
+        if rows != examples:
+            if rows % examples:
+                raise Unshareable(f"an adapted layer takes {rows} rows for {examples} examples")
+            gate = gate.repeat_interleave(rows // examples, dim=0)
+        shape = [1] * output.dim()
+        shape[0], shape[axis] = rows, width
+        return (output * gate.view(shape)).to(output.dtype)
+
+    @contextmanager
+    def at(self, ranks: Sequence[int]) -> Iterator[None]:
+        """Run each example at its rank inside the context.
+
+        Args:
+            ranks: One for each example, 0 to the largest. Shape (B,).
+        """
+        device = next(self._model.parameters()).device
+        index = torch.tensor(list(ranks), device=device)
+        with self._holding({width: self._table(width, device)[index] for width in self._widths}):
+            for module in self._model.modules():
+                if "_gradient_checkpointing_func" in module.__dict__:
+                    own = module.__dict__["_gradient_checkpointing_func"]
+                    module.__dict__["_gradient_checkpointing_func"] = self._recomputing(own)
+            yield
+
+    @contextmanager
+    def _holding(self, gates: dict[int, Tensor] | None) -> Iterator[None]:
+        before, self._now = self._now, gates
+        try:
+            yield
+        finally:
+            self._now = before
+
+    def _recomputing(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        """Let a block that is run again for its gradient find the gates of the forward it belongs to."""
+
+        def checkpointed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            gates = self._now
+
+            def gated(*given: Any, **named: Any) -> Any:
+                with self._holding(gates):
+                    return function(*given, **named)
+
+            return own(gated, *args, **kwargs)
+
+        return checkpointed
+
+    def _table(self, width: int, device: torch.device) -> Tensor:
+        """Return the gates of a layer of a rank, at every rank of the adapter. Shape (largest + 1, width)."""
+        found = self._tables.get((width, device))
+        if found is None:
+            table = torch.zeros(self._builder.largest + 1, width)
+            for rank in range(1, self._builder.largest + 1):
+                scaled = 1.0 if self._builder.scaling == "constant" else self._builder.gate(rank, width)
+                table[rank, : self._builder.rank_of(rank, width)] = scaled
+            found = self._tables[(width, device)] = table.to(device)
+        return found

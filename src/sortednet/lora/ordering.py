@@ -1,0 +1,46 @@
+"""The ranks of an adapter of plain LoRA in order of importance, by its singular values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["order_by_singular_values"]
+
+
+@torch.no_grad()
+def order_by_singular_values(layer: Any, adapter: str) -> Tensor:
+    """Turn the basis of one layer's adapter so that its first b ranks are the best approximation of rank b.
+
+    What the layer computes at the full rank stays as it is. The approximation holds where all ranks have the scaling of
+    the largest one.
+
+    Args:
+        layer: The adapted layer of PEFT.
+        adapter: The adapter's name.
+
+    Returns:
+        The singular values of the change of the layer's weight, decreasing. Shape (r,).
+
+    Source:
+        Eckart & Young (1936), Psychometrika 1, 211: the truncated singular value decomposition.
+    """
+    if adapter in layer.lora_A:
+        first, second = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+    else:
+        first, second = layer.lora_embedding_A[adapter], layer.lora_embedding_B[adapter]
+    scaling = float(layer.scaling[adapter])
+    rows = first.flatten(1).double()  # (r, inputs)
+    columns = second.transpose(0, 1).flatten(1).T.double()  # (outputs, r)
+    left, small_left = torch.linalg.qr(columns)  # (outputs, r), (r, r)
+    right, small_right = torch.linalg.qr(rows.T)
+    u, values, v = torch.linalg.svd(scaling * small_left @ small_right.T)
+    root = (values / abs(scaling)).sqrt() if scaling else torch.zeros_like(values)
+    sign = 1.0 if scaling >= 0 else -1.0
+    turned = (sign * (left @ u) * root).T  # (r, outputs)
+    second.copy_(turned.reshape(second.transpose(0, 1).shape).transpose(0, 1))
+    first.copy_((root[:, None] * (right @ v.T).T).reshape(first.shape))
+    found: Tensor = values
+    return found
