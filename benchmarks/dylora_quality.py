@@ -47,7 +47,10 @@ HELD_OUT = 400
 
 
 def adapter(rank: int) -> LoraConfig:
-    return LoraConfig(r=rank, lora_alpha=HOW["alpha"], target_modules=HOW["targets"], task_type="SEQ_CLS")
+    return LoraConfig(
+        r=rank, lora_alpha=HOW["alpha"], use_rslora=HOW["rslora"], target_modules=HOW["targets"],
+        modules_to_save=["classifier", "pooler"],
+    )  # fmt: skip
 
 
 def made(kind: str, model: Any, seed: int) -> tuple[sn.SortedNet, sn.Objective, str]:
