@@ -23,7 +23,8 @@ from transformers import (
 
 import sortednet as sn
 from sortednet.errors import CheckpointError, ConfigError, DataError, SettingError
-from sortednet.fine_tuning import DEFAULT_OBJECTIVE, OBJECTIVES, SortedTrainer, SortedTrainerMixin
+from sortednet.fine_tuning import SortedTrainer, SortedTrainerMixin
+from sortednet.named import DEFAULT_OBJECTIVE, OBJECTIVES
 from sortednet.text import train_tokenizer
 
 DEPTHS = [1, 2, 3]

@@ -16,8 +16,20 @@ from .layouts import Layout
 from .loading import load
 from .network import SortedNet
 from .objectives import Distillation, Objective, PerExample, Stochastic, StochasticSummation, Summation
+from .rank_curve import RankCurve, evaluate_ranks
 from .ranks import dylora, load_adapter, merge, order_ranks, save_adapter, unmerge
-from .sampling import Cycle, Geometric, PerDimension, Sampler, Sandwich, Stratified, Uniform, Weighted, WithLargest
+from .sampling import (
+    Cycle,
+    Geometric,
+    Held,
+    PerDimension,
+    Sampler,
+    Sandwich,
+    Stratified,
+    Uniform,
+    Weighted,
+    WithLargest,
+)
 from .similarity import Similarity
 from .space import Setting, Space, Support
 from .sub_model import SubModel
@@ -31,11 +43,13 @@ __all__ = [
     "EarlyExit",
     "FixedDepth",
     "Geometric",
+    "Held",
     "Judgement",
     "Layout",
     "Objective",
     "PerDimension",
     "PerExample",
+    "RankCurve",
     "Row",
     "Sampler",
     "Sandwich",
@@ -68,6 +82,7 @@ __all__ = [
     "distance_bound",
     "dylora",
     "evaluate",
+    "evaluate_ranks",
     "exact_match",
     "exact_match_judge",
     "final_answer",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,30 +16,16 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils.generic import can_return_loss, find_labels
 
 from .errors import ConfigError, DataError
+from .named import objective_of
 from .network import SortedNet
-from .objectives import Objective, PerExample, Stochastic, StochasticSummation, Summation, Term, total
+from .objectives import Objective, Term, total
 from .resuming import last_checkpoint, read_draws, restore, write_draws, write_gathered
-from .sampling import Geometric, PerDimension, Sampler, Stratified, Uniform
+from .sampling import Sampler
 from .space import Number, Setting
+from .training import Held, UpdateRule, check_rule, held_back, mask_gradients, put_back
 from .wrapping import fuse_heads, parts_unnamed
 
 __all__ = ["SortedTrainer", "SortedTrainerMixin"]
-
-DEFAULT_OBJECTIVE = "per_example"
-DEFAULT_SAMPLER = "stratified"
-
-OBJECTIVES: dict[str, Callable[[Sampler], Objective]] = {
-    "per_example": PerExample,
-    "stochastic": Stochastic,
-    "stochastic_summation": StochasticSummation,
-    "summation": lambda sampler: Summation(sampler.space),
-}
-SAMPLERS: dict[str, type[Sampler]] = {
-    "stratified": Stratified,
-    "uniform": Uniform,
-    "per_dimension": PerDimension,
-    "geometric": Geometric,
-}
 
 
 class SortedTrainerMixin:
@@ -66,6 +52,7 @@ class SortedTrainerMixin:
         sampler: What an objective given by name draws from, or its name: `stratified` (the default), `uniform`,
             `per_dimension` or `geometric`, seeded by the training arguments' `seed`.
         eval_settings: The sub-models to evaluate beside the full model; every one of the space where left out.
+        update: What a step of the optimiser may change; see `sortednet.step`.
         kwargs: Those of the trainer, by name.
 
     Raises:
@@ -116,6 +103,7 @@ class SortedTrainerMixin:
         objective: Objective | str | None = None,
         sampler: Sampler | str | None = None,
         eval_settings: Iterable[Mapping[str, Number] | str] | None = None,
+        update: UpdateRule = "standard",
         **kwargs: Any,
     ) -> None:
         given = dict(zip(("model", "args", "data_collator", "train_dataset"), args, strict=False)) | kwargs
@@ -127,14 +115,17 @@ class SortedTrainerMixin:
         _check_model(self.model)
         net = self.net
         self._check_arguments()
-        self.objective = _objective(objective, sampler, net, self.args.seed)
+        self.objective = objective_of(objective, sampler, net, self.args.seed)
         wanted = [net.space.setting(one) for one in (net.space if eval_settings is None else eval_settings)]
         self.eval_settings = (*dict.fromkeys(one for one in wanted if one != net.space.full), net.space.full)
         self.model_accepts_loss_kwargs = False
         if self.args.label_names is None:
             self.label_names = find_labels(type(net.full))
         self.can_return_loss = can_return_loss(type(net.full))
+        check_rule(net, update)
+        self.update = update
         self._losses: dict[str, tuple[Tensor, int]] = {}
+        self._drawn: list[Setting] = []
         self._fixed = {"use_cache": False} if "use_cache" in inspect.signature(net.full.forward).parameters else {}
         fuse_heads(net)
 
@@ -221,9 +212,38 @@ class SortedTrainerMixin:
             self._loss_of,
         )
         self._count(terms)
+        self._drawn += [term.setting for term in terms] if self.update != "standard" else []
         loss = total(terms)
         losses = {"loss": loss, "losses": {str(term.setting): term.loss.detach() for term in terms}}
         return (loss, losses) if return_outputs else loss
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Add the gradient of a batch; of the last one before a step, only what the update rule lets it change."""
+        parent: Any = super()
+        loss = parent.training_step(*args, **kwargs)
+        if self.accelerator.sync_gradients:
+            mask_gradients(self.net, self._drawn, self.update)
+        return loss
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the optimiser. Each of its steps obeys the update rule."""
+        parent: Any = super()
+        optimizer = parent.create_optimizer(*args, **kwargs)
+        if self.update != "standard" and not getattr(optimizer, "obeys_rule", False):
+            held: Held = {}
+
+            def before(one: Any, *_: Any) -> None:
+                held.update(held_back(self.net, one, self._drawn, self.update))
+
+            def after(one: Any, *_: Any) -> None:
+                put_back(one, held)
+                held.clear()
+                self._drawn = []
+
+            optimizer.register_step_pre_hook(before)
+            optimizer.register_step_post_hook(after)
+            optimizer.obeys_rule = True
+        return optimizer
 
     def _loss_of(self, output: Any, batch: Mapping[str, Any]) -> Tensor:
         """Return the mean loss of one sub-model: the model's own, the given function's, or a smoothed one."""
@@ -461,37 +481,3 @@ def _check_data(data: Any) -> None:
         return
     if empty:
         raise DataError("The training data are empty. Give at least one example.")
-
-
-def _objective(
-    objective: Objective | str | None, sampler: Sampler | str | None, net: SortedNet, seed: int
-) -> Objective:
-    """Return the objective, made of the names given.
-
-    Raises:
-        ConfigError: If a name is unknown, or what is given is of another space.
-    """
-    if isinstance(objective, Objective):
-        if sampler is not None:
-            raise ConfigError(f"sampler={sampler!r} has no use: the objective has its own. Leave one of them out.")
-        _check_space("objective", objective, net)
-        _check_space("objective's sampler", getattr(objective, "sampler", None), net)
-        return objective
-    name = DEFAULT_OBJECTIVE if objective is None else objective
-    if name not in OBJECTIVES:
-        raise ConfigError(f"objective={name!r} is unknown. Give an Objective, or one of {list(OBJECTIVES)}.")
-    drawn = DEFAULT_SAMPLER if sampler is None else sampler
-    if isinstance(drawn, str):
-        if drawn not in SAMPLERS:
-            raise ConfigError(f"sampler={drawn!r} is unknown. Give a Sampler, or one of {list(SAMPLERS)}.")
-        drawn = SAMPLERS[drawn](net.space, seed=seed)
-    if not isinstance(drawn, Sampler):
-        raise ConfigError(f"sampler={drawn!r} is no sampler. Give a Sampler, or one of {list(SAMPLERS)}.")
-    _check_space("sampler", drawn, net)
-    return OBJECTIVES[name](drawn)
-
-
-def _check_space(what: str, one: Any, net: SortedNet) -> None:
-    space = getattr(one, "space", None)
-    if space is not None and space != net.space:
-        raise ConfigError(f"The {what} is of {space!r}, the network of {net.space!r}. Make it of net.space.")

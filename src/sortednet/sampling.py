@@ -17,6 +17,7 @@ from .space import Number, Setting, Space
 __all__ = [
     "Cycle",
     "Geometric",
+    "Held",
     "PerDimension",
     "Sampler",
     "Sandwich",
@@ -290,6 +291,52 @@ class Sandwich(_Around):
     def __init__(self, inner: Sampler) -> None:
         space = inner.space
         super().__init__(inner, [space.full, space.smallest if space.is_product else space.ordered()[0]])
+
+
+@final
+class Held(Sampler):
+    """Draw once for several batches in a row, such as those whose gradients one update accumulates.
+
+    Args:
+        inner: Draws.
+        batches: For how many batches each draw is held, at least 1.
+
+    Raises:
+        SettingError: If `batches` is no whole number of at least 1.
+
+    Source:
+        Valipour et al. (2022), arXiv:2210.07558v2, Algorithm 1: one rank for each update.
+
+    Example:
+        >>> sampler = Held(Cycle(Space(depth=[1, 2]), ["depth=1", "depth=2"]), batches=2)
+        >>> [str(sampler.draw()[0]) for _ in range(4)]
+        ['depth=1', 'depth=1', 'depth=2', 'depth=2']
+    """
+
+    def __init__(self, inner: Sampler, batches: int) -> None:
+        super().__init__(inner.space, inner.seed)
+        if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
+            raise SettingError(f"batches={batches!r} is no number of batches. Give a whole number of at least 1.")
+        self.inner, self.batches, self.least = inner, batches, inner.least
+        self._drawn: list[Setting] = []
+
+    def draw(self, count: int = 1) -> list[Setting]:
+        if self.count % self.batches == 0:
+            self._drawn = self.inner.draw(count)
+        self.count += 1
+        return list(self._drawn)
+
+    def _pick(self, index: int) -> Setting:
+        raise AssertionError("drawn in groups only")
+
+    def state_dict(self) -> dict[str, Any]:
+        drawn = [str(setting) for setting in self._drawn]
+        return {**super().state_dict(), "inner": self.inner.state_dict(), "drawn": drawn}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.inner.load_state_dict(state["inner"])
+        self._drawn = [self.space.setting(one) for one in state["drawn"]]
 
 
 def _product(space: Space) -> Space:

@@ -82,7 +82,8 @@ class AdapterBuilder:
         if rank == 0:
             for layer in self.layers(model).values():
                 for held in (layer.lora_A, layer.lora_B, layer.lora_embedding_A, layer.lora_embedding_B):
-                    held.pop(self.adapter, None)
+                    if self.adapter in held:
+                        del held[self.adapter]
         return model
 
     def config_at(self, rank: int) -> Any:
