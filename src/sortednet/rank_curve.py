@@ -29,7 +29,7 @@ class RankCurve:
             what else was trained, such as a classifier.
 
     Example:
-        >>> from sortednet import Row
+        >>> from sortednet import Row, Setting
         >>> rows = [Row(Setting({"r": r}), quality=q, params=r) for r, q in [(0, 50), (1, 80), (2, 90), (3, 91)]]
         >>> curve = RankCurve(Table(rows))
         >>> curve.best, curve.smallest_within(1.5), curve.area()
