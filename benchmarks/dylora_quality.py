@@ -39,7 +39,7 @@ RANKS = tuple(range(1, LARGEST + 1))
 SEARCHED = (1, 2, 4, 8)
 HOW = {
     "epochs": 3, "batch": 32, "decay": 0.1, "warmup": 0.06, "length": 64, "alpha": 4, "targets": ["query", "value"],
-    "dropout": 0.0, "rslora": True,
+    "dropout": 0.0, "rslora": True, "saved": ["classifier", "pooler"], "exclude": None,
 }  # fmt: skip
 RATES = {"lora": 2e-3, "step": 2e-3, "example": 2e-3, "frozen": 2e-3, "full": 1e-4}
 HEAD_RATE = 1e-3
@@ -49,7 +49,7 @@ HELD_OUT = 400
 def adapter(rank: int) -> LoraConfig:
     return LoraConfig(
         r=rank, lora_alpha=HOW["alpha"], use_rslora=HOW["rslora"], target_modules=HOW["targets"],
-        modules_to_save=["classifier", "pooler"],
+        modules_to_save=HOW["saved"], exclude_modules=HOW["exclude"],
     )  # fmt: skip
 
 
@@ -147,12 +147,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--encoder", type=Path, required=True)
     parser.add_argument("--examples", type=int, default=2000, help="training examples of a task; 0 for all")
-    parser.add_argument("--evaluated", type=int, default=800, help="test examples of a task; 0 for all")
+    parser.add_argument("--evaluated", type=int, default=600, help="test examples of a task; 0 for all")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time")
     parser.add_argument("--threads", type=int, default=1, help="of each run")
     parser.add_argument("--only", nargs="*", default=[], help="beginnings of the names of runs, or whole names")
+    parser.add_argument("--how", default="{}", help="changes of HOW, as JSON")
     parser.add_argument("--run", help="make this one run here")
     given = parser.parse_args()
+    HOW.update(json.loads(given.how))
     KEPT.mkdir(parents=True, exist_ok=True)
     if given.run:
         one_run(given, given.run)
