@@ -16,7 +16,7 @@ SPACE = Space(num_hidden_layers=[1, 2])
 
 
 def config(**given) -> FineTuningConfig:
-    return FineTuningConfig(PretrainedConfig("a/model"), {"num_hidden_layers": [1, 2]}, TextConfig("sst2"), **given)
+    return FineTuningConfig(PretrainedConfig("a/model"), TextConfig("sst2"), {"num_hidden_layers": [1, 2]}, **given)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -61,7 +61,7 @@ def test_the_encoder_of_the_shipped_configs_is_found() -> None:
 
 def test_the_title_names_the_model_and_the_text() -> None:
     assert config().title == "model on sst2"
-    packaged = FineTuningConfig(PretrainedConfig("python:some_package/model"), {"depth": [1]}, TextConfig("rte"))
+    packaged = FineTuningConfig(PretrainedConfig("python:some_package/model"), TextConfig("rte"), {"depth": [1]})
     assert packaged.title == "some_package on rte"
 
 
@@ -96,7 +96,7 @@ def test_paths_are_made_absolute(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
     text = TextConfig("jsonl", options={"train": "rows.jsonl", "evaluation_examples": 5})
-    found = FineTuningConfig(PretrainedConfig("mine"), {"num_hidden_layers": [1]}, text).absolute()
+    found = FineTuningConfig(PretrainedConfig("mine"), text, {"num_hidden_layers": [1]}).absolute()
     assert found.pretrained.path == str(tmp_path / "mine")
     assert found.text.options == {"train": str(tmp_path / "rows.jsonl"), "evaluation_examples": 5}
     assert config().absolute() == config()

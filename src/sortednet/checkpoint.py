@@ -24,6 +24,8 @@ __all__ = [
     "corners",
     "described",
     "fitting",
+    "is_adapter",
+    "is_there",
     "read_file",
     "read_metadata",
     "read_private",
@@ -168,6 +170,16 @@ def _file_of(path: str | Path) -> Path:
     """Return the file of the weights of a checkpoint, a model's or an adapter's."""
     model, adapter = Path(path) / WEIGHTS, Path(path) / ADAPTER
     return adapter if adapter.is_file() and not model.is_file() else model
+
+
+def is_there(path: str | Path) -> bool:
+    """Return whether a folder holds weights, a model's or an adapter's."""
+    return _file_of(path).is_file()
+
+
+def is_adapter(path: str | Path) -> bool:
+    """Return whether a folder holds the weights of an adapter alone."""
+    return _file_of(path).name == ADAPTER
 
 
 @contextmanager

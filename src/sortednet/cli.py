@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -105,6 +105,13 @@ def _parser() -> ArgumentParser:
     extract.add_argument("setting", type=str, help="such as depth=4,width=32, or the label of a selection")
     extract.add_argument("--output", type=str | None, default=None, help="folder; RUN/extracted/SETTING where left out")
     extract.add_argument("--onnx", type=bool, default=False, help="export to ONNX too, checked in onnxruntime")
+    extract.add_argument(
+        "--form", type=Literal["plain", "baked"], default="plain",
+        help="of an adapter: as PEFT writes it, or its scaling multiplied into its weights",
+    )  # fmt: skip
+    extract.add_argument(
+        "--server", type=Literal["vllm"] | None, default=None, help="warn where this server has no such rank"
+    )
     generate = command(
         "generate", "Continue a text with a causal language model; each token in the colour of its exit."
     )
@@ -184,7 +191,8 @@ def _meant(message: str, kind: type[RunConfig | FineTuningConfig]) -> str:
 
 
 def _parts(kind: Any) -> list[str]:
-    return [part.name for part in fields(kind)] if is_dataclass(kind) else []
+    held = next((one for one in (kind, *get_args(kind)) if is_dataclass(one)), None)  # also `AdapterConfig | None`
+    return [] if held is None else [part.name for part in fields(held)]
 
 
 def _train(given: Namespace, console: Console) -> None:
@@ -253,7 +261,7 @@ def _train_images(config: RunConfig, resume: bool, console: Console) -> SortedNe
 def _trained(run: str) -> RunConfig | FineTuningConfig:
     """Read the configuration of a finished run."""
     config = read_config(_in_run(run, CONFIG, "sortednet train"))
-    if not (Path(run) / "model" / checkpoint.WEIGHTS).is_file():
+    if not checkpoint.is_there(Path(run) / "model"):
         raise ConfigError(f"{run} holds no trained network yet. Finish it first: sortednet train {Path(run) / CONFIG}")
     return config
 
@@ -380,49 +388,43 @@ def _extract(given: Namespace, console: Console) -> None:
     setting = chosen.get(given.setting) or space.setting(**Setting.parse(given.setting))
     output = Path(given.output) if given.output else Path(given.run) / "extracted" / str(setting)
     if isinstance(config, FineTuningConfig):
-        _extract_pretrained(config, given, setting, output, console)
+        from . import extraction_job
+
+        how = {"form": given.form, "server": given.server, "onnx": given.onnx}
+        for line in extraction_job.cut_out(config, Path(given.run), setting, output, **how):
+            console.print(line, markup=False)
         return
+    if given.form != "plain" or given.server is not None:
+        raise ConfigError(f"--form and --server are for an adapter, and {given.run} trained none. Leave them out.")
     images, net = _open(config, given.run)
     model = net.extract(setting).eval().cpu()
     checkpoint.write_bytes(output / "model.safetensors", checkpoint.to_bytes(model.state_dict()))
     checkpoint.write_bytes(output / "setting.json", json.dumps(dict(setting)).encode())
-    _say_written(model, setting, output / "model.safetensors", console)
+    parameters = sum(one.numel() for one in model.parameters())
+    console.print(
+        f"Wrote {type(model).__name__} at {setting}, {parameters:,} parameters: {output / 'model.safetensors'}"
+    )
     if given.onnx:
         difference = export.to_onnx(model, images.test_images[:2], output / "model.onnx")
         console.print(f"Wrote {output / 'model.onnx'}; onnxruntime differs by {difference:.1e} at most.")
-
-
-def _extract_pretrained(
-    config: FineTuningConfig, given: Namespace, setting: Setting, output: Path, console: Console
-) -> None:
-    from . import fine_tuning_job
-
-    opened = fine_tuning_job.open_run(config, Path(given.run))
-    found = fine_tuning_job.extract(opened, setting, output)
-    _say_written(found.model, setting, output, console)
-    if found.note:
-        remedy = f"Open it with sortednet.load({str(output)!r}, at={str(setting)!r})."
-        console.print(f"note: {found.note} {remedy}", markup=False)
-    else:
-        console.print(f"Plain {type(found.model).__name__}.from_pretrained opens it, without sortednet.")
-    if given.onnx:
-        difference = fine_tuning_job.to_onnx(opened, found.model, output / "model.onnx")
-        console.print(
-            f"Wrote {output / 'model.onnx'} for texts padded to {config.text.max_length} tokens; onnxruntime differs "
-            f"by {difference:.1e} at most."
-        )
-
-
-def _say_written(model: torch.nn.Module, setting: Setting, path: Path, console: Console) -> None:
-    parameters = sum(one.numel() for one in model.parameters())
-    console.print(f"Wrote {type(model).__name__} at {setting}, {parameters:,} parameters: {path}")
 
 
 def _generate(given: Namespace, console: Console) -> None:
     config = GenerateConfig(**{one.name: given[one.name] for one in fields(GenerateConfig)})
     label = _chosen(given.run).get(config.setting or "")
     config = config if label is None else replace(config, setting=str(label))
-    generation_job.generate(given.run, given.prompt, config, Console(soft_wrap=True, highlight=False), console)
+    out = Console(soft_wrap=True, highlight=False)
+    generation_job.generate(given.run, given.prompt, config, out, console, _adapted_model(given.run))
+
+
+def _adapted_model(run: str) -> Any:
+    """Return the pretrained model of a run's adapter; None where the run holds a model or is none."""
+    if not checkpoint.is_adapter(Path(run) / "model") or not (Path(run) / CONFIG).is_file():
+        return None
+    config = read_config(Path(run) / CONFIG)
+    if not isinstance(config, FineTuningConfig) or config.pretrained.task != "causal_lm":
+        return None
+    return config.make_base(None, config.make_tokenizer())
 
 
 def _report(given: Namespace, console: Console) -> None:
@@ -431,10 +433,13 @@ def _report(given: Namespace, console: Console) -> None:
     title = given.title or config.title
     curves = read_curves(given.run)
     draws = f", {config.objective.draws} draws a batch" if config.objective.name == "stochastic" else ""
+    tuned = config if isinstance(config, FineTuningConfig) else None
     facts = {
         "updates": f"{max((curve[-1][0] for curve in curves.values()), default=0):,}",
         "objective": f"{config.objective.name}{draws}",
         **({} if config.objective.name == "summation" else {"sampler": config.sampler.name}),
+        **({"update": tuned.update} if tuned and tuned.update != "standard" else {}),
+        **({"adapter": f"r={tuned.adapter.r}"} if tuned and tuned.adapter else {}),
     }
     path = Path(given.run) / "report.html"
     write_report(path, table, curves=curves, chosen=_chosen(given.run), title=title, facts=facts)

@@ -7,7 +7,6 @@ stand-ins for its blocks that return what was kept (`Reader`): its own final nor
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,12 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import checkpoint
 from torch.utils._pytree import tree_flatten, tree_map_with_path, tree_unflatten
 
 from .axes import Axes, Unshareable
 from .layouts import tensors_of
 from .readouts import take_readouts
+from .trials import is_checkpointed
 from .views import Skeleton
 
 __all__ = ["Kept", "Reader", "Trunk", "block_list", "prefix_of", "random_state_kept"]
@@ -100,7 +99,7 @@ class _Run:
         """Run a block, and return what goes on."""
         if index != self.blocks:
             raise Unshareable(f"it runs block {index} where block {self.blocks} is next")
-        if _is_recomputed():
+        if is_checkpointed(Trunk._call):
             raise Unshareable("it calls its blocks inside of torch.utils.checkpoint; let the blocks call it")
         if self.record is not None:
             self.record.append({"args": args, "kwargs": kwargs})
@@ -152,16 +151,6 @@ def _uncompile(module: nn.Module, path: str) -> None:
         around = module.get_submodule(".".join(parts[:place]))
         around._compiled_call_impl = None
         around.__dict__.pop("forward", None)
-
-
-def _is_recomputed() -> bool:
-    """Whether the caller runs inside of an activation checkpoint of the model's own, which calls it again later."""
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code is not Trunk._call.__code__:
-        if frame.f_code.co_filename == checkpoint.__file__:
-            return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False
 
 
 def _disturb(output: Any, index: int) -> Any:

@@ -11,18 +11,23 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from torch import nn
 
+from .adapter_config import AdapterConfig
 from .config import ObjectiveConfig, SamplerConfig, make_objective
 from .errors import CheckpointError, ConfigError, DataError, SortedNetError
+from .lora import RANK
 from .network import SortedNet
 from .objectives import Objective
-from .space import Space
+from .space import Number, Space
 from .text import EncodedText, TextData, check_labels, check_tokenizer, encode, load_text
 from .text.sources import Format
+from .training import UpdateRule
 
 __all__ = ["FineTuningConfig", "ImportanceConfig", "PretrainedConfig", "TextConfig"]
 
 _OF_PACKAGE = "python:"
+_TASK_TYPES = {"sequence_classification": "SEQ_CLS", "causal_lm": "CAUSAL_LM"}
 _KINDS = {"sequence_classification": ("classification", "regression"), "causal_lm": ("causal",)}
 _GIVEN_ELSEWHERE = {
     "output_dir": "output",
@@ -92,8 +97,8 @@ class TextConfig:
     """Which text.
 
     Args:
-        name: A task (`sst2`, `mrpc`, `rte`, `stsb`, `gsm8k`, `alpaca`), a format of your own files (`jsonl`, `tsv`,
-            `csv`, `text`), or a data set of the Hugging Face Hub; see `sortednet.text.load_text`.
+        name: A task (`sst2`, `mrpc`, `rte`, `stsb`, `gsm8k`, `alpaca`, `webnlg`, `e2e`), a format of your own files
+            (`jsonl`, `tsv`, `csv`, `text`), or a data set of the Hugging Face Hub; see `sortednet.text.load_text`.
         source: The folder with a task's files, or `hub`, which is meant where left out.
         max_length: Most tokens of an example.
         options: Arguments of the loader, such as `train_examples`, `evaluation_examples` and `seed`; for your own files
@@ -157,30 +162,63 @@ class FineTuningConfig:
 
     Args:
         pretrained: Which model.
-        space: By field of its config the values, the largest its own; or a list of settings.
         text: Which text.
+        space: By field of its config the values, the largest its own; or a list of settings. May be left out where
+            there is an adapter.
+        adapter: An adapter whose rank is sorted; the model's own weights are not trained then. None where null.
         output: Folder for all that the run writes.
         importance: How units are ordered before training.
         sampler: How settings are drawn.
         objective: Which sub-models a batch trains.
         head_learning_rate: Learning rate of the head (all outside the base model, and its pooler); that of `training`
             where null.
+        update: What a step may change: `standard`, `touched`, `unique` or `reference`.
         training: Fields of `transformers.TrainingArguments`.
+
+    Raises:
+        ConfigError: If these do not fit together.
     """
 
     pretrained: PretrainedConfig
-    space: dict[str, Any] | list[Any]
     text: TextConfig
+    space: dict[str, Any] | list[Any] | None = None
+    adapter: AdapterConfig | None = None
     output: str = "runs/fine_tuning"
     importance: ImportanceConfig = field(default_factory=ImportanceConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     objective: ObjectiveConfig = field(default_factory=lambda: ObjectiveConfig(name="per_example"))
     head_learning_rate: float | None = None
+    update: UpdateRule = "standard"
     training: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.head_learning_rate is not None and not self.head_learning_rate > 0:
             raise ConfigError(f"head_learning_rate={self.head_learning_rate} must be above 0, or null.")
+        if self.adapter is not None:
+            self._check_adapter()
+        elif not self.space:
+            raise ConfigError(
+                f"space={self.space} sorts nothing. Give fields of the model's config with their values, such as "
+                "space={num_hidden_layers: [2, 4, 6]}, or an adapter."
+            )
+
+    def _check_adapter(self) -> None:
+        """Refuse what does not go with an adapter, whose model stays as it is and is not saved."""
+        dimensions = self.space if isinstance(self.space, dict) else {name for one in self.space or () for name in one}
+        if RANK in dimensions:
+            raise ConfigError(
+                f"space has {RANK}, the rank, which the adapter says itself. Leave it out of space; give adapter.ranks."
+            )
+        if self.pretrained.readout == "mean":
+            raise ConfigError(
+                "pretrained.readout='mean' does not go with an adapter, which PEFT opens on the model as it is. Leave "
+                "it out."
+            )
+        if self.importance.kind != "none":
+            raise ConfigError(
+                f"importance.kind={self.importance.kind} reorders the weights of the model, which an adapter leaves as "
+                "they are. Leave it out; ranks learn their order in training."
+            )
 
     @property
     def title(self) -> str:
@@ -209,7 +247,7 @@ class FineTuningConfig:
 
     def identity(self, described: Mapping[str, Any]) -> dict[str, Any]:
         """Keep of a described configuration what must be equal for a run to be continued."""
-        kept = {name: value for name, value in described.items() if name != "output"}
+        kept = {"update": "standard"} | {name: value for name, value in described.items() if name != "output"}
         training = dict(kept.pop("training", {}))
         return {**kept, "training": {name: one for name, one in training.items() if not name.startswith(_FREE)}}
 
@@ -219,6 +257,16 @@ class FineTuningConfig:
         Raises:
             SpaceError: If it is none.
         """
+        inner = self._make_inner_space()
+        if self.adapter is not None:
+            return self.adapter.make_space(inner)
+        assert inner is not None
+        return inner
+
+    def _make_inner_space(self) -> Space | None:
+        """Return the space of the model's own dimensions, if some are sorted."""
+        if not self.space:
+            return None
         return Space(self.space) if isinstance(self.space, list) else Space(**self.space)
 
     def make_objective(self, space: Space) -> Objective:
@@ -273,14 +321,53 @@ class FineTuningConfig:
         Raises:
             CheckpointError: If the model cannot be opened.
             ConfigError: If it does not fit the tokenizer or the labels.
+            BuildError: If a dimension makes no sense for it, or the adapter does not fit it.
+            SpaceError: If a support does not fit its sizes.
+        """
+        model = self.make_base(data, tokenizer)
+        if self.adapter is None:
+            assert isinstance(model, SortedNet)
+            return model
+        given = self.pretrained
+        return self.adapter.make_network(model, task_type=_TASK_TYPES[given.task], path=given.resolve())
+
+    def make_base(self, data: TextData | None, tokenizer: Any) -> SortedNet | nn.Module:
+        """Open the pretrained model without an adapter: as a network if dimensions of its own are sorted.
+
+        Args:
+            data: The text; None for a causal language model, which has no head of its own for it.
+            tokenizer: The tokenizer.
+
+        Raises:
+            CheckpointError: If the model cannot be opened.
+            ConfigError: If it does not fit the tokenizer or the labels.
             BuildError: If a dimension makes no sense for it.
             SpaceError: If a support does not fit its sizes.
         """
+        model, space = self.make_model(data, tokenizer), self._make_inner_space()
+        if space is None:
+            return model
+        readout = "own" if self.adapter is not None else self.pretrained.readout
+        return SortedNet.from_pretrained(model, space=space, readout=readout)
+
+    def make_model(self, data: TextData | None, tokenizer: Any, **sizes: Number) -> nn.Module:
+        """Open the pretrained model itself, with a head for the labels; the same weights for the same seed.
+
+        Args:
+            data: The text; None for a causal language model, which has no head of its own for it.
+            tokenizer: The tokenizer.
+            sizes: Fields of its config to change, such as `num_hidden_layers=4` for its first layers.
+
+        Raises:
+            CheckpointError: If it cannot be opened.
+            ConfigError: If it does not fit the tokenizer or the labels.
+        """
         transformers, given = _transformers(), self.pretrained
         with _opening(given.path):
-            config = transformers.AutoConfig.from_pretrained(given.resolve())
+            config = transformers.AutoConfig.from_pretrained(given.resolve(), **sizes)
         is_classifier = any(one.endswith("ForSequenceClassification") for one in config.architectures or ())
-        if data.kind != "causal" and not is_classifier:  # the head is new
+        causal = data is None or data.kind == "causal"
+        if data is not None and not causal and not is_classifier:  # the head is new
             config.num_labels = data.num_labels
             config.problem_type = "regression" if data.kind == "regression" else "single_label_classification"
             if data.kind == "classification":
@@ -288,17 +375,17 @@ class FineTuningConfig:
                 config.label2id = {name: place for place, name in enumerate(data.label_names)}
         if given.pad_token is not None:
             config.pad_token_id = tokenizer.pad_token_id
-        try:
-            check_tokenizer(tokenizer, config, kind=data.kind, max_length=self.text.max_length)
-            check_labels(data, config)
-        except ConfigError as error:
-            raise ConfigError(f"pretrained.path={given.path!r} does not fit: {error}") from None
-        kind = transformers.AutoModelForCausalLM if data.kind == "causal" else None
-        kind = kind or transformers.AutoModelForSequenceClassification
+        if data is not None:
+            try:
+                check_tokenizer(tokenizer, config, kind=data.kind, max_length=self.text.max_length)
+                check_labels(data, config)
+            except ConfigError as error:
+                raise ConfigError(f"pretrained.path={given.path!r} does not fit: {error}") from None
+        kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSequenceClassification
         torch.manual_seed(self.seed)
         with _opening(given.path):
-            model = kind.from_pretrained(given.resolve(), config=config, dtype=getattr(torch, given.dtype))
-        return SortedNet.from_pretrained(model, space=self.make_space(), readout=given.readout)
+            model: nn.Module = kind.from_pretrained(given.resolve(), config=config, dtype=getattr(torch, given.dtype))
+        return model
 
     def encode(self, data: TextData, tokenizer: Any) -> EncodedText:
         """Turn the text into tokens.

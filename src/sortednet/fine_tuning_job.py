@@ -1,4 +1,4 @@
-"""What the commands do with a pretrained model: fine-tune it as a network, measure its sub-models, cut one out."""
+"""What the commands do with a pretrained model: fine-tune it as a network, and measure its sub-models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding, PrinterCallback, TrainerCallback
 from transformers.utils import logging
 
-from . import checkpoint, cost, export, importance
+from . import checkpoint, cost, importance
 from .comparison import compare_submodels
 from .errors import CheckpointError, ConfigError, TrainingError
 from .evaluation import Measurement
@@ -29,12 +29,12 @@ from .loading import load
 from .network import SortedNet
 from .processes import alone, interruptible
 from .similarity import Measure
-from .space import Setting, Space
+from .space import Setting
 from .table import Row, Table
 from .text import EncodedText, TextData, compute_metrics
 from .trainers import METRICS
 
-__all__ = ["Extracted", "Opened", "evaluate", "extract", "open_run", "train"]
+__all__ = ["Opened", "evaluate", "inputs_of", "open_run", "quiet", "train"]
 
 CONFIG = "config.json"
 COMPARED, POSITIONS = 200, 64  # examples, and output positions of each, that sub-models are compared on
@@ -67,14 +67,14 @@ def train(
     output = Path(config.output)
     data = config.load_data()
     arguments = config.make_arguments(output / "checkpoints")
-    with _quiet():
+    with quiet():
         tokenizer = config.make_tokenizer()
         net = config.make_network(data, tokenizer)
         encoded = _encoded(config, data, tokenizer, say)
         with alone(output):
             trainer = SortedTrainer(
                 net, arguments, train_dataset=encoded.train, eval_dataset=encoded.evaluation,
-                objective=config.make_objective(net.space), processing_class=tokenizer,
+                objective=config.make_objective(net.space), update=config.update, processing_class=tokenizer,
                 data_collator=_collator(data, tokenizer),
                 compute_metrics=None if data.kind == "causal" else compute_metrics(data.metric),
             )  # fmt: skip
@@ -130,7 +130,7 @@ def _collator(data: TextData, tokenizer: Any) -> Any:
 def _to_go_on(config: FineTuningConfig, output: Path) -> bool:
     """Return whether there is a checkpoint to go on from, of the same run."""
     if not any((output / "checkpoints").glob("checkpoint-*/trainer_state.json")):
-        if (output / "model" / checkpoint.WEIGHTS).is_file():
+        if checkpoint.is_there(output / "model"):
             raise CheckpointError(
                 f"{output / 'model'} holds a trained network, but no checkpoint is left to go on from. "
                 "Give another output folder, or replace it by starting anew without resuming."
@@ -180,6 +180,8 @@ def _give_head_its_rate(config: FineTuningConfig, trainer: SortedTrainer) -> Non
     if trainer.is_fsdp_enabled:
         raise ConfigError("head_learning_rate cannot be used with FSDP, which makes the optimiser later. Leave it out.")
     full: Any = trainer.net.full
+    if config.adapter is not None:
+        full = full.get_base_model()
     base = getattr(full, full.base_model_prefix, None)
     inside = dict(base.named_parameters()) if isinstance(base, nn.Module) else {}
     body = {id(one) for name, one in inside.items() if "pooler" not in name.split(".")}
@@ -272,10 +274,11 @@ def open_run(config: FineTuningConfig, run: Path) -> Opened:
         DataError: If the text is missing or unfit.
     """
     data = config.load_data()
-    with _quiet():
-        net = load(run / "model", space=config.make_space())
+    with quiet():
         own = replace(config, pretrained=replace(config.pretrained, path=str(run / "model")))
         tokenizer = own.make_tokenizer()
+        base = None if config.adapter is None else config.make_base(data, tokenizer)
+        net = load(run / "model", space=config.make_space(), model=base)
         examples = list(_encoded(config, data, tokenizer).evaluation)
     return Opened(config, data, tokenizer, net.to(torch.accelerator.current_accelerator() or "cpu").eval(), examples)
 
@@ -305,7 +308,7 @@ def evaluate(
         loss over answer tokens in nats, where lower is better.
     """
     net, causal = run.net, run.data.kind == "causal"
-    with _quiet():
+    with quiet():
         qualities = _losses(run, batch_size) if causal else _scores(run, batch_size)
         whole = qualities[net.space.full]
         middle = max(0, min(len(run.examples) // 2, len(run.examples) - cost_batch))
@@ -319,7 +322,7 @@ def evaluate(
                     qualities[setting],
                     cost.count_parameters(net, setting),
                     recovery=recovery,
-                    **_costs(net, setting, _inputs(run.batch(typical)), _inputs(run.batch(typical[:1])), measure),
+                    **_costs(net, setting, inputs_of(run.batch(typical)), inputs_of(run.batch(typical[:1])), measure),
                 )
             )
             if progress is not None:
@@ -346,7 +349,7 @@ def _scores(run: Opened, batch_size: int) -> dict[Setting, float]:
     with torch.no_grad():
         for batch in run.batches(run.examples, batch_size):
             labels.append(batch["labels"].cpu())
-            found = run.net(**_inputs(batch), settings=settings, inference=True)
+            found = run.net(**inputs_of(batch), settings=settings, inference=True)
             for setting, output in zip(settings, found, strict=True):
                 outputs[setting].append(output.logits.float().cpu())
     metric, given = compute_metrics(run.data.metric), torch.cat(labels)
@@ -389,81 +392,12 @@ def _compare(run: Opened, folder: Path, batch_size: int) -> None:
         one.to_json(folder / f"similarity-{name}.json")
 
 
-# Cutting out
-
-
-@dataclass(frozen=True)
-class Extracted:
-    """A sub-model that was written.
-
-    Attributes:
-        model: The sub-model.
-        note: Why plain `from_pretrained` does not open it as it is; empty where it does.
-    """
-
-    model: nn.Module
-    note: str
-
-
-def extract(run: Opened, setting: Setting, folder: Path) -> Extracted:
-    """Write a sub-model and the tokenizer, and try whether plain `from_pretrained` opens it.
-
-    The folder is what transformers writes. A file beside it says what the config cannot express, so that
-    `sortednet.load(folder, at=setting)` opens it in any case.
-
-    Args:
-        run: The run.
-        setting: The sub-model.
-        folder: Where it goes.
-
-    Returns:
-        What was written.
-
-    Raises:
-        CheckpointError: If the folder cannot be written.
-    """
-    net: Any = run.net
-    model: Any = net.extract(setting).eval().cpu()
-    build = replace(net.builder, config=model.config, sizes=dict(setting))
-    alone_in_it = Space([dict(setting)])
-    with _quiet():
-        own = SortedNet(build, alone_in_it, model=model, layouts=build.layouts(model))
-        own.save_pretrained(folder)
-        run.tokenizer.save_pretrained(folder)
-        checkpoint.write_bytes(folder / "setting.json", json.dumps(dict(setting)).encode())
-        batch = {name: one.cpu() for name, one in _inputs(run.batch(run.examples[:2])).items()}
-        with torch.no_grad():
-            expected = model(**batch).logits
-            try:
-                found = type(model).from_pretrained(folder, dtype=expected.dtype).eval()(**batch).logits
-            except (RuntimeError, ValueError, OSError):  # weights of other shapes than the config says
-                return Extracted(model, f"plain from_pretrained cannot open it: its config cannot express {setting}.")
-    difference = float((expected - found).abs().max()) / max(float(expected.abs().max()), 1e-6)
-    if difference <= 1e-4:
-        return Extracted(model, "")
-    why = f", since it does not know the readout {build.readout.name!r}" if build.readout is not None else ""
-    return Extracted(model, f"plain from_pretrained opens it, but its outputs differ by {100 * difference:.0f} %{why}.")
-
-
-def to_onnx(run: Opened, model: nn.Module, path: Path) -> float:
-    """Export a sub-model for texts padded to `text.max_length`, and return how far onnxruntime differs.
-
-    Raises:
-        ExportError: If it cannot be exported.
-    """
-    length = run.config.text.max_length
-    padded = run.tokenizer.pad(
-        [{name: one[name] for name in one if name != "labels"} for one in run.examples[:2]],
-        padding="max_length", max_length=length, return_tensors="pt",
-    )  # fmt: skip
-    return export.to_onnx(model, dict(padded), path)
-
-
 def _tokens(example: Mapping[str, Any]) -> int:
     return len(example["input_ids"])
 
 
-def _inputs(batch: Batch) -> Batch:
+def inputs_of(batch: Batch) -> Batch:
+    """Return a batch without its labels."""
     return {name: one for name, one in batch.items() if name != "labels"}
 
 
@@ -473,7 +407,7 @@ def _moved(batch: Mapping[str, Tensor], net: SortedNet) -> Batch:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Let the command speak alone: transformers prints progress bars and reports of its own."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

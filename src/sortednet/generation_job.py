@@ -264,7 +264,9 @@ def _colours(count: int) -> list[Style]:
 # The command
 
 
-def generate(run: str | Path, prompt: str, config: GenerateConfig, out: Console, aside: Console) -> Statistics:
+def generate(
+    run: str | Path, prompt: str, config: GenerateConfig, out: Console, aside: Console, model: Any = None
+) -> Statistics:
     """Continue a text, write it while it is generated, and then what was measured.
 
     Args:
@@ -273,6 +275,7 @@ def generate(run: str | Path, prompt: str, config: GenerateConfig, out: Console,
         config: How.
         out: Gets the text; where it is a terminal in colours, and what was measured too.
         aside: Gets what was measured, where `out` is no terminal.
+        model: The pretrained model of an adapter; see `sortednet.load`.
 
     Returns:
         What was measured.
@@ -286,14 +289,14 @@ def generate(run: str | Path, prompt: str, config: GenerateConfig, out: Console,
     """
     text = _read(prompt)
     with _quiet():
-        net, tokenizer = open_model(run)
+        net, tokenizer = open_model(run, model)
         setting = net.space.setting(**(Setting.parse(config.setting) if config.setting is not None else {}))
-        model = module_at(net, setting)
-        inputs = _encoded(tokenizer, text, model)
+        decoder = module_at(net, setting)
+        inputs = _encoded(tokenizer, text, decoder)
         shown = ColouredText(out, config.depths(net, setting), text)
         pieces = TokenText(tokenizer, inputs["input_ids"][0].tolist(), shown)
-        policy = config.make_policy(torch.Generator(model.device).manual_seed(config.seed), pieces)
-        own_end = model.generation_config.eos_token_id is None and tokenizer.eos_token_id is not None
+        policy = config.make_policy(torch.Generator(decoder.device).manual_seed(config.seed), pieces)
+        own_end = decoder.generation_config.eos_token_id is None and tokenizer.eos_token_id is not None
         end = {"eos_token_id": tokenizer.eos_token_id} if own_end else {}
         try:
             output = net.generate(
@@ -309,11 +312,12 @@ def generate(run: str | Path, prompt: str, config: GenerateConfig, out: Console,
     return statistics
 
 
-def open_model(run: str | Path) -> tuple[SortedNet, Any]:
+def open_model(run: str | Path, model: Any = None) -> tuple[SortedNet, Any]:
     """Open the causal language model of a folder and its tokenizer, on the accelerator if there is one.
 
     Args:
         run: The folder of a run, or one that `SortedNet.save_pretrained` wrote.
+        model: The pretrained model of an adapter, or a network of it; the one that the adapter names where left out.
 
     Returns:
         The network, in evaluation mode, and the tokenizer.
@@ -323,10 +327,11 @@ def open_model(run: str | Path) -> tuple[SortedNet, Any]:
         ConfigError: If there is no run, or no causal language model in it.
     """
     folder = _model_in(Path(run))
-    kind = checkpoint.read_metadata(folder).get("class")
+    stored = checkpoint.read_metadata(folder)
+    kind = "model with an adapter" if "adapter" in stored else stored.get("class")
     with _opening(folder, "network"):
-        net = load(folder) if kind is not None else None
-    if net is None or not is_causal(net.full):
+        net = load(folder, model=model) if kind is not None else None
+    if net is None or not is_causal(_own_model(net)):
         raise ConfigError(
             f"{folder} holds {f'a {kind}' if kind else 'a model of your own'}, which is no causal language model of "
             "transformers, so that there is nothing to generate. Give the run of one, such as that of "
@@ -341,10 +346,15 @@ def open_model(run: str | Path) -> tuple[SortedNet, Any]:
     return net.to(torch.accelerator.current_accelerator() or "cpu").eval(), tokenizer
 
 
+def _own_model(net: SortedNet) -> Any:
+    """Return the model of transformers that a network is of, without its adapter."""
+    return net.full.get_base_model() if hasattr(net.full, "get_base_model") else net.full  # type: ignore[operator]
+
+
 def _model_in(run: Path) -> Path:
     """Return the folder of the network: that of a run, or the one that was given."""
     for folder in (run / "model", run):
-        if (folder / checkpoint.WEIGHTS).is_file():
+        if checkpoint.is_there(folder):
             return folder
     if (run / CONFIG).is_file():
         raise ConfigError(f"{run} holds no trained network yet. Finish it first: sortednet train {run / CONFIG}")

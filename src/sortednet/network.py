@@ -54,7 +54,7 @@ class SortedNet(nn.Module):
         space: The space.
         builder: What builds a sub-model.
         layouts: Of its fused parameters, given and known.
-        merged: The setting whose adapter was added to the model's own weights, and the module that runs it.
+        merged: The setting whose adapter was added to the model's own weights, if one was.
 
     Raises:
         BuildError: If the builder fails, or the smallest sub-model is no corner of the full model.
@@ -99,7 +99,7 @@ class SortedNet(nn.Module):
         self.space = space
         self.builder = build
         self.layouts = (layouts,) if isinstance(layouts, Layout) else tuple(layouts)
-        self.merged: tuple[Setting, nn.Module] | None = None
+        self.merged: Setting | None = None
         self._compilation: Compilation | None = None
         self._skeletons = Skeletons()
         self.full = call_builder(build, space.full) if model is None else model
@@ -228,6 +228,7 @@ class SortedNet(nn.Module):
         Raises:
             SettingError: If a setting is not in the space.
         """
+        self._refuse_merged()
         if settings is None:
             return self._run(self.space.setting(setting), (args, kwargs), inference)
         if setting is not None:
@@ -295,10 +296,9 @@ class SortedNet(nn.Module):
 
     def _refuse_merged(self) -> None:
         if isinstance(self.builder, AdapterBuilder):
-            self.builder.refuse_merged(self.full, None if self.merged is None else self.merged[0])
+            self.builder.refuse_merged(self.full, self.merged)
 
     def _bound(self, setting: Setting, inference: bool = False) -> Skeleton:
-        self._refuse_merged()
         skeleton: Skeleton | None = self._skeletons.get(setting)
         if skeleton is None:
             skeleton = self._prepared(setting)

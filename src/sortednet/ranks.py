@@ -110,7 +110,10 @@ def dylora(
         space = Space(**net.space.supports, **{RANK: chosen})
     else:
         space = Space([{**setting, RANK: rank} for setting in net.space for rank in chosen])
-    full = adapted(base, builder.config_at(largest), initial=True)
+    try:
+        full = adapted(base, builder.config_at(largest), initial=True)
+    except (ValueError, TypeError) as error:
+        raise BuildError(f"PEFT cannot put this adapter into {type(base).__name__}: {error}") from error
     check_layers(full, builder.adapter)
     layouts = adapter_layouts(full, () if net is None else net.layouts)
     return SortedNet(builder, space, model=full, layouts=layouts)
@@ -320,21 +323,27 @@ def merge(net: SortedNet, setting: Mapping[str, Number] | str | None = None, /, 
                 f"{name} is cut in several pieces, into which nothing can be added. Merge what you extract."
             )
     model.merge_adapter()
-    net.merged = net.space.setting(setting, **values), model
+    net.merged = net.space.setting(setting, **values)
     return cast(nn.Module, model)
 
 
 def unmerge(net: SortedNet) -> None:
     """Take the adapter that `merge` has added out of the model's weights again, up to rounding.
 
+    The module that `merge` returned is of no use from then on.
+
     Raises:
         SettingError: If none is merged.
     """
     if net.merged is None:
         raise SettingError("No adapter is merged into this network. Call merge(net, r=...) first.")
-    _, model = net.merged
-    cast(Any, model).unmerge_adapter()
-    net.merged = None
+    merged, net.merged = net.merged, None
+    # A new module, for the network may have been moved or copied since.
+    model: Any = net.submodel(merged)
+    builder = builder_of_ranks(net)
+    for layer in builder.layers(model).values():
+        layer.merged_adapters.append(builder.adapter)
+    model.unmerge_adapter()
 
 
 def _check_model(model: Any) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from . import checkpoint
 from .buffers import Private
 from .errors import CheckpointError
+from .lora import AdapterBuilder, load_adapter_state
 from .network import SortedNet
 
 __all__ = ["last_checkpoint", "read_draws", "restore", "write_draws", "write_gathered"]
@@ -99,6 +100,9 @@ def restore(net: SortedNet, folder: Path) -> None:
         CheckpointError: If the weights are missing, damaged or of another network.
     """
     weights = checkpoint.read_weights(folder)
+    if isinstance(net.builder, AdapterBuilder):
+        load_adapter_state(net.full, net.builder.adapter, weights, folder)
+        return
     with checkpoint.fitting(folder):
         missing = net.full.load_state_dict(weights, strict=False).missing_keys
     held = net.full.state_dict(keep_vars=True)

@@ -1,17 +1,19 @@
-"""What a trial of a shared forward needs: a few examples of a batch, and whether two outputs are the same."""
+"""What a trial of a shared forward needs: a few examples, whether outputs are the same, whether it will run again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import checkpoint
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .batches import batch_size
 
-__all__ = ["equal", "some_rows"]
+__all__ = ["equal", "is_checkpointed", "some_rows"]
 
 Inputs = tuple[Sequence[Any], Mapping[str, Any]]
 
@@ -40,6 +42,21 @@ def equal(one: Any, other: Any) -> bool:
         if not torch.allclose(less.float(), more.float(), rtol=0, atol=tolerance * size, equal_nan=True):
             return False
     return True
+
+
+def is_checkpointed(below: Callable[..., Any] | None = None) -> bool:
+    """Whether the caller runs inside of an activation checkpoint, which calls it again later.
+
+    Args:
+        below: Look no further than to the call of this function.
+    """
+    end = None if below is None else below.__code__
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code is not end:
+        if frame.f_code.co_filename == checkpoint.__file__:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 def _tensors(output: Any) -> list[Tensor]:

@@ -1,37 +1,47 @@
-"""What every objective keeps to. A new objective is one more entry here."""
+"""What every objective keeps to, over sizes and over the ranks of adapters. A new objective is one more entry here."""
 
 from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
+from peft import LoraConfig
 from torch import Tensor
 from torch.nn import functional
 
 import sortednet as sn
 from sortednet.models import MLP
 
-SPACE = sn.Space(depth=[1, 2], width=[4, 8])
+from .adapter_cases import spread
 
-OBJECTIVES: dict[str, Callable[[], sn.Objective]] = {
-    "stochastic": lambda: sn.Stochastic(sn.Uniform(SPACE, seed=0)),
-    "split": lambda: sn.Stochastic(sn.Stratified(SPACE, seed=0), draws=3),
-    "repeated": lambda: sn.Stochastic(sn.Cycle(SPACE, ["depth=1,width=4", "depth=2,width=8"]), draws=5),
-    "per_example": lambda: sn.PerExample(sn.Stratified(SPACE, seed=0)),
-    "per_example_distilled": lambda: sn.PerExample(sn.Uniform(SPACE, seed=0), sn.Distillation(0.5)),
-    "sandwich": lambda: sn.Stochastic(sn.Sandwich(sn.Stratified(SPACE, seed=0)), draws=3),
-    "weighted": lambda: sn.Stochastic(sn.Uniform(SPACE, seed=0), draws=2, settings_weight=lambda s: s["depth"]),
-    "along": lambda: sn.StochasticSummation(sn.Uniform(SPACE, seed=0)),
-    "inside": lambda: sn.StochasticSummation(sn.Uniform(SPACE, seed=0), inside="all"),
-    "summation": lambda: sn.Summation(SPACE),
-    "distilled": lambda: sn.Stochastic(sn.Uniform(SPACE, seed=0), draws=2, distillation=sn.Distillation(0.5, 2.0)),
+SIZES = sn.Space(depth=[1, 2], width=[4, 8])
+RANKS = sn.Space(depth=[1, 2], r=[1, 2, 4])
+
+OBJECTIVES: dict[str, Callable[[sn.Space], sn.Objective]] = {
+    "stochastic": lambda space: sn.Stochastic(sn.Uniform(space, seed=0)),
+    "split": lambda space: sn.Stochastic(sn.Stratified(space, seed=0), draws=3),
+    "repeated": lambda space: sn.Stochastic(sn.Cycle(space, [space.smallest, space.full]), draws=5),
+    "per_example": lambda space: sn.PerExample(sn.Stratified(space, seed=0)),
+    "per_example_distilled": lambda space: sn.PerExample(sn.Uniform(space, seed=0), sn.Distillation(0.5)),
+    "sandwich": lambda space: sn.Stochastic(sn.Sandwich(sn.Stratified(space, seed=0)), draws=3),
+    "weighted": lambda space: sn.Stochastic(sn.Uniform(space, seed=0), draws=2, settings_weight=lambda s: s["depth"]),
+    "along": lambda space: sn.StochasticSummation(sn.Uniform(space, seed=0)),
+    "inside": lambda space: sn.StochasticSummation(sn.Uniform(space, seed=0), inside="all"),
+    "summation": lambda space: sn.Summation(space),
+    "distilled": lambda space: sn.Stochastic(
+        sn.Uniform(space, seed=0), draws=2, distillation=sn.Distillation(0.5, 2.0)
+    ),
 }
+each_space = pytest.mark.parametrize("space", [SIZES, RANKS], ids=["sizes", "ranks"])
 each_objective = pytest.mark.parametrize("make", OBJECTIVES.values(), ids=OBJECTIVES)
 
 
-def make_net() -> sn.SortedNet:
+def make_net(space: sn.Space) -> sn.SortedNet:
     torch.manual_seed(0)
-    return sn.SortedNet(partial(MLP, inputs=5, classes=3), SPACE).double()
+    if space == SIZES:
+        return sn.SortedNet(partial(MLP, inputs=5, classes=3), SIZES).double()
+    plain = sn.SortedNet(partial(MLP, width=6, inputs=5, classes=3), sn.Space(depth=[1, 2]))
+    return spread(sn.dylora(plain, LoraConfig(r=4, target_modules=r"hidden\.\d+|head"))).double()
 
 
 def batch(size: int = 7) -> tuple[Tensor, Tensor]:
@@ -39,28 +49,32 @@ def batch(size: int = 7) -> tuple[Tensor, Tensor]:
     return torch.randn(size, 5, dtype=torch.float64, generator=generator), torch.arange(size) % 3
 
 
+@each_space
 @each_objective
-def test_the_weights_add_up_to_one(make) -> None:
-    terms = make().terms(make_net(), batch(), functional.cross_entropy)
+def test_the_weights_add_up_to_one(make, space) -> None:
+    terms = make(space).terms(make_net(space), batch(), functional.cross_entropy)
     assert sum(term.weight for term in terms) == pytest.approx(1)
 
 
+@each_space
 @each_objective
-def test_the_loss_is_the_weighted_sum_of_its_terms(make) -> None:
-    net = make_net()
-    terms = make().terms(net, batch(), functional.cross_entropy)
-    loss = make()(net, batch(), functional.cross_entropy)
+def test_the_loss_is_the_weighted_sum_of_its_terms(make, space) -> None:
+    net = make_net(space)
+    terms = make(space).terms(net, batch(), functional.cross_entropy)
+    loss = make(space)(net, batch(), functional.cross_entropy)
     torch.testing.assert_close(loss, sum(term.weight * term.loss for term in terms))
 
 
+@each_space
 @each_objective
-def test_only_settings_of_the_space_are_trained(make) -> None:
-    assert all(term.setting in SPACE for term in make().terms(make_net(), batch(), functional.cross_entropy))
+def test_only_settings_of_the_space_are_trained(make, space) -> None:
+    assert all(term.setting in space for term in make(space).terms(make_net(space), batch(), functional.cross_entropy))
 
 
+@each_space
 @each_objective
-def test_the_gradient_is_zero_outside_what_is_trained(make) -> None:
-    net, objective = make_net(), make()
+def test_the_gradient_is_zero_outside_what_is_trained(make, space) -> None:
+    net, objective = make_net(space), make(space)
     terms = objective.terms(net, batch(), functional.cross_entropy)
     sum(term.weight * term.loss for term in terms).backward()
     covered = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in net.full.named_parameters()}
@@ -71,9 +85,10 @@ def test_the_gradient_is_zero_outside_what_is_trained(make) -> None:
         assert parameter.grad is None or not parameter.grad[~covered[name]].any()
 
 
+@each_space
 @each_objective
-def test_a_resumed_objective_trains_what_the_uninterrupted_one_does(make) -> None:
-    net, whole, resumed = make_net(), make(), make()
+def test_a_resumed_objective_trains_what_the_uninterrupted_one_does(make, space) -> None:
+    net, whole, resumed = make_net(space), make(space), make(space)
     for _ in range(3):
         whole.terms(net, batch(), functional.cross_entropy)
     resumed.load_state_dict(whole.state_dict())
@@ -93,9 +108,9 @@ def test_a_mapping_gives_the_loss_of_the_tuple(make) -> None:
             return self.body(x)
 
     torch.manual_seed(0)
-    named = sn.SortedNet(Named, SPACE).double()
+    named = sn.SortedNet(Named, SIZES).double()
     x, y = batch()
-    loss = make()(named, {"x": x, "y": y}, lambda output, held: functional.cross_entropy(output, held["y"]))
-    plain = make_net()
+    loss = make(SIZES)(named, {"x": x, "y": y}, lambda output, held: functional.cross_entropy(output, held["y"]))
+    plain = make_net(SIZES)
     plain.full.load_state_dict(named.full.body.state_dict())
-    torch.testing.assert_close(loss, make()(plain, (x, y), functional.cross_entropy))
+    torch.testing.assert_close(loss, make(SIZES)(plain, (x, y), functional.cross_entropy))

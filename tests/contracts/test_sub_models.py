@@ -8,10 +8,14 @@ from torch import Tensor, nn
 
 from sortednet import Setting, SortedNet
 
+from .adapter_cases import ADAPTERS, QUIET, AdapterCase
 from .cases import CASES, Case
 from .pretrained_cases import FAMILIES, PRETRAINED, PretrainedCase
 
-ALL: list[Case | PretrainedCase] = [*CASES, *PRETRAINED]
+pytestmark = QUIET
+
+AnyCase = Case | PretrainedCase | AdapterCase
+ALL: list[AnyCase] = [*CASES, *PRETRAINED, *ADAPTERS]
 each_case = pytest.mark.parametrize("case", ALL, ids=[case.name for case in ALL])
 
 
@@ -30,7 +34,7 @@ def corner_mask(net: SortedNet, setting: Setting) -> dict[str, Tensor]:
 
 
 @each_case
-def test_invariant_1_full_setting_is_the_original_model(case: Case | PretrainedCase) -> None:
+def test_invariant_1_full_setting_is_the_original_model(case: AnyCase) -> None:
     net = case.net().eval()
     original = case.original()
     original.load_state_dict(net.full.state_dict())
@@ -38,7 +42,7 @@ def test_invariant_1_full_setting_is_the_original_model(case: Case | PretrainedC
 
 
 @each_case
-def test_invariant_2_sub_model_equals_extracted_model(case: Case | PretrainedCase) -> None:
+def test_invariant_2_sub_model_equals_extracted_model(case: AnyCase) -> None:
     net = case.net().eval()
     for setting in case.chosen():
         extracted = net.extract(setting)
@@ -46,7 +50,7 @@ def test_invariant_2_sub_model_equals_extracted_model(case: Case | PretrainedCas
 
 
 @each_case
-def test_invariant_2_in_training_mode_statistics_included(case: Case | PretrainedCase) -> None:
+def test_invariant_2_in_training_mode_statistics_included(case: AnyCase) -> None:
     net = case.net()
     for setting in case.chosen():
         extracted = net.extract(setting)
@@ -59,7 +63,7 @@ def test_invariant_2_in_training_mode_statistics_included(case: Case | Pretraine
 
 
 @each_case
-def test_invariant_2_extracted_model_is_independent(case: Case | PretrainedCase) -> None:
+def test_invariant_2_extracted_model_is_independent(case: AnyCase) -> None:
     net = case.net().eval()
     setting = case.chosen()[0]
     before = case.run(net.at(setting))
@@ -71,7 +75,7 @@ def test_invariant_2_extracted_model_is_independent(case: Case | PretrainedCase)
 
 
 @each_case
-def test_invariant_3_sub_model_equals_full_model_with_dropped_units_zeroed(case: Case | PretrainedCase) -> None:
+def test_invariant_3_sub_model_equals_full_model_with_dropped_units_zeroed(case: AnyCase) -> None:
     net = case.net().eval()
     if not case.zeroed():
         pytest.skip("a norm over the dropped units makes zeroing another function")
@@ -86,7 +90,7 @@ def test_invariant_3_sub_model_equals_full_model_with_dropped_units_zeroed(case:
 
 @each_case
 def test_invariant_4_gradient_is_zero_outside_the_corner_and_the_extracted_models_inside(
-    case: Case | PretrainedCase,
+    case: AnyCase,
 ) -> None:
     net = case.net().eval()
     for setting in case.chosen():
@@ -98,7 +102,7 @@ def test_invariant_4_gradient_is_zero_outside_the_corner_and_the_extracted_model
         inside = dict(extracted.named_parameters())
         cuts = dict(net.skeleton(setting).slots())
         for name, parameter in net.full.named_parameters():
-            if name not in inside:
+            if name not in inside or not parameter.requires_grad:  # of a model with an adapter most are frozen
                 assert parameter.grad is None
                 continue
             assert parameter.grad is not None
@@ -107,14 +111,14 @@ def test_invariant_4_gradient_is_zero_outside_the_corner_and_the_extracted_model
 
 
 @each_case
-def test_invariant_7_saved_weights_load_into_the_plain_model(case: Case | PretrainedCase, tmp_path) -> None:
+def test_invariant_7_saved_weights_load_into_the_plain_model(case: AnyCase, tmp_path) -> None:
     net = case.net().eval()
     net.save_pretrained(tmp_path)
     assert outputs_equal(case.run(case.opened(tmp_path)), case.run(net), case.opened_tolerance)
 
 
 @each_case
-def test_invariant_8_a_sub_model_in_inference_shares_the_full_models_storage(case: Case | PretrainedCase) -> None:
+def test_invariant_8_a_sub_model_in_inference_shares_the_full_models_storage(case: AnyCase) -> None:
     net = case.net().eval()
     storages = {p.untyped_storage().data_ptr() for p in net.full.parameters()}
     for setting in case.chosen():
@@ -126,7 +130,7 @@ def test_invariant_8_a_sub_model_in_inference_shares_the_full_models_storage(cas
 
 
 @each_case
-def test_invariant_8_an_inference_sub_model_follows_further_training(case: Case | PretrainedCase) -> None:
+def test_invariant_8_an_inference_sub_model_follows_further_training(case: AnyCase) -> None:
     net = case.net().eval()
     module = net.submodel(case.chosen()[0])
     with torch.no_grad():
@@ -137,7 +141,7 @@ def test_invariant_8_an_inference_sub_model_follows_further_training(case: Case 
 
 
 @each_case
-def test_invariant_9_using_sub_models_in_any_order_changes_none(case: Case | PretrainedCase) -> None:
+def test_invariant_9_using_sub_models_in_any_order_changes_none(case: AnyCase) -> None:
     net = case.net().eval()
     first = {setting: case.run(net.at(setting)) for setting in case.chosen()}
     losses = [case.run(net.at(setting)).sum() for setting in reversed(case.chosen())]
@@ -147,7 +151,7 @@ def test_invariant_9_using_sub_models_in_any_order_changes_none(case: Case | Pre
 
 
 @each_case
-def test_invariant_9_building_and_running_leaves_the_callers_random_numbers_alone(case: Case | PretrainedCase) -> None:
+def test_invariant_9_building_and_running_leaves_the_callers_random_numbers_alone(case: AnyCase) -> None:
     net = case.net().eval()
     state = torch.get_rng_state()
     for setting in case.chosen():
@@ -158,7 +162,7 @@ def test_invariant_9_building_and_running_leaves_the_callers_random_numbers_alon
 
 
 @each_case
-def test_a_saved_network_loads_whole_and_in_part(case: Case | PretrainedCase, tmp_path) -> None:
+def test_a_saved_network_loads_whole_and_in_part(case: AnyCase, tmp_path) -> None:
     net = case.net().eval()
     net.save_pretrained(tmp_path)
     again = case.loaded(tmp_path)

@@ -1,9 +1,10 @@
 """Adapters of PEFT whose rank is sorted."""
 
 from .builder import RANK, AdapterBuilder, Outline, Scaling, adapted, adapter_layouts
-from .checks import RankPattern, check_config, check_layers, check_ranks
+from .checks import RankPattern, check_config, check_layers, check_ranks, largest_rank
 from .forward import GatedForward
 from .gates import Gates
+from .making import lora_config, open_plain
 from .ordering import order_by_singular_values
 from .saving import (
     adapter_state,
@@ -33,7 +34,10 @@ __all__ = [
     "check_layers",
     "check_ranks",
     "identity_of",
+    "largest_rank",
     "load_adapter_state",
+    "lora_config",
+    "open_plain",
     "order_by_singular_values",
     "read_config",
     "write_adapter",

@@ -194,8 +194,11 @@ class Outline:
         self._template = copy.deepcopy(model, memo)
 
     def __call__(self) -> nn.Module:
-        held: Iterable[Tensor] = (*self._template.parameters(), *self._template.buffers())
-        return copy.deepcopy(self._template, {id(tensor): tensor for tensor in held})
+        shared: list[Tensor] = list(self._template.parameters())
+        for module in self._template.modules():  # other buffers are the module's own, as a constructor would make them
+            own = module._non_persistent_buffers_set
+            shared += [one for name, one in module._buffers.items() if one is not None and name not in own]
+        return copy.deepcopy(self._template, {id(tensor): tensor for tensor in shared})
 
 
 def adapter_layouts(full: nn.Module, layouts: Iterable[Layout]) -> tuple[Layout, ...]:

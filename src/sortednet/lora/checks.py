@@ -21,6 +21,7 @@ _UNCUT = {
     "use_dora": "DoRA has one magnitude for all ranks together",
     "lora_bias": "the bias is multiplied by the scaling of a rank, so that it means something else at each",
     "target_parameters": "tensors of experts hold the ranks of all experts side by side",
+    "trainable_token_indices": "PEFT keeps a copy of rows of a matrix that is not cut",
     "layer_replication": "replicated layers are other layers than the model has",
     "alora_invocation_tokens": "aLoRA adds to some tokens only",
     "use_qalora": "QA-LoRA groups inputs to fit quantised weights",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..axes import Unshareable
+from ..trials import is_checkpointed
 from .builder import AdapterBuilder
 
 __all__ = ["Gates"]
@@ -31,6 +32,8 @@ class Gates:
     def __init__(self, model: nn.Module, builder: AdapterBuilder) -> None:
         self._builder = builder
         self._now: dict[int, Tensor] | None = None
+        self._recomputable = False  # inside of a checkpoint that finds the gates again
+        self._looked = False
         self._tables: dict[tuple[int, torch.device], Tensor] = {}
         self._model = model
         self._widths: set[int] = set()
@@ -58,6 +61,8 @@ class Gates:
     def _gated(self, output: Tensor, width: int, axis: int) -> Tensor:
         if self._now is None:
             raise Unshareable("it runs its adapter again outside of its forward, where the ranks are not known")
+        if not (self._looked or self._recomputable or torch.compiler.is_compiling()) and is_checkpointed():
+            raise Unshareable("it checkpoints activations by itself; call gradient_checkpointing_enable() instead")
         gate = self._now[width]  # (B, width)
         rows, examples = output.shape[0], gate.shape[0]
         if rows != examples:
@@ -83,6 +88,7 @@ class Gates:
                     own = module.__dict__["_gradient_checkpointing_func"]
                     module.__dict__["_gradient_checkpointing_func"] = self._recomputing(own)
             yield
+            self._looked = self._looked or self._model.training
 
     @contextmanager
     def _holding(self, gates: dict[int, Tensor] | None) -> Iterator[None]:
@@ -99,8 +105,12 @@ class Gates:
             gates = self._now
 
             def gated(*given: Any, **named: Any) -> Any:
-                with self._holding(gates):
-                    return function(*given, **named)
+                before, self._recomputable = self._recomputable, True
+                try:
+                    with self._holding(gates):
+                        return function(*given, **named)
+                finally:
+                    self._recomputable = before
 
             return own(gated, *args, **kwargs)
 

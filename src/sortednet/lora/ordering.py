@@ -34,13 +34,14 @@ def order_by_singular_values(layer: Any, adapter: str) -> Tensor:
     scaling = float(layer.scaling[adapter])
     rows = first.flatten(1).double()  # (r, inputs)
     columns = second.transpose(0, 1).flatten(1).T.double()  # (outputs, r)
-    left, small_left = torch.linalg.qr(columns)  # (outputs, r), (r, r)
+    left, small_left = torch.linalg.qr(columns)  # (outputs, k), (k, r) with k = min(outputs, r)
     right, small_right = torch.linalg.qr(rows.T)
-    u, values, v = torch.linalg.svd(scaling * small_left @ small_right.T)
-    root = (values / abs(scaling)).sqrt() if scaling else torch.zeros_like(values)
-    sign = 1.0 if scaling >= 0 else -1.0
-    turned = (sign * (left @ u) * root).T  # (r, outputs)
+    u, values, v = torch.linalg.svd(small_left @ small_right.T, full_matrices=False)
+    root, count = values.sqrt(), len(values)
+    turned = rows.new_zeros(rows.shape[0], columns.shape[0])  # (r, outputs); a layer may have fewer outputs than ranks
+    turned[:count] = ((left @ u) * root).T
     second.copy_(turned.reshape(second.transpose(0, 1).shape).transpose(0, 1))
-    first.copy_((root[:, None] * (right @ v.T).T).reshape(first.shape))
-    found: Tensor = values
+    first.zero_().flatten(1)[:count] = (root[:, None] * (right @ v.T).T).to(first.dtype)
+    found: Tensor = rows.new_zeros(rows.shape[0])
+    found[:count] = values * abs(scaling)
     return found

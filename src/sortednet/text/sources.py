@@ -8,12 +8,13 @@ import inspect
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from ..errors import ConfigError, DataError
 from .examples import TextData, TextTask, check_columns, from_columns, needs_datasets
+from .tasks import TASKS, Columns
 
 __all__ = ["load_files", "load_hub", "load_task", "load_text"]
 
@@ -21,68 +22,12 @@ Format: TypeAlias = Literal["jsonl", "tsv", "csv", "text"]
 _FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".tsv": "tsv", ".csv": "csv", ".txt": "text"}
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a named task is found: files of a folder, and a data set of the Hub."""
-
-    train_file: str
-    evaluation_file: str | None
-    hub: tuple[str, str | None]
-    hub_evaluation: str | None
-    hub_label: str | None = None
-    held_out: int | None = None
-
-
-_GLUE, _PAIR = "nyu-mll/glue", ("sentence1", "sentence2")
-_ALPACA = (
-    "Below is an instruction that describes a task{context}. Write a response that appropriately completes the "
-    "request.\n\n### Instruction:\n{{instruction}}\n\n{input}### Response:{{output}}"
-)
-_TASKS: dict[str, tuple[TextTask, _Place]] = {
-    "sst2": (
-        TextTask("classification", ("sentence",), "label", ("negative", "positive")),
-        _Place("glue_sst2_train.tsv", "glue_sst2_dev.tsv", (_GLUE, "sst2"), "validation"),
-    ),
-    "mrpc": (
-        TextTask("classification", _PAIR, "label", ("not_equivalent", "equivalent"), "f1"),
-        _Place("glue_mrpc_train.tsv", "glue_mrpc_test.tsv", (_GLUE, "mrpc"), "validation"),
-    ),
-    "rte": (
-        TextTask("classification", _PAIR, "label", ("entailment", "not_entailment")),
-        _Place("glue_rte_train.tsv", "glue_rte_dev.tsv", (_GLUE, "rte"), "validation"),
-    ),
-    "stsb": (
-        TextTask("regression", _PAIR, "score"),
-        _Place("glue_stsb_train.tsv", "glue_stsb_dev.tsv", (_GLUE, "stsb"), "validation", "label"),
-    ),
-    "gsm8k": (
-        TextTask(
-            "causal", ("question",), "answer", metric="exact_match", template="Question: {question}\nAnswer: {answer}"
-        ),
-        _Place("gsm8k_train.jsonl", "gsm8k_test_a.jsonl", ("openai/gsm8k", "main"), "test"),
-    ),
-    "alpaca": (
-        TextTask(
-            "causal",
-            ("instruction", "input"),
-            "output",
-            template=_ALPACA.format(
-                context=", paired with an input that provides further context", input="### Input:\n{input}\n\n"
-            ),
-            short_template=_ALPACA.format(context="", input=""),
-            drop_empty=True,
-        ),
-        _Place("alpaca_random9k.jsonl", None, ("tatsu-lab/alpaca", None), None, held_out=500),
-    ),
-}
-
-
 def load_text(name: str, source: str | Path | None = None, **options: Any) -> TextData:
     r"""Load the data that a configuration names.
 
     Args:
-        name: A task, `sst2`, `mrpc`, `rte`, `stsb`, `gsm8k` or `alpaca`; the format of your own files, `jsonl`, `tsv`,
-            `csv` or `text`; or with `source="hub"` any data set of the Hugging Face Hub.
+        name: A task, `sst2`, `mrpc`, `rte`, `stsb`, `gsm8k`, `alpaca`, `webnlg` or `e2e`; the format of your own files,
+            `jsonl`, `tsv`, `csv` or `text`; or with `source="hub"` any data set of the Hugging Face Hub.
         source: For a task, the folder with its files, or `hub`; for a data set of the Hub, `hub`.
         options: The arguments of `load_task`, `load_files` or `load_hub`, with those of `TextTask` beside them.
 
@@ -106,7 +51,7 @@ def load_text(name: str, source: str | Path | None = None, **options: Any) -> Te
     """
     loader: Callable[..., TextData]
     given: dict[str, Any]
-    if name in _TASKS:
+    if name in TASKS:
         loader, given = load_task, {"name": name}
     elif source == "hub":
         loader, given = load_hub, {"path": name}
@@ -114,7 +59,7 @@ def load_text(name: str, source: str | Path | None = None, **options: Any) -> Te
         loader, given = load_files, {"format": name}
     else:
         raise ConfigError(
-            f"data={name!r} is unknown. Choose a task, one of {list(_TASKS)}; a format, one of "
+            f"data={name!r} is unknown. Choose a task, one of {list(TASKS)}; a format, one of "
             f"{list(_FORMATS.values())}; or a data set of the Hugging Face Hub, with source='hub'."
         )
     if source is not None and loader is not load_hub:
@@ -137,6 +82,7 @@ def load_task(
     evaluation_examples: int | None = None,
     seed: int = 0,
     cache_folder: str | Path | None = None,
+    evaluation_split: str | None = None,
 ) -> TextData:
     """Load a well-known task.
 
@@ -147,57 +93,74 @@ def load_task(
     - `gsm8k`, on the test split by exact match of the final answer; its calculator marks `<<...>>` are kept.
     - `alpaca`, by the loss on examples held out from training, 500 if `evaluation_examples` is left out. Rows without
       an output are left out.
+    - `webnlg`, facts of DBpedia as text, and `e2e`, a restaurant's properties as text: each reference is an example,
+      and facts are written `subject : property : object | ...`. By the loss on the test split. From a folder, `e2e` is
+      trained on the 4,672 references of the validation split, in the tokenised text of LoRA's code.
 
     Args:
         name: The task.
         source: Folder of the files: `glue_<task>_train.tsv` and `glue_<task>_dev.tsv` (for `mrpc` `_test.tsv`), tab
             separated, with a header, quote marks being literal; `gsm8k_train.jsonl`, `gsm8k_test_a.jsonl`;
-            `alpaca_random9k.jsonl`. Each may be gzipped, with `.gz` at the end. Or `hub`, the Hugging Face Hub.
+            `alpaca_random9k.jsonl`; `webnlg_v1.6_en_<split>.jsonl`, of `triples` and `refs`; `e2e_valid.jsonl`,
+            `e2e_test.jsonl`. Each may be gzipped, with `.gz` at the end. Or `hub`, the Hugging Face Hub.
         train_examples: How many training examples to draw at random; all if left out.
         evaluation_examples: The same for evaluation.
         seed: Of the random draws.
         cache_folder: Where downloads are kept; left out, where `datasets` keeps them.
+        evaluation_split: Split to evaluate on, for `webnlg` `dev` or `test`; left out, the one named above.
 
     Returns:
         The data.
 
     Raises:
         DataError: If the data are missing or unfit.
-        ConfigError: If the task is unknown.
+        ConfigError: If the task or the split is unknown.
         ImportError: If the package datasets is not installed.
 
     Source:
         Wang et al. (2019), "GLUE", arXiv:1804.07461v3; Cobbe et al. (2021), "Training Verifiers to Solve Math Word
-        Problems", arXiv:2110.14168v2; Taori et al. (2023), "Stanford Alpaca", whose prompts are used word for word.
+        Problems", arXiv:2110.14168v2; Taori et al. (2023), "Stanford Alpaca", whose prompts are used word for word;
+        Gardent et al. (2017), "The WebNLG Challenge", W17-3518; Novikova et al. (2017), "The E2E Dataset",
+        arXiv:1706.09254v2; facts in one line as in Hu et al. (2021), "LoRA", arXiv:2106.09685v2, the prompt is ours.
     """
-    if name not in _TASKS:
-        raise ConfigError(f"The task {name!r} is unknown. Choose one of {list(_TASKS)}.")
-    task, place = _TASKS[name]
+    if name not in TASKS:
+        raise ConfigError(f"The task {name!r} is unknown. Choose one of {list(TASKS)}.")
+    task, place = TASKS[name]
     if evaluation_examples is None:
         evaluation_examples = place.held_out
-    if source == "hub":
-        path, config = place.hub
+    evaluation_file, hub_evaluation = place.evaluation_file, place.hub_evaluation
+    if evaluation_split is not None:
+        if evaluation_split not in place.splits:
+            known = f"Choose one of {list(place.splits)}" if place.splits else "It has no other split; leave it out"
+            raise ConfigError(f"evaluation_split={evaluation_split!r} is no split of {name}. {known}.")
+        evaluation_file, hub_evaluation = place.splits[evaluation_split]
+    if source == "hub" and place.hub_rows is None:
         return load_hub(
-            path,
-            config,
+            *place.hub,
             task=replace(task, label_column=place.hub_label or task.label_column),
             name=name,
-            evaluation_split=place.hub_evaluation,
+            evaluation_split=hub_evaluation,
             cache_folder=cache_folder,
             train_examples=train_examples,
             evaluation_examples=evaluation_examples,
             seed=seed,
         )
-    if not isinstance(source, (str, Path)) or not Path(source).is_dir():
-        raise DataError(f"source={source!r} is no folder. Give the folder with {place.train_file}.gz, or 'hub'.")
-    files = [_plain_or_gz(Path(source) / one) for one in (place.train_file, place.evaluation_file) if one]
-    return load_files(
-        *files,
-        task=task,
-        name=name,
-        train_examples=train_examples,
-        evaluation_examples=evaluation_examples,
-        seed=seed,
+    parts = []
+    if source == "hub" and place.hub_rows is not None:
+        for split in ("train", hub_evaluation):
+            found = _hub_split(*place.hub, split, place.hub_rows.columns, cache_folder=cache_folder, exported=True)
+            where = f"the split {split!r} of {place.hub[0]}"
+            parts.append(place.hub_rows.make(found.select_columns(list(place.hub_rows.columns)).to_dict(), where))
+    else:
+        if not isinstance(source, (str, Path)) or not Path(source).is_dir():
+            raise DataError(f"source={source!r} is no folder. Give the folder with {place.train_file}.gz, or 'hub'.")
+        for file in (place.train_file, evaluation_file):
+            if file is not None:
+                path = _plain_or_gz(Path(source) / file)
+                columns = _read(path, None, task.columns if place.rows is None else place.rows.columns)
+                parts.append(columns if place.rows is None else place.rows.make(columns, str(path)))
+    return from_columns(
+        *parts, task=task, name=name, train_examples=train_examples, evaluation_examples=evaluation_examples, seed=seed
     )
 
 
@@ -236,7 +199,7 @@ def load_files(
         ConfigError: If the format is unknown.
         ImportError: If the package datasets is not installed.
     """
-    parts = [_read(Path(one), format, task, separator) for one in (train, evaluation) if one is not None]
+    parts = [_read(Path(one), format, task.columns, separator) for one in (train, evaluation) if one is not None]
     return from_columns(
         *parts, task=task, name=name or Path(train).name, train_examples=train_examples,
         evaluation_examples=evaluation_examples, seed=seed,
@@ -279,26 +242,11 @@ def load_hub(
         DataError: If the data set cannot be loaded, a column is missing, or a row is unfit.
         ImportError: If the package datasets is not installed.
     """
-    with needs_datasets():
-        import datasets
     parts = []
     for split in (train_split, evaluation_split):
         if split is None:
             continue
-        try:
-            part = datasets.load_dataset(
-                path,
-                config,
-                split=split,
-                revision=revision,
-                cache_dir=None if cache_folder is None else str(cache_folder),
-            )
-        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            raise DataError(
-                f"The split {split!r} of {path!r} (configuration {config!r}) cannot be loaded: {error}. Check the "
-                "names and the network (with HF_HUB_OFFLINE=1 only what was loaded before is there), or load files."
-            ) from error
-        check_columns(part.column_names, task.columns, f"The split {split!r} of {path!r}")
+        part = _hub_split(path, config, split, task.columns, revision=revision, cache_folder=cache_folder)
         if task.kind == "classification" and not task.label_names:
             found = getattr(part.features[task.label_column], "names", None) or ()
             task = replace(task, label_names=tuple(found))
@@ -307,6 +255,44 @@ def load_hub(
         *parts, task=task, name=name or path, train_examples=train_examples,
         evaluation_examples=evaluation_examples, seed=seed,
     )  # fmt: skip
+
+
+def _hub_split(
+    path: str,
+    config: str | None,
+    split: str | None,
+    columns: Sequence[str],
+    *,
+    revision: str | None = None,
+    cache_folder: str | Path | None = None,
+    exported: bool = False,
+) -> Any:
+    """Load a split of a data set of the Hub.
+
+    Args:
+        path: Of the data set.
+        config: Its configuration.
+        split: The split.
+        columns: Those that it must have.
+        revision: Commit or tag.
+        cache_folder: Where downloads are kept.
+        exported: Whether to read the files that the Hub has made of it, since it is a program, which is not run.
+    """
+    with needs_datasets():
+        import datasets
+    options: dict[str, Any] = {"revision": revision}
+    if exported:
+        options = {"revision": "refs/convert/parquet", "data_files": {split: f"{config}/{split}/*.parquet"}}
+    cache = None if cache_folder is None else str(cache_folder)
+    try:
+        part = datasets.load_dataset(path, None if exported else config, split=split, cache_dir=cache, **options)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(
+            f"The split {split!r} of {path!r} (configuration {config!r}) cannot be loaded: {error}. Check the "
+            "names and the network (with HF_HUB_OFFLINE=1 only what was loaded before is there), or load files."
+        ) from error
+    check_columns(part.column_names, columns, f"The split {split!r} of {path!r}")
+    return part
 
 
 def _check_options(function: Callable[..., Any], name: str, options: dict[str, Any]) -> None:
@@ -324,8 +310,8 @@ def _plain_or_gz(path: Path) -> Path:
     return path if path.is_file() else path.with_name(f"{path.name}.gz")
 
 
-def _read(path: Path, format: str | None, task: TextTask, separator: str) -> dict[str, list[Any]]:
-    """Read the columns that a task names."""
+def _read(path: Path, format: str | None, names: Sequence[str], separator: str = "\n") -> Columns:
+    """Read the columns of these names."""
     ending = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     format = format or _FORMATS.get(ending)
     if format is None or format not in _FORMATS.values():
@@ -339,9 +325,9 @@ def _read(path: Path, format: str | None, task: TextTask, separator: str) -> dic
         # utf-8-sig leaves out the mark that some programs put in front; no line break is translated.
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
             if format == "text":
-                return _plain_texts(file.read(), separator, task, path)
-            rows = _json_rows(file, task, path) if format == "jsonl" else _table_rows(file, format, task, path)
-            columns: dict[str, list[Any]] = {name: [] for name in task.columns}
+                return _plain_texts(file.read(), separator, names, path)
+            rows = _json_rows(file, names, path) if format == "jsonl" else _table_rows(file, format, names, path)
+            columns: Columns = {name: [] for name in names}
             for row in rows:
                 for column, value in zip(columns.values(), row, strict=True):
                     column.append(value)
@@ -352,15 +338,15 @@ def _read(path: Path, format: str | None, task: TextTask, separator: str) -> dic
     return columns
 
 
-def _plain_texts(text: str, separator: str, task: TextTask, path: Path) -> dict[str, list[Any]]:
-    check_columns(["text"], task.columns, str(path))
+def _plain_texts(text: str, separator: str, names: Sequence[str], path: Path) -> Columns:
+    check_columns(["text"], names, str(path))
     if not separator:
         raise ConfigError("separator='' divides nothing. Give what stands between two texts, such as a line break.")
     pieces = (one.strip("\r\n") for one in text.replace("\r\n", "\n").split(separator))
     return {"text": [one for one in pieces if one.strip()]}
 
 
-def _json_rows(lines: Iterator[str], task: TextTask, path: Path) -> Iterator[list[Any]]:
+def _json_rows(lines: Iterator[str], names: Sequence[str], path: Path) -> Iterator[list[Any]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -370,20 +356,20 @@ def _json_rows(lines: Iterator[str], task: TextTask, path: Path) -> Iterator[lis
             raise DataError(f"Line {number} of {path} is no JSON: {error}. Write one JSON object a line.") from error
         if not isinstance(row, dict):
             raise DataError(f"Line {number} of {path} is of type {type(row).__name__}. Write one JSON object a line.")
-        check_columns(row, task.columns, f"Line {number} of {path}")
-        yield [row[name] for name in task.columns]
+        check_columns(row, names, f"Line {number} of {path}")
+        yield [row[name] for name in names]
 
 
-def _table_rows(lines: Iterator[str], format: str, task: TextTask, path: Path) -> Iterator[list[str]]:
+def _table_rows(lines: Iterator[str], format: str, names: Sequence[str], path: Path) -> Iterator[list[str]]:
     if format == "tsv":
         reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
         reader = csv.reader(lines, strict=True)
     header: Sequence[str] = next(reader, [])
-    check_columns(header, task.columns, str(path))
+    check_columns(header, names, str(path))
     if len(set(header)) < len(header):
         raise DataError(f"{path} has a column twice: {list(header)}. Give every column a name of its own.")
-    places = [header.index(name) for name in task.columns]
+    places = [header.index(name) for name in names]
     for row in reader:
         if not row:
             continue  # a blank line

@@ -1,0 +1,56 @@
+"""Configs and adapters as PEFT itself makes and opens them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..errors import CheckpointError, ConfigError
+
+__all__ = ["lora_config", "open_plain"]
+
+
+def lora_config(fields: Mapping[str, Any]) -> Any:
+    """Return a `peft.LoraConfig`.
+
+    Args:
+        fields: By name; those left out keep PEFT's defaults.
+
+    Raises:
+        ConfigError: If PEFT has no such field, or refuses a value.
+        ImportError: If PEFT is not installed.
+
+    Example:
+        >>> lora_config({"r": 4, "target_modules": ["query"]}).r
+        4
+    """
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise ImportError('Adapters need PEFT, which is not installed: pip install "sortednet[peft]".') from error
+    try:
+        return LoraConfig(**fields)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"PEFT makes no LoraConfig of {dict(fields)}: {error}. Correct the fields.") from error
+
+
+def open_plain(model: nn.Module, path: str | Path) -> nn.Module:
+    """Open an adapter as PEFT does without this library, in evaluation mode.
+
+    Args:
+        model: The model that it is for, which is changed in place.
+        path: The adapter's folder.
+
+    Raises:
+        CheckpointError: If PEFT cannot open it on this model.
+    """
+    from peft import PeftModel
+
+    try:
+        opened: nn.Module = PeftModel.from_pretrained(model, str(path))
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise CheckpointError(f"PEFT cannot open {path} on a {type(model).__name__}: {error}") from error
+    return opened.eval()
