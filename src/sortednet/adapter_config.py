@@ -94,13 +94,13 @@ class AdapterConfig:
             return Space(**inner.supports, **{RANK: ranks})
         return Space([{**setting, RANK: rank} for setting in inner for rank in ranks])
 
-    def make_network(self, model: nn.Module | SortedNet, *, task_type: str, path: str) -> SortedNet:
+    def make_network(self, model: nn.Module | SortedNet, *, task_type: str, path: str | None) -> SortedNet:
         """Put the adapter into a model.
 
         Args:
             model: The pretrained model, which is changed in place; or a network of it.
             task_type: What PEFT calls the task: `SEQ_CLS` or `CAUSAL_LM`.
-            path: The folder or name of the pretrained model, which is saved with the adapter.
+            path: The folder or name of the pretrained model, which is saved with the adapter; None where it has none.
 
         Raises:
             ConfigError: If PEFT cannot put it into this model, or it cannot be cut to a rank.

@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils.generic import can_return_loss, find_labels
 
 from .errors import ConfigError, DataError
+from .lora import base_of
 from .named import objective_of
 from .network import SortedNet
 from .objectives import Objective, Term, total
@@ -120,13 +121,14 @@ class SortedTrainerMixin:
         self.eval_settings = (*dict.fromkeys(one for one in wanted if one != net.space.full), net.space.full)
         self.model_accepts_loss_kwargs = False
         if self.args.label_names is None:
-            self.label_names = find_labels(type(net.full))
-        self.can_return_loss = can_return_loss(type(net.full))
+            self.label_names = find_labels(type(base_of(net.full)))
+        self.can_return_loss = can_return_loss(type(base_of(net.full)))
         check_rule(net, update)
         self.update = update
         self._losses: dict[str, tuple[Tensor, int]] = {}
         self._drawn: list[Setting] = []
-        self._fixed = {"use_cache": False} if "use_cache" in inspect.signature(net.full.forward).parameters else {}
+        taken = inspect.signature(base_of(net.full).forward).parameters
+        self._fixed = {"use_cache": False} if "use_cache" in taken else {}
         fuse_heads(net)
 
     @property
@@ -135,6 +137,10 @@ class SortedTrainerMixin:
         net = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         assert isinstance(net, SortedNet)
         return net
+
+    @property
+    def _class_name(self) -> str:
+        return type(base_of(self.net.full)).__name__
 
     def _check_arguments(self) -> None:
         """Refuse what would train or measure something else than the sub-models, without saying so."""
@@ -202,7 +208,7 @@ class SortedTrainerMixin:
             return (loss, outputs) if return_outputs else loss
         if self.label_names and not any(inputs.get(name) is not None for name in self.label_names):
             raise DataError(
-                f"The batch has no labels: it holds {', '.join(inputs)}, and {type(self.net.full).__name__} takes "
+                f"The batch has no labels: it holds {', '.join(inputs)}, and {self._class_name} takes "
                 f"{' or '.join(self.label_names)}. Give the data such a column, or a data_collator that makes it."
             )
         own = smoothed or self.compute_loss_func is not None
@@ -250,13 +256,13 @@ class SortedTrainerMixin:
         if self.compute_loss_func is not None:
             loss = self.compute_loss_func(output, batch.get("labels"), num_items_in_batch=None)
         elif self.label_smoother is not None and "labels" in batch:
-            causal = type(self.net.full).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+            causal = self._class_name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
             loss = self.label_smoother(output, batch["labels"], shift_labels=causal)
         else:
             loss = getattr(output, "loss", None)
         if not isinstance(loss, Tensor):
             raise DataError(
-                f"{type(self.net.full).__name__} returned no loss for a batch that holds {', '.join(batch)}. Give what "
+                f"{self._class_name} returned no loss for a batch that holds {', '.join(batch)}. Give what "
                 "its forward computes a loss from, or compute_loss_func."
             )
         return loss
@@ -288,7 +294,7 @@ class SortedTrainerMixin:
         parent: Any = super()
         parent._set_signature_columns_if_needed()
         if self._signature_columns is not None and "settings" in self._signature_columns:  # those of SortedNet.forward
-            taken = inspect.signature(self.net.full.forward).parameters
+            taken = inspect.signature(base_of(self.net.full).forward).parameters
             self._signature_columns = list(dict.fromkeys([*taken, "label", "label_ids", *self.label_names]))
 
     # Evaluation

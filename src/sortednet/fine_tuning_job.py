@@ -26,6 +26,7 @@ from .evaluation import Measurement
 from .fine_tuning import SortedTrainer
 from .fine_tuning_config import FineTuningConfig
 from .loading import load
+from .lora import base_of
 from .network import SortedNet
 from .processes import alone, interruptible
 from .similarity import Measure
@@ -181,7 +182,7 @@ def _give_head_its_rate(config: FineTuningConfig, trainer: SortedTrainer) -> Non
         raise ConfigError("head_learning_rate cannot be used with FSDP, which makes the optimiser later. Leave it out.")
     full: Any = trainer.net.full
     if config.adapter is not None:
-        full = full.get_base_model()
+        full = base_of(full)
     base = getattr(full, full.base_model_prefix, None)
     inside = dict(base.named_parameters()) if isinstance(base, nn.Module) else {}
     body = {id(one) for name, one in inside.items() if "pooler" not in name.split(".")}

@@ -23,6 +23,7 @@ from .decoding.sub_models import depths_of, module_at
 from .errors import CheckpointError, ConfigError, DataError, SortedNetError
 from .families import is_causal
 from .loading import load
+from .lora import base_of
 from .network import SortedNet
 from .space import Setting
 
@@ -331,7 +332,7 @@ def open_model(run: str | Path, model: Any = None) -> tuple[SortedNet, Any]:
     kind = "model with an adapter" if "adapter" in stored else stored.get("class")
     with _opening(folder, "network"):
         net = load(folder, model=model) if kind is not None else None
-    if net is None or not is_causal(_own_model(net)):
+    if net is None or not is_causal(base_of(net.full)):
         raise ConfigError(
             f"{folder} holds {f'a {kind}' if kind else 'a model of your own'}, which is no causal language model of "
             "transformers, so that there is nothing to generate. Give the run of one, such as that of "
@@ -344,11 +345,6 @@ def open_model(run: str | Path, model: Any = None) -> tuple[SortedNet, Any]:
     with _opening(folder, "tokenizer"):
         tokenizer = _transformers().AutoTokenizer.from_pretrained(folder)
     return net.to(torch.accelerator.current_accelerator() or "cpu").eval(), tokenizer
-
-
-def _own_model(net: SortedNet) -> Any:
-    """Return the model of transformers that a network is of, without its adapter."""
-    return net.full.get_base_model() if hasattr(net.full, "get_base_model") else net.full  # type: ignore[operator]
 
 
 def _model_in(run: Path) -> Path:

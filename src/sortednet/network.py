@@ -19,7 +19,7 @@ from .decoding.sub_models import generate
 from .errors import BuildError, DataError, SettingError
 from .families import PretrainedBuilder, builder_of, is_causal, open_pretrained
 from .layouts import Layout, tensors_of
-from .lora import AdapterBuilder
+from .lora import AdapterBuilder, GatedForward
 from .readouts import Readout
 from .sharing import Sharing
 from .space import Number, Setting, Space
@@ -257,9 +257,9 @@ class SortedNet(nn.Module):
 
     def _run(self, setting: Setting, inputs: tuple[Sequence[Any], Mapping[str, Any]], inference: bool) -> Any:
         args, kwargs = inputs
-        if self._compilation is not None and self._sharing.gated is not None:
+        if self._compilation is not None and self.gated is not None:
             with self._compiled():  # behind gates all ranks run the same graph
-                found = self._sharing.gated.run(self.full, [setting], [inputs], inference)
+                found = self.gated.run(self.full, [setting], [inputs], inference)
             if found is not None:
                 return found[0]
         skeleton = self._bound(setting, inference)
@@ -280,6 +280,11 @@ class SortedNet(nn.Module):
         not, the dimension is gone from here, and a warning says why.
         """
         return self._sharing.exits(self.full)
+
+    @property
+    def gated(self) -> GatedForward | None:
+        """How sub-models that differ in the rank of their adapter share a forward; None where no rank is sorted."""
+        return self._sharing.gated
 
     @property
     def head(self) -> ChunkedHead | None:
@@ -365,7 +370,7 @@ class SortedNet(nn.Module):
             args: What the model's own `generate` takes: the prompts. Shape (B, P).
             decoding: `SelfSpeculative`, `EarlyExit` or `FixedDepth`; the model's own `generate` where left out.
             setting: The sub-model that decodes; the full model where left out.
-            settings: Or one for each text, which differ in their depth alone.
+            settings: Or one for each text, which differ in their depth alone, or in the rank of their adapter alone.
             streamer: Of transformers, for one text: gets each token once it belongs to it.
             kwargs: What the model's own `generate` takes, such as `max_new_tokens` and `stopping_criteria`.
 

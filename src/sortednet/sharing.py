@@ -23,7 +23,7 @@ from .buffers import Private
 from .errors import BuildError
 from .exits import Reader, Trunk, block_list, prefix_of, random_state_kept
 from .layouts import tensors_of
-from .lora import AdapterBuilder, GatedForward
+from .lora import AdapterBuilder, GatedForward, base_of
 from .space import Setting, Space
 from .token_loss import ChunkedHead
 from .trials import Inputs, equal, some_rows
@@ -188,7 +188,9 @@ class Sharing:
         if isinstance(path, GatedForward):
             return path.run(full, settings, inputs, inference)
         way, scopes, tried = self._way(path), _scopes(full, split, inference), False
-        if "use_cache" in inspect.signature(full.forward).parameters:  # an exit has no keys and values of its own
+        if (
+            "use_cache" in inspect.signature(base_of(full).forward).parameters
+        ):  # an exit has no keys and values of its own
             inputs = [(args, {"use_cache": False, **kwargs}) for args, kwargs in inputs]
         try:
             readers: list[Reader] = [self._part(Reader, setting, path) for setting in settings]

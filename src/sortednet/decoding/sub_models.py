@@ -42,6 +42,8 @@ def generate(
         raise SettingError("settings is empty. Give one for each text.")
     if decoding is None and settings is None:
         return module_at(net, chosen[0]).generate(*args, streamer=streamer, **kwargs)
+    if decoding is None and net.gated is not None and len({one["r"] for one in chosen}) > 1:
+        return net.gated.generate(net.full, chosen, args, {"streamer": streamer, **kwargs})
     dimension = _depth_dimension(net)
     own = [int(one[dimension]) if dimension else 0 for one in chosen]
     deepest = chosen[own.index(max(own))]
@@ -65,7 +67,9 @@ def generate(
 
 def module_at(net: Any, setting: Setting) -> Any:
     """Return the module of a setting, in evaluation mode and without a copy."""
-    return net.full if setting == net.space.full and not net.full.training else net.submodel(setting)
+    module = net.full if setting == net.space.full and not net.full.training else net.submodel(setting)
+    # PEFT puts an adapter into the layers of the model itself.
+    return module.get_base_model() if hasattr(module, "peft_config") else module
 
 
 def depths_of(net: Any, setting: Setting) -> list[int]:

@@ -1,6 +1,6 @@
 """Adapters of PEFT whose rank is sorted."""
 
-from .builder import RANK, AdapterBuilder, Outline, Scaling, adapted, adapter_layouts
+from .builder import RANK, AdapterBuilder, Outline, Scaling, adapted, adapter_layouts, base_of
 from .checks import RankPattern, check_config, check_layers, check_ranks, largest_rank
 from .forward import GatedForward
 from .gates import Gates
@@ -29,6 +29,7 @@ __all__ = [
     "adapter_layouts",
     "adapter_state",
     "baked",
+    "base_of",
     "check_base",
     "check_config",
     "check_layers",

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from ..space import Number, Setting
 from .checks import RankPattern, largest_rank, lora_layers, rank_at
 from .saving import adapter_state, identity_of, write_config
 
-__all__ = ["RANK", "AdapterBuilder", "Outline", "Scaling", "adapted", "adapter_layouts"]
+__all__ = ["RANK", "AdapterBuilder", "Outline", "Scaling", "adapted", "adapter_layouts", "base_of"]
 
 RANK = "r"
 
@@ -79,6 +79,7 @@ class AdapterBuilder:
         if not 0 <= rank <= self.largest:
             raise SettingError(f"{RANK}={rank} is no rank of this adapter. Choose one from 0 to {self.largest}.")
         model = adapted(self.base(**setting), self.config_at(max(rank, 1)), self.adapter)
+        _let_checkpoints_start(base_of(model))
         if rank == 0:
             for layer in self.layers(model).values():
                 for held in (layer.lora_A, layer.lora_B, layer.lora_embedding_A, layer.lora_embedding_B):
@@ -172,6 +173,32 @@ def adapted(base: nn.Module, config: Any, adapter: str = "default", *, initial: 
     model: nn.Module = get_peft_model(base, given, adapter_name=adapter)
     model.peft_config[adapter].init_lora_weights = config.init_lora_weights  # type: ignore[index, union-attr]
     return model
+
+
+def base_of(full: nn.Module) -> Any:
+    """Return the model itself, without what PEFT has put around it, if it has."""
+    return cast(Any, full).get_base_model() if hasattr(full, "peft_config") else full
+
+
+def _let_checkpoints_start(model: Any) -> None:
+    """Let the embedding's output ask for a gradient where activations are checkpointed.
+
+    All before the first adapter is frozen, and a reentrant checkpoint of a block gives no gradient at all where nothing
+    that enters it asks for one.
+    """
+    try:
+        embedding = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return
+
+    def ask(module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and torch.is_grad_enabled() and not output.requires_grad:
+            checkpointed = any(getattr(one, "gradient_checkpointing", False) for one in model.modules())
+            if checkpointed and output.is_floating_point() and module.training:
+                output.requires_grad_(True)
+
+    if isinstance(embedding, nn.Module):
+        embedding.register_forward_hook(ask)
 
 
 class Outline:

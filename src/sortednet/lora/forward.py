@@ -23,11 +23,12 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from ..axes import Unshareable
 from ..batches import batch_size, join_batch
 from ..buffers import Private
+from ..errors import BuildError, SettingError
 from ..exits import Kept, prefix_of, random_state_kept
 from ..space import Setting
 from ..trials import Inputs, equal, some_rows
 from ..views import Skeleton, Skeletons
-from .builder import RANK, AdapterBuilder
+from .builder import RANK, AdapterBuilder, base_of
 from .gates import Gates
 
 __all__ = ["GatedForward"]
@@ -134,7 +135,7 @@ class GatedForward:
         """
         if self._problem is not None:
             return None
-        if "use_cache" in inspect.signature(_base(full).forward).parameters:
+        if "use_cache" in inspect.signature(base_of(full).forward).parameters:
             inputs = [(args, {"use_cache": False, **kwargs}) for args, kwargs in inputs]
         inner = _inner(full) if inputs[0][1].get("labels") is not None else None
         try:
@@ -146,11 +147,49 @@ class GatedForward:
         except Unshareable as reason:
             self._problem = str(reason)
             warnings.warn(
-                f"{type(_base(full)).__name__} does not run examples of several ranks in one forward: {reason}. Its "
+                f"{type(base_of(full)).__name__} does not run examples of several ranks in one forward: {reason}. Its "
                 "sub-models run one by one, with the same results in more time.",
                 stacklevel=2,
             )
             return None
+
+    def generate(
+        self, full: nn.Module, settings: Sequence[Setting], args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Any:
+        """Continue each text with the sub-model of its own rank, in one batch.
+
+        Args:
+            full: The full model.
+            settings: One for each text, which differ in their rank alone.
+            args: What the model's own `generate` takes: the prompts. Shape (B, P).
+            kwargs: The same by name.
+
+        Raises:
+            SettingError: If the settings differ in more, or are not as many as the texts.
+            BuildError: If examples of several ranks share no forward.
+        """
+        if len(self.groups(settings)) > 1 and self._problem is None:
+            raise SettingError(
+                f"{', '.join(map(str, settings))} differ in more than {RANK}, so that no batch holds all. Decode apart."
+            )
+        prompts = args[0] if args else kwargs.get("input_ids")
+        if not isinstance(prompts, Tensor) or len(prompts) != len(settings):
+            given = len(prompts) if isinstance(prompts, Tensor) else "no"
+            raise SettingError(f"There are {len(settings)} settings for {given} texts. Give one for each text.")
+        trunk, _ = self._made(settings, None)
+        try:
+            if self._problem is None:
+                self._try(full, trunk, settings, None, ((), {"input_ids": prompts, "use_cache": False}))
+        except Unshareable as reason:
+            self._problem = str(reason)
+        if self._problem is not None:
+            raise BuildError(
+                f"{type(base_of(full)).__name__} holds no texts of several ranks in a batch: {self._problem}."
+            )
+        trunk.skeleton.bind(self._private, inference=True)
+        module: Any = trunk.skeleton.module
+        with torch.no_grad(), trunk.gates.at([int(one[RANK]) for one in settings]):
+            return module.generate(*args, **kwargs)
 
     def _made(self, settings: Sequence[Setting], inner: str | None) -> tuple[_Trunk, list[_Reader]]:
         top = Setting({**settings[0], RANK: self._builder.largest})
@@ -244,13 +283,9 @@ def _row(inputs: Any, place: int) -> Any:
     )
 
 
-def _base(full: Any) -> Any:
-    return full.get_base_model()
-
-
 def _inner(full: Any) -> str | None:
     """Return the path of the model below the head of a Hugging Face model, if it has one."""
-    base = _base(full)
+    base = base_of(full)
     prefix = getattr(base, "base_model_prefix", "")
     has_one = bool(prefix) and isinstance(getattr(base, prefix, None), nn.Module)
     return f"base_model.model.{prefix}" if has_one else None

@@ -41,7 +41,9 @@ def order_by_singular_values(layer: Any, adapter: str) -> Tensor:
     turned = rows.new_zeros(rows.shape[0], columns.shape[0])  # (r, outputs); a layer may have fewer outputs than ranks
     turned[:count] = ((left @ u) * root).T
     second.copy_(turned.reshape(second.transpose(0, 1).shape).transpose(0, 1))
-    first.zero_().flatten(1)[:count] = (root[:, None] * (right @ v.T).T).to(first.dtype)
+    mixed = torch.zeros_like(rows)
+    mixed[:count] = ((right @ v.T) * root).T
+    first.copy_(mixed.reshape(first.shape))
     found: Tensor = rows.new_zeros(rows.shape[0])
     found[:count] = values * abs(scaling)
     return found
