@@ -23,6 +23,12 @@ from .test_lora_builder import checkpoint_activations, poison
 
 pytestmark = QUIET
 
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 each_case = pytest.mark.parametrize("case", ADAPTERS, ids=[case.name for case in ADAPTERS])
 
 _calm = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

@@ -13,6 +13,8 @@ SENTIMENT = TextTask("classification", ("text",), "label")
 SCORED = TextTask("regression", ("text",), "score")
 QUESTIONS = TextTask("causal", ("question",), "answer")
 PLAIN = TextTask("causal", ("text",))
+FACTS = ["Aarhus_Airport | cityServed | Aarhus", 'Aarhus | leader | "Jacob | Bundsgaard"']
+IN_ONE_LINE = 'Aarhus_Airport : cityServed : Aarhus | Aarhus : leader : "Jacob | Bundsgaard"'
 GLUE = {
     "glue_sst2_train.tsv": 'sentence\tlabel\na "fine film\t1\n"bad"\t0\ndull\t0\n',
     "glue_sst2_dev.tsv": "sentence\tlabel\ngood\t1\n",
@@ -53,6 +55,14 @@ def folder(tmp_path_factory):
     write(folder / "gsm8k_test_a.jsonl", lines(solved[:1]), zipped=True)
     tasks = [{"instruction": f"Do {i}.", "input": "" if i % 2 else f"in {i}", "output": f"out {i}"} for i in range(600)]
     write(folder / "alpaca_random9k.jsonl", lines([*tasks, {**tasks[0], "output": ""}]), zipped=True)
+    for split, count in (("train", 3), ("dev", 1), ("test", 2)):
+        rows = [
+            {"category": "City", "size": 2, "triples": FACTS, "refs": [f"{split} {i}", "again"]} for i in range(count)
+        ]
+        write(folder / f"webnlg_v1.6_en_{split}.jsonl", lines([*rows, {"triples": FACTS, "refs": []}]), zipped=True)
+    for split, count in (("valid", 3), ("test", 1)):
+        rows = [{"mr": "name : Zizzi | Type : pub", "ref": f"Zizzi is a pub {i} ."} for i in range(count)]
+        write(folder / f"e2e_{split}.jsonl", lines(rows), zipped=True)
     return folder
 
 
@@ -65,6 +75,8 @@ def folder(tmp_path_factory):
         ("stsb", (2, 1), "regression", "pearson", (), {"sentence1": "A.", "score": 5.0}),
         ("gsm8k", (3, 1), "causal", "exact_match", (), {"question": "0 + 1?", "answer": "<<0+1=1>>1\n#### 1"}),
         ("alpaca", (100, 500), "causal", "loss", (), {}),
+        ("webnlg", (6, 4), "causal", "loss", (), {"triples": IN_ONE_LINE, "text": "train 0"}),
+        ("e2e", (3, 1), "causal", "loss", (), {"meaning": "name : Zizzi | Type : pub", "text": "Zizzi is a pub 0 ."}),
     ],
 )  # fmt: skip
 def test_named_task_loads(folder, name, sizes, kind, metric, names, first):
@@ -89,6 +101,47 @@ def test_empty_outputs_of_alpaca_are_left_out_and_counted(folder):
     data = load_text("alpaca", folder, evaluation_examples=10)
     assert (data.train.num_rows, data.evaluation.num_rows, data.dropped) == (590, 10, 1)
     assert data.overlap() == 0
+
+
+def test_every_reference_is_an_example_and_triples_without_any_are_left_out(folder):
+    data = load_text("webnlg", folder)
+    assert data.evaluation["text"][:] == ["test 0", "again", "test 1", "again"]
+    assert set(data.evaluation["triples"][:]) == {IN_ONE_LINE}
+
+
+def test_another_split_can_be_evaluated_on(folder):
+    data = load_text("webnlg", folder, evaluation_split="dev")
+    assert data.evaluation["text"][:] == ["dev 0", "again"]
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("webnlg", r"evaluation_split='validation' is no split of webnlg. Choose one of \['dev', 'test'\]"),
+        ("sst2", r"evaluation_split='validation' is no split of sst2. It has no other split; leave it out"),
+    ],
+)
+def test_an_unknown_split_is_refused(folder, name, match):
+    with pytest.raises(ConfigError, match=match):
+        load_text(name, folder, evaluation_split="validation")
+
+
+@pytest.mark.parametrize(
+    ("row", "match"),
+    [
+        ({"triples": "a | b | c", "refs": ["x"]}, r"Row 1 of .*train.* has triples='a \| b \| c', which is no list"),
+        ({"triples": ["a | b | c"], "refs": "x"}, r"Row 1 of .* has refs='x', which is no list of texts"),
+        ({"triples": ["a | b"], "refs": ["x"]}, r"triples \['a \| b'\]. Write each as 'subject \| property \| object'"),
+        ({"triples": [], "refs": ["x"]}, r"Row 1 of .* has the triples \[\]"),
+        ({"triples": ["a | b | c"]}, r"lacks the columns \['refs'\]"),
+        ({"triples": ["a | b | c"], "refs": []}, r"at least one row"),
+    ],
+)
+def test_unfit_facts_are_refused(tmp_path, row, match):
+    for split in ("train", "test"):
+        write(tmp_path / f"webnlg_v1.6_en_{split}.jsonl", lines([row]))
+    with pytest.raises(DataError, match=match):
+        load_text("webnlg", tmp_path)
 
 
 def test_data_are_in_memory(folder):
@@ -207,6 +260,63 @@ def test_alpaca_of_the_hub_is_held_out_from_its_only_split(monkeypatch, folder):
     data = load_text("alpaca", "hub", evaluation_examples=20)
     assert asked == [("tatsu-lab/alpaca", "train")]
     assert (data.train.num_rows, data.evaluation.num_rows) == (80, 20)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "folder_name", "rows", "expected"),
+    [
+        (
+            "webnlg",
+            "GEM/web_nlg",
+            "en",
+            [
+                {"input": FACTS, "target": "one", "references": [], "category": "City"},
+                {"input": FACTS, "target": "two", "references": ["two", "three"], "category": "City"},
+            ],
+            {"triples": [IN_ONE_LINE] * 3, "text": ["one", "two", "three"]},
+        ),
+        (
+            "e2e",
+            "tuetschek/e2e_nlg",
+            "default",
+            [
+                {
+                    "meaning_representation": "name[Zizzi], eatType[pub], priceRange[more than £30, or so], near[A]",
+                    "human_reference": "Zizzi!",
+                }
+            ],
+            {
+                "meaning": ["name : Zizzi | Type : pub | price : more than £30, or so | near : A"],
+                "text": ["Zizzi!"],
+            },
+        ),
+    ],
+)
+def test_facts_of_the_hub_are_written_as_those_of_the_files(monkeypatch, name, path, folder_name, rows, expected):
+    import datasets
+
+    asked = []
+
+    def load_dataset(*args, split, data_files, revision, **_):
+        asked.append((args, split, data_files, revision))
+        return datasets.Dataset.from_list(rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    data = load_text(name, "hub")
+    assert asked == [
+        ((path, None), split, {split: f"{folder_name}/{split}/*.parquet"}, "refs/convert/parquet")
+        for split in ("train", "test")
+    ]
+    assert data.train[:] == data.evaluation[:] == expected
+
+
+def test_a_meaning_of_another_form_is_refused(monkeypatch):
+    import datasets
+
+    made = datasets.Dataset.from_dict({"meaning_representation": ["name: Zizzi"], "human_reference": ["Zizzi"]})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: made)
+    with pytest.raises(DataError, match=r"Row 1 of .*'train' of tuetschek/e2e_nlg has meaning_representation='name: Z"):
+        load_text("e2e", "hub")
 
 
 def test_a_data_set_that_cannot_be_reached_says_what_to_do(hub):

@@ -46,7 +46,7 @@ class AdapterConfig:
 
     r: int = 8
     ranks: list[int] | None = None
-    lora_alpha: int | float = 8
+    lora_alpha: float = 8
     lora_dropout: float = 0.0
     target_modules: list[str] | str | None = None
     modules_to_save: list[str] | None = None
@@ -108,7 +108,7 @@ class AdapterConfig:
         """
         fields = {
             "r": self.r,
-            "lora_alpha": self.lora_alpha,
+            "lora_alpha": int(self.lora_alpha) if self.lora_alpha == int(self.lora_alpha) else self.lora_alpha,
             "lora_dropout": self.lora_dropout,
             "target_modules": self.target_modules,
             "modules_to_save": self.modules_to_save,

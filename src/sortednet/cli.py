@@ -36,6 +36,11 @@ from .trainers import Trainer, read_curves
 
 __all__ = ["main"]
 
+# What the parser says of a section that may be null, such as `adapter`: what is wrong with it stands furthest inside.
+_OPTIONAL = re.compile(
+    r'Parser key "run\.(?P<section>\w+)":\n.*?Problem with given class_path .*?:\n(?P<problem>(?: {8}[^\n]*\n)+)',
+    re.DOTALL,
+)
 CONFIG, TABLE, CHOSEN, EVALUATED = "config.json", "table.json", "chosen.json", "evaluated.json"
 
 
@@ -169,7 +174,9 @@ def _parser_of(kind: type) -> ArgumentParser:
 
 def _detail(error: Exception) -> str:
     """Keep of a parser's message the lines that say what is wrong."""
-    lines = [line.strip(" -\n") for line in str(error).splitlines()]
+    inner = _OPTIONAL.search(str(error))
+    message = str(error) if inner is None else f"{inner['section']}: {inner['problem'].strip()}"
+    lines = [line.strip(" -\n") for line in message.splitlines()]
     kept = [line for line in lines if line and not re.match(r'Parser key "run":|Unable to load config', line)]
     text = " ".join(kept).replace("run.", "").replace("Group 'run'", "It").rstrip(".")
     return text or "it is empty, or no mapping of keys to values"
@@ -178,15 +185,20 @@ def _detail(error: Exception) -> str:
 def _meant(message: str, kind: type[RunConfig | FineTuningConfig]) -> str:
     """Suggest the key that a misspelt one was meant to be."""
     found = re.search(r"(?:option '|arguments: --run\.)([\w.]+)", message)
-    if not found:
+    inner = _OPTIONAL.search(message)
+    if inner is not None and (other := re.match(r"\s*Option '(\w+)'", inner["problem"])):
+        found, name = other, f"{inner['section']}.{other[1]}"
+    elif found:
+        name = found[1]
+    else:
         return ""
     types = get_type_hints(kind)
     known = [
-        name
+        one
         for field in fields(kind)
-        for name in (field.name, *(f"{field.name}.{part}" for part in _parts(types[field.name])))
+        for one in (field.name, *(f"{field.name}.{part}" for part in _parts(types[field.name])))
     ]
-    close = difflib.get_close_matches(found[1], known, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(close)}?" if close else f" The keys are {', '.join(known)}."
 
 

@@ -79,7 +79,6 @@ class AdapterBuilder:
         if not 0 <= rank <= self.largest:
             raise SettingError(f"{RANK}={rank} is no rank of this adapter. Choose one from 0 to {self.largest}.")
         model = adapted(self.base(**setting), self.config_at(max(rank, 1)), self.adapter)
-        _let_checkpoints_start(base_of(model))
         if rank == 0:
             for layer in self.layers(model).values():
                 for held in (layer.lora_A, layer.lora_B, layer.lora_embedding_A, layer.lora_embedding_B):
@@ -171,6 +170,7 @@ def adapted(base: nn.Module, config: Any, adapter: str = "default", *, initial: 
     if not initial:
         given.init_lora_weights = False
     model: nn.Module = get_peft_model(base, given, adapter_name=adapter)
+    _let_checkpoints_start(base_of(model))
     model.peft_config[adapter].init_lora_weights = config.init_lora_weights  # type: ignore[index, union-attr]
     return model
 
@@ -190,15 +190,15 @@ def _let_checkpoints_start(model: Any) -> None:
         embedding = model.get_input_embeddings()
     except (AttributeError, NotImplementedError):
         return
-
-    def ask(module: nn.Module, args: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and torch.is_grad_enabled() and not output.requires_grad:
-            checkpointed = any(getattr(one, "gradient_checkpointing", False) for one in model.modules())
-            if checkpointed and output.is_floating_point() and module.training:
-                output.requires_grad_(True)
-
     if isinstance(embedding, nn.Module):
-        embedding.register_forward_hook(ask)
+        embedding.gradient_checkpointing = False  # type: ignore[assignment]  # transformers sets it where it is found
+        embedding.register_forward_hook(_ask_for_gradient)
+
+
+def _ask_for_gradient(module: Any, args: Any, output: Any) -> None:
+    asked = module.training and torch.is_grad_enabled() and module.gradient_checkpointing
+    if asked and isinstance(output, Tensor) and not output.requires_grad:
+        output.requires_grad_(True)
 
 
 class Outline:
