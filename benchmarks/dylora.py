@@ -140,17 +140,35 @@ def frozen(given: Any) -> tuple[dict[str, float], dict]:
 
 
 def graphs(given: Any) -> tuple[dict[str, float], dict]:
-    """Count the graphs that a training step at every rank needs, each visited twice, and one rank for each example."""
-    torch._dynamo.reset()
-    net = sn.dylora(pretrained(given), quality.adapter(LARGEST), ranks=RANKS).train()
-    counter = CompileCounterWithBackend("inductor")
-    net.compile(backend=counter)
-    optimizer, batch = optimizer_of(net), batch_of(net.full.get_base_model())
-    for _ in range(2):
-        for rank in RANKS:
-            our_step(net, sn.Stochastic(sn.Cycle(net.space, [{"r": rank}])), optimizer, batch)
-    our_step(net, sn.PerExample(sn.Stratified(net.space, seed=0)), optimizer, batch)
-    return {"compiled_graphs": float(counter.frame_count)}, {"ranks": RANKS, "visits": 2}
+    """Count the graphs for all ranks, each visited twice, and one rank for each example: in inference, in training.
+
+    In training the first block has a graph of its own at any one rank too: nothing before its adapter needs a gradient.
+    """
+
+    def counted(ranks: tuple[int, ...], train: bool) -> float:
+        torch._dynamo.reset()
+        net = sn.dylora(pretrained(given), quality.adapter(LARGEST), ranks=RANKS).train(train)
+        counter = CompileCounterWithBackend("inductor")
+        net.compile(backend=counter)
+        batch = batch_of(net.full.get_base_model())
+        objectives = [sn.Stochastic(sn.Cycle(net.space, [{"r": rank}])) for rank in ranks] * 2
+        if len(ranks) > 1:
+            objectives.append(sn.PerExample(sn.Stratified(net.space, seed=0)))
+        optimizer = optimizer_of(net)
+        for objective in objectives:
+            if train:
+                our_step(net, objective, optimizer, batch)
+            else:
+                with torch.no_grad():
+                    objective(net, batch, lambda output, _: output.loss)
+        return float(counter.frame_count)
+
+    found = {
+        "compiled_graphs": counted(RANKS, train=False),
+        "compiled_graphs_training": counted(RANKS, train=True),
+        "compiled_graphs_one_rank": counted((LARGEST,), train=True),
+    }
+    return found, {"ranks": RANKS, "visits": 2}
 
 
 def kept(kind: str, task: str, seed: int, of: str = "own") -> dict[int, float]:
@@ -163,7 +181,8 @@ CURVES = {
     "DyLoRA, one rank per example (ours)": ("example", "own"),
     "DyLoRA, one rank per step (paper)": ("step", "own"),
     "DyLoRA, frozen": ("frozen", "own"),
-    "LoRA at 8, cut by prefix": ("lora8", "own"),
+    "LoRA at 8, cut by prefix, alpha / b (paper)": ("lora8", "paper"),
+    "LoRA at 8, cut by prefix, root scaling": ("lora8", "own"),
     "LoRA at 8, cut by SVD": ("lora8", "svd"),
 }
 
@@ -188,10 +207,11 @@ def figures() -> tuple[dict[str, float], dict]:
     curves: dict[str, dict[int, list[float]]] = {}
     for seed in quality.SEEDS:
         ours, step = curve("example", "own", seed), curve("step", "own", seed)
-        prefix, svd = curve("lora8", "own", seed), curve("lora8", "svd", seed)
+        prefix, svd, paper = (curve("lora8", of, seed) for of in ("own", "svd", "paper"))
         alone = searched(seed)
         for name, value in {
-            "rank1_gain": ours[1] - prefix[1],
+            "rank1_gain": ours[1] - paper[1],
+            "rank1_gain_root": ours[1] - prefix[1],
             "svd_gain": statistics.mean(ours[rank] - svd[rank] for rank in HALF),
             "example_gain": statistics.mean(ours[rank] - step[rank] for rank in RANKS),
         }.items():
@@ -267,13 +287,19 @@ def main() -> None:
         details = earlier["context"]["details"]
         metrics = {name: value for name, value in earlier["metrics"].items() if name in COST_KEYS}
     found, rows = figures()
-    about = {"how": quality.HOW, "rates": quality.RATES, "held_out": rates(), "seeds": quality.SEEDS, **rows}
+    runs = [json.loads(file.read_text()) for file in quality.KEPT.glob("[!r]*.json")]
+    about = {
+        "how": quality.HOW, "rates": quality.RATES, "held_out": rates(), "seeds": quality.SEEDS,
+        "quality_tasks": quality.TASKS, "examples": runs[0]["examples"], "evaluated": runs[0].get("evaluated", 600),
+        "seeds_of_others": len(list(quality.KEPT.glob(f"full-{quality.TASKS[0]}-*.json"))), **rows,
+    }  # fmt: skip
     write(given.out, metrics | found, context(batch=BATCH, tokens=TOKENS, details=details, **about))
 
 
 COST_KEYS = (
     "step_ratio", "step_ratio_step", "step_ratio_example", "search_ratio", "search_ratio_step", "search_ratio_example",
-    "extra_memory_ratio", "frozen_exact", "reference_moved_outside", "compiled_graphs",
+    "extra_memory_ratio", "frozen_exact", "reference_moved_outside", "compiled_graphs", "compiled_graphs_training",
+    "compiled_graphs_one_rank",
 )  # fmt: skip
 
 

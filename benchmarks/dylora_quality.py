@@ -150,7 +150,10 @@ def one_run(given: Any, name: str) -> None:
         parts.pop(0)
     start = time.time()
     found = run(given, parts[0], parts[1], int(parts[2]), rate)
-    result = {"scores": found, "seconds": time.time() - start, "how": HOW, "rates": RATES, "examples": given.examples}
+    result = {
+        "scores": found, "seconds": time.time() - start, "how": HOW, "rates": RATES, "examples": given.examples,
+        "evaluated": given.evaluated,
+    }  # fmt: skip
     (KEPT / f"{name}.json").write_text(json.dumps(result))
     shown = {key: [round(value, 1) for value in one.values()] for key, one in found.items()}
     print(name, shown, f"{result['seconds']:.0f} s", flush=True)

@@ -2,248 +2,16 @@
 
 import json
 import statistics
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from claims import CLAIMS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- results: made by benchmarks/tables.py -->", "<!-- end of results -->"
+BEGIN_RANKS, END_RANKS = "<!-- dylora: made by benchmarks/tables.py -->", "<!-- end of dylora -->"
 BEGIN_SPEED, END_SPEED = "<!-- speed: made by benchmarks/tables.py -->", "<!-- end of speed -->"
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A figure, what it says, and the bound it is held against."""
-
-    file: str
-    key: str
-    what: str
-    bound: float | None
-    at_least: bool = False
-    unit: str = ""
-    form: str = "{:.2f}"
-
-    def holds(self, value: float) -> bool:
-        if self.bound is None:
-            return True
-        return value >= self.bound if self.at_least else value <= self.bound
-
-
-CLAIMS = [
-    Claim(
-        "core",
-        "inference_ratio",
-        "time of `submodel(s)(x)` over the extracted model's, 30 M transformer",
-        1.02,
-        form="{:.3f}",
-    ),
-    Claim(
-        "core",
-        "training_step_ratio",
-        "time of forward and backward through `at(s)` over the extracted model's",
-        1.10,
-        form="{:.3f}",
-    ),
-    Claim(
-        "core",
-        "uniform_step_over_flops",
-        "mean training step under uniform sampling over (FLOP share x full step)",
-        1.15,
-        form="{:.3f}",
-    ),
-    Claim("core", "switch_ms", "going from one used setting to another", 1, unit=" ms"),
-    Claim(
-        "core",
-        "compiled_graphs",
-        "graphs for 40 settings of a transformer, training, each visited twice",
-        6,
-        form="{:.0f}",
-    ),
-    Claim(
-        "core",
-        "extra_parameter_bytes",
-        "parameter memory that 160 sub-models of MobileNetV2 add in inference",
-        0,
-        unit=" bytes",
-        form="{:.0f}",
-    ),
-    Claim(
-        "core", "corner_read_ratio", "bytes that `load(at=...)` reads over the bytes of the corner, 500 MB file", 1.2
-    ),
-    Claim("core", "demo_seconds", "`make demo` after installation, two cores", 180, unit=" s", form="{:.0f}"),
-    Claim(
-        "quality",
-        "gap_to_alone",
-        "digits: networks trained alone minus the same inside one sorted run, 8 settings",
-        2.0,
-        unit=" points",
-    ),
-    Claim("quality", "full_gap", "the same for the largest setting", 1.0, unit=" points"),
-    Claim(
-        "quality", "mean_accuracy", "digits: mean of the 40 sub-models, batches split among 8 stratified draws", None
-    ),
-    Claim("quality", "mean_accuracy_one_draw", "the same updates and images, one uniform draw a batch (papers)", None),
-    Claim(
-        "quality",
-        "order_dependency",
-        "neurons kept in target order, sorted training (papers 89.25)",
-        86,
-        True,
-        " %",
-    ),
-    Claim(
-        "quality",
-        "order_dependency_reverse",
-        "neurons kept in reverse order, sorted training (papers 59.38)",
-        60,
-        unit=" %",
-    ),
-    Claim(
-        "pretrained",
-        "summation_time_over_flops",
-        "time of a summation over 8 exits over an ordinary step, over the ratio of their FLOPs, 100 M Llama",
-        1.15,
-    ),
-    Claim("pretrained", "per_example_time_ratio", "time of one exit per example over an ordinary step", 1.0),
-    Claim(
-        "pretrained",
-        "summation_memory_ratio",
-        "peak memory of a summation over 8 exits over an ordinary step's (papers 1.27)",
-        1.05,
-    ),
-    Claim(
-        "pretrained",
-        "families_exact",
-        "of 18 Hugging Face families, those that pass the contract tests",
-        18,
-        True,
-        form="{:.0f}",
-    ),
-    Claim(
-        "pretrained",
-        "trajectory_difference",
-        "largest loss difference over 50 steps: DDP, FSDP2, FSDP2 per block, resumed",
-        1e-4,
-        form="{:.1e}",
-    ),
-    Claim(
-        "finetuning",
-        "encoder_gap",
-        "MiniLM, four GLUE tasks, depths 1, 2, 4, 6: cut and fine-tuned alone minus sorted",
-        0.5,
-        unit=" points",
-    ),
-    Claim(
-        "finetuning",
-        "encoder_full_gap",
-        "the same for the full depth against ordinary fine-tuning (papers 2.0)",
-        0.5,
-        unit=" points",
-    ),
-    Claim(
-        "finetuning",
-        "encoder_gain",
-        "sorted minus ordinarily fine-tuned, read at the same depths",
-        15,
-        True,
-        " points",
-    ),
-    Claim(
-        "finetuning",
-        "width_gain",
-        "half the heads and feed-forward width of MiniLM: ordered by importance minus not",
-        1,
-        True,
-        " points",
-    ),
-    Claim(
-        "finetuning",
-        "lm_gain",
-        "causal model, exits below the last: loss of ordinary minus sorted fine-tuning",
-        0.5,
-        True,
-        " nats",
-    ),
-    Claim(
-        "finetuning",
-        "lm_full_difference",
-        "the same at the full depth: sorted minus ordinary",
-        0.03,
-        unit=" nats",
-        form="{:.3f}",
-    ),
-    Claim(
-        "decoding",
-        "speculative_over_plain",
-        "self-speculation over Hugging Face's greedy `generate`, sorted Llama of 16 layers, batch 1 (papers 2.01)",
-        1.5,
-        True,
-    ),
-    Claim(
-        "decoding",
-        "speculative_over_library",
-        "the same over `generate(assistant_early_exit)` tuned for each kind of prompt, its worst kind",
-        1.1,
-        True,
-    ),
-    Claim(
-        "decoding",
-        "batch_over_plain",
-        "the same over plain `generate`, batch 8",
-        1.2,
-        True,
-    ),
-    Claim(
-        "decoding",
-        "worst_case",
-        "the same where drafts fail: foreign prompts, an unsorted model",
-        0.97,
-        True,
-    ),
-    Claim(
-        "decoding",
-        "early_exit_over_plain",
-        "early exit, calibrated, over plain `generate` (papers 2.09)",
-        1.5,
-        True,
-    ),
-    Claim(
-        "decoding",
-        "early_exit_accuracy_lost",
-        "next-token accuracy that this early exit loses (papers 3.3 of task accuracy)",
-        1.0,
-        unit=" points",
-    ),
-    Claim(
-        "decoding",
-        "identical_tokens",
-        "of 200 prompts x 128 tokens, at batch 1 and 8: texts equal to plain decoding's",
-        1.0,
-        True,
-        form="{:.3f}",
-    ),
-    Claim(
-        "decoding",
-        "sampling_total_variation",
-        "distance of drawn texts' distribution from the full model's, every outcome enumerated",
-        1e-06,
-        form="{:.1e}",
-    ),
-    Claim(
-        "decoding",
-        "extra_memory_ratio",
-        "peak memory of self-speculation over plain decoding's",
-        1.05,
-    ),
-    Claim(
-        "decoding",
-        "recomputed_rows",
-        "positions that a layer computes more than once",
-        0,
-        form="{:.0f}",
-    ),
-]
 
 
 def results() -> dict[str, Any]:
@@ -392,6 +160,50 @@ def decoding(found: dict[str, Any]) -> str:
     return f"{text}\n\n{figures}\n\n" + "\n".join(lines)
 
 
+def ranks(found: dict[str, Any]) -> str:
+    about, m = found["dylora"]["context"], found["dylora"]["metrics"]
+    rows = about["rows"]
+    places = sorted({row["rank"] for row in rows if row["rank"]})
+    lines = [f"| method | {' | '.join(map(str, places))} | mean |", f"| --- |{' ---: |' * (len(places) + 1)}"]
+    for name in dict.fromkeys(row["method"] for row in rows):
+        held = {row["rank"]: row["mean"] for row in rows if row["method"] == name}
+        if 0 in held:  # has no rank
+            lines.append(f"| {name} |{' |' * len(places)} {held[0]:.1f} |")
+            continue
+        cells = [f"{held[rank]:.1f}" if rank in held else "" for rank in places]
+        mean = f"{statistics.mean(held.values()):.1f}" if len(held) == len(places) else ""
+        lines.append(f"| {name} | {' | '.join(cells)} | {mean} |")
+    how = about["how"]
+    text = (
+        f"MiniLM, {', '.join(name.upper() for name in about['quality_tasks'])}, {about['examples'] or 'all'} training "
+        f"examples a task, {how['epochs']} epochs of batches of {how['batch']}, adapters of query and value, "
+        f"classifier and pooler trained too, {len(about['seeds'])} seeds (the frozen mode and full fine-tuning: "
+        f"{about['seeds_of_others']}). Accuracy on {about['evaluated'] or 'all'} test examples a task at most, mean over "
+        "tasks and seeds, by rank. Rates were chosen on training examples that nothing was trained on: "
+        + "; ".join(f"{name} {value:.1f}" for name, value in about["held_out"].items())
+        + "."
+    )
+    costs = (
+        f"A step of one rank per example takes {m['step_ratio_example']:.3f} of LoRA's at rank 8, one rank per step "
+        f"{m['step_ratio_step']:.3f}. In the frozen mode of the first published code "
+        f"{100 * m['reference_moved_outside']:.0f} % of all movement of the adapter is outside of the row and column "
+        f"that it means to train; in ours none. In training {m['compiled_graphs_training']:.0f} graphs are compiled for "
+        f"all ranks together, as for one rank alone ({m['compiled_graphs_one_rank']:.0f})."
+    )
+    return f"{text}\n\n{costs}\n\n" + "\n".join(lines)
+
+
+def rank_summary(found: dict[str, Any]) -> str:
+    m = found["dylora"]["metrics"]
+    return (
+        f"A training step costs {m['step_ratio_example']:.2f} of LoRA's at the largest rank with a rank for each "
+        f"example, {m['step_ratio_step']:.2f} with one for each\nstep, so that eight ranks cost "
+        f"{m['search_ratio']:.1f} times less than eight runs. On three GLUE tasks of 2,000 examples each the best rank "
+        f"is\n{m['best_gap']:.1f} points below the best of LoRA trained at each rank, and the worst "
+        f"{m['rank_spread']:.1f} points below that ([results](docs/results.md))."
+    )
+
+
 def speed(found: dict[str, Any]) -> str:
     about, m = found["decoding"]["context"], found["decoding"]["metrics"]
     return (
@@ -422,9 +234,14 @@ def main() -> None:
         page += ["", "## Sorted fine-tuning of a causal language model", "", causal(found)]
     if "decoding" in found:
         page += ["", "## Self-speculation and early exit", "", decoding(found)]
+    if "dylora" in found:
+        page += ["", "## An adapter for every rank", "", ranks(found)]
     (ROOT / "docs" / "results.md").write_text("\n".join(page) + "\n")
     readme = (ROOT / "README.md").read_text()
-    for begin, end, made in ((BEGIN, END, table), (BEGIN_SPEED, END_SPEED, speed)):
+    parts = [(BEGIN, END, table), (BEGIN_SPEED, END_SPEED, speed)]
+    if "dylora" in found:
+        parts.append((BEGIN_RANKS, END_RANKS, rank_summary))
+    for begin, end, made in parts:
         before, after = readme.split(begin)[0], readme.split(end)[1]
         readme = f"{before}{begin}\n{made(found)}\n{end}{after}"
     (ROOT / "README.md").write_text(readme)

@@ -147,7 +147,7 @@ def test_values_out_of_range_are_refused(given: dict, error: type, message: str)
         (
             {"target_modules": ["queri"]},
             BuildError,
-            r"target_modules names 'queri', which BertForSequenceClassification does not have. Choose among classifier.*q",
+            r"target_modules names 'queri', which BertForSequenceClassification does not have. Choose among cl.*query",
         ),
         ({"modules_to_save": ["head"]}, BuildError, r"modules_to_save names 'head'.* Choose among bert, .*classifier"),
         ({"target_modules": ["LayerNorm"]}, BuildError, r"LayerNorm"),

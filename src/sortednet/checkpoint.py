@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 WEIGHTS = "model.safetensors"
-ADAPTER = "adapter_model.safetensors"  # PEFT's name
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's names
 METADATA = "sortednet.json"
 VERSION = 1
 
@@ -162,14 +162,13 @@ def described(path: str | Path) -> Iterator[None]:
     """Turn what goes wrong while a description is taken up into a `CheckpointError`."""
     try:
         yield
-    except (SpaceError, TypeError, AttributeError) as error:
+    except (SpaceError, TypeError, AttributeError, KeyError) as error:
         raise CheckpointError(f"{Path(path) / METADATA} is damaged ({error}). Restore it or save again.") from None
 
 
 def _file_of(path: str | Path) -> Path:
     """Return the file of the weights of a checkpoint, a model's or an adapter's."""
-    model, adapter = Path(path) / WEIGHTS, Path(path) / ADAPTER
-    return adapter if adapter.is_file() and not model.is_file() else model
+    return Path(path) / (ADAPTER if (Path(path) / ADAPTER_CONFIG).is_file() else WEIGHTS)
 
 
 def is_there(path: str | Path) -> bool:
@@ -187,7 +186,7 @@ def _weights(path: str | Path) -> Iterator[Any]:
     file = _file_of(path)
     if not file.is_file():
         raise CheckpointError(
-            f"There is no checkpoint at {path}: {WEIGHTS} is missing. Give the folder it was saved to."
+            f"There is no checkpoint at {path}: {file.name} is missing. Give the folder it was saved to."
         )
     with fitting(file), safe_open(file, framework="pt") as opened:
         yield opened

@@ -118,6 +118,8 @@ def _load_ranks(
     """Open the adapter of a network that `dylora` has made, on its pretrained model."""
     with checkpoint.described(path):
         found, adapter = Space.from_json(stored["space"]), stored["adapter"]
+        adapter["pattern"], adapter["scaling"], adapter["base"], adapter["identity"]["shapes"]
+        adapter["identity"]["values"].items()
     if space is not None and space != found:
         raise CheckpointError(f"{path} holds {found!r}, not {space!r}. Load it with its own space, or train again.")
     if build is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from .lora import (
 )
 from .network import SortedNet
 from .space import Number, Space
+from .views import outline
 
 __all__ = ["builder_of_ranks", "dylora", "load_adapter", "merge", "order_ranks", "reopened", "save_adapter", "unmerge"]
 
@@ -102,21 +104,23 @@ def dylora(
     net = opened if isinstance(opened, SortedNet) else None
     base: nn.Module = opened if net is None else net.full
     build = Outline(base) if net is None else net.builder
-    # What the caller does to the config later must not tell older sub-models from newer ones.
-    builder = AdapterBuilder(build, copy.deepcopy(config), rank_pattern, scaling)
+    # A copy: what the caller does to the config later must not tell older sub-models from newer ones.
+    own = copy.deepcopy(config)
+    own.base_model_name_or_path = own.base_model_name_or_path or getattr(base, "name_or_path", None) or None
+    builder = AdapterBuilder(build, own, rank_pattern, scaling)
     if net is None:
         space = Space(**{RANK: chosen})
     elif net.space.is_product:
         space = Space(**net.space.supports, **{RANK: chosen})
     else:
         space = Space([{**setting, RANK: rank} for setting in net.space for rank in chosen])
+    check_layers(outline(builder, space.full), builder.adapter)  # before the model itself is touched
+    full: Any = adapted(base, builder.config_at(largest), initial=True)
     try:
-        full = adapted(base, builder.config_at(largest), initial=True)
-    except (ValueError, TypeError) as error:
-        raise BuildError(f"PEFT cannot put this adapter into {type(base).__name__}: {error}") from error
-    check_layers(full, builder.adapter)
-    layouts = adapter_layouts(full, () if net is None else net.layouts)
-    return SortedNet(builder, space, model=full, layouts=layouts)
+        return SortedNet(builder, space, model=full, layouts=adapter_layouts(full, () if net is None else net.layouts))
+    except BaseException:
+        full.unload()
+        raise
 
 
 def load_adapter(
@@ -212,6 +216,7 @@ def order_ranks(net: SortedNet) -> SortedNet:
         BuildError: If it is none of `dylora`.
     """
     builder = builder_of_ranks(net)
+    builder.refuse_merged(net.full, net.merged)
     for layer in builder.layers(net.full).values():
         order_by_singular_values(layer, builder.adapter)
     if builder.scaling == "constant":
@@ -309,11 +314,17 @@ def merge(net: SortedNet, setting: Mapping[str, Number] | str | None = None, /, 
         The sub-model, merged, in evaluation mode.
 
     Raises:
-        BuildError: If the network is none of `dylora`, its model is quantised, or a fused weight is cut in pieces.
+        BuildError: If the network is none of `dylora`, its model is quantised, or a weight is tied or cut in pieces.
         SettingError: If the setting is not in the space, or the network is merged already.
     """
     builder = builder_of_ranks(net)
     model: Any = net.submodel(setting, **values)
+    uses = Counter(id(one) for _, one in net.full.named_parameters(remove_duplicate=False))
+    for name, layer in builder.layers(net.full).items():
+        if any(uses[id(one)] > 1 for one in layer.get_base_layer().parameters()):
+            raise BuildError(
+                f"{name} is tied to another layer, which merging would change too. Merge what you extract."
+            )
     for name, layer in builder.layers(model).items():
         weight = layer.get_base_layer()
         if not all(one.is_floating_point() for one in weight.parameters()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, SettingError
+from ..errors import BuildError, ConfigError, SettingError
 from ..families import PretrainedBuilder
 from ..layouts import Layout
 from ..space import Number, Setting
@@ -148,7 +149,7 @@ class AdapterBuilder:
 
     def before_saving(self, full: nn.Module, path: str | Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Write the adapter's config beside its weights, and leave out the model's own."""
-        write_config(path, self.config_at(self.largest))
+        write_config(path, cast(Any, full).peft_config[self.adapter])  # as PEFT has completed it
         return adapter_state(full, self.adapter, state)
 
 
@@ -163,16 +164,26 @@ def adapted(base: nn.Module, config: Any, adapter: str = "default", *, initial: 
 
     Returns:
         PEFT's model.
+
+    Raises:
+        BuildError: If PEFT refuses.
     """
     from peft import get_peft_model
 
     given = copy.deepcopy(config)
     if not initial:
         given.init_lora_weights = False
-    model: nn.Module = get_peft_model(base, given, adapter_name=adapter)
+    given.base_model_name_or_path = None  # PEFT warns where it is not the model's own
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # of transformers 5.23
+            model: Any = get_peft_model(base, given, adapter_name=adapter)
+    except (ValueError, TypeError) as error:
+        raise BuildError(f"PEFT cannot put this adapter into {type(base).__name__}: {error}") from error
     _let_checkpoints_start(base_of(model))
-    model.peft_config[adapter].init_lora_weights = config.init_lora_weights  # type: ignore[index, union-attr]
-    return model
+    model.peft_config[adapter].init_lora_weights = config.init_lora_weights
+    model.peft_config[adapter].base_model_name_or_path = config.base_model_name_or_path
+    return cast(nn.Module, model)
 
 
 def base_of(full: nn.Module) -> Any:

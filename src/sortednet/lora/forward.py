@@ -11,9 +11,11 @@ first used, with noise for the adapter's weights (those that begin as 0 would hi
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -220,7 +222,9 @@ class GatedForward:
         largest = self._builder.largest
         # Three examples, so that no other axis is likely to be as long by chance.
         chosen = [Setting({**settings[0], RANK: rank}) for rank in (largest, (largest + 1) // 2, 1)]
-        with torch.no_grad(), random_state_kept(inputs):
+        # As it is written: what is traced for a trial would count among the graphs that training may have.
+        written = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+        with torch.no_grad(), random_state_kept(inputs), written:
             rows = [some_rows(inputs, 3)] if batch_size(inputs) == 1 else []
             rows = [_row(rows[0] if rows else some_rows(inputs, 3), place) for place in range(3)]
             expected = []
@@ -242,14 +246,20 @@ class GatedForward:
         self._tried.add(key)
 
     def _disturb(self, full: nn.Module, skeleton: Skeleton) -> None:
-        """Bind a skeleton, with noise for the adapter's weights, the same for the same name."""
+        """Bind a skeleton, with noise for the adapter's weights, the same for the same name.
+
+        It is as large as the activations: a large scaling must not turn rounding into a difference.
+        """
         skeleton.bind(self._private, inference=True)
+        scaling = {name: layer.scaling[self._builder.adapter] for name, layer in self._builder.layers(full).items()}
         for slot in skeleton.parameters:
-            if "lora_" in slot.path:
+            layer, _, part = slot.path.rpartition(".lora_")
+            if layer in scaling:
                 held = slot.source._parameters[slot.name]
                 assert held is not None
                 generator = torch.Generator().manual_seed(zlib.crc32(slot.path.encode()))
-                size = 1 if "embedding_A" in slot.path else held[0].numel() ** 0.5
+                size = {"A": held[0].numel() ** 0.5, "embedding_A": 1.0}.get(part.partition(".")[0])
+                size = size or held[0].numel() ** 0.5 * abs(scaling[layer]) or 1.0
                 noise = torch.randn(held.shape, generator=generator) / size
                 slot.module._parameters[slot.name] = slot.cut.of(noise.to(held))  # type: ignore[assignment]
 

@@ -33,7 +33,6 @@ class Gates:
         self._builder = builder
         self._now: dict[int, Tensor] | None = None
         self._recomputable = False  # inside of a checkpoint that finds the gates again
-        self._looked = False
         self._tables: dict[tuple[int, torch.device], Tensor] = {}
         self._model = model
         self._widths: set[int] = set()
@@ -61,7 +60,7 @@ class Gates:
     def _gated(self, output: Tensor, width: int, axis: int) -> Tensor:
         if self._now is None:
             raise Unshareable("it runs its adapter again outside of its forward, where the ranks are not known")
-        if not (self._looked or self._recomputable or torch.compiler.is_compiling()) and is_checkpointed():
+        if not self._recomputable and not torch.compiler.is_compiling() and is_checkpointed():
             raise Unshareable("it checkpoints activations by itself; call gradient_checkpointing_enable() instead")
         gate = self._now[width]  # (B, width)
         rows, examples = output.shape[0], gate.shape[0]
@@ -71,7 +70,9 @@ class Gates:
             gate = gate.repeat_interleave(rows // examples, dim=0)
         shape = [1] * output.dim()
         shape[0], shape[axis] = rows, width
-        return (output * gate.view(shape)).to(output.dtype)
+        # In float32 at least: in half precision the gates themselves would be rounded.
+        exact = torch.promote_types(output.dtype, torch.float32)
+        return (output * gate.to(exact).view(shape)).to(output.dtype)
 
     @contextmanager
     def at(self, ranks: Sequence[int]) -> Iterator[None]:
@@ -88,7 +89,6 @@ class Gates:
                     own = module.__dict__["_gradient_checkpointing_func"]
                     module.__dict__["_gradient_checkpointing_func"] = self._recomputing(own)
             yield
-            self._looked = self._looked or self._model.training
 
     @contextmanager
     def _holding(self, gates: dict[int, Tensor] | None) -> Iterator[None]:
@@ -120,9 +120,10 @@ class Gates:
         """Return the gates of a layer of a rank, at every rank of the adapter. Shape (largest + 1, width)."""
         found = self._tables.get((width, device))
         if found is None:
-            table = torch.zeros(self._builder.largest + 1, width)
+            table = torch.zeros(self._builder.largest + 1, width, dtype=torch.float64)
             for rank in range(1, self._builder.largest + 1):
                 scaled = 1.0 if self._builder.scaling == "constant" else self._builder.gate(rank, width)
                 table[rank, : self._builder.rank_of(rank, width)] = scaled
-            found = self._tables[(width, device)] = table.to(device)
+            known = torch.float32 if device.type == "mps" else torch.float64
+            found = self._tables[(width, device)] = table.to(device, known)
         return found

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import to_bytes, write_bytes
+from ..checkpoint import ADAPTER, ADAPTER_CONFIG, to_bytes, write_bytes
 from ..errors import CheckpointError, ConfigError
 
 __all__ = [
-    "CONFIG",
     "adapter_state",
     "baked",
     "check_base",
@@ -27,8 +26,6 @@ __all__ = [
     "write_config",
 ]
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 _COMPARED, _VALUES = 16, 4  # tensors of the model, and values of each, that tell it from others
 _TOLERANCE = 0.02  # a model may be held in half precision
 
@@ -59,6 +56,14 @@ def load_adapter_state(full: Any, adapter: str, weights: Mapping[str, Tensor], p
     from peft import set_peft_model_state_dict
 
     own = adapter_state(full, adapter)
+    held = full.state_dict()
+    for name in [one for one in weights if one not in own and one in held]:
+        # PEFT saves an adapted embedding itself too, in case it was changed.
+        if not torch.equal(held[name].cpu(), weights[name].to(held[name].dtype).cpu()):
+            raise CheckpointError(
+                f"{path} holds {name}, which is another one in the model. Open it with the model it was trained with."
+            )
+    weights = {name: tensor for name, tensor in weights.items() if name in own or name not in held}
     for name in own.keys() | weights.keys():
         ours, theirs = own.get(name), weights.get(name)
         if ours is None or theirs is None or ours.shape != theirs.shape:
@@ -79,12 +84,16 @@ def read_config(path: str | Path) -> Any:
     """
     from peft import PeftConfig
 
-    if not (Path(path) / CONFIG).is_file():
-        raise CheckpointError(f"There is no adapter at {path}: {CONFIG} is missing. Give the folder it was saved to.")
+    if not (Path(path) / ADAPTER_CONFIG).is_file():
+        raise CheckpointError(
+            f"There is no adapter at {path}: {ADAPTER_CONFIG} is missing. Give the folder it was saved to."
+        )
     try:
         return PeftConfig.from_pretrained(str(path))
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{Path(path) / CONFIG} is damaged ({error}). Restore it or save again.") from error
+        raise CheckpointError(
+            f"{Path(path) / ADAPTER_CONFIG} is damaged ({error}). Restore it or save again."
+        ) from error
 
 
 def write_config(path: str | Path, config: Any) -> None:
@@ -93,14 +102,14 @@ def write_config(path: str | Path, config: Any) -> None:
     saved.inference_mode = True
     given = {name: sorted(one) if isinstance(one, set) else one for name, one in saved.to_dict().items()}
     try:
-        write_bytes(Path(path) / CONFIG, json.dumps(given, indent=2, sort_keys=True).encode())
+        write_bytes(Path(path) / ADAPTER_CONFIG, json.dumps(given, indent=2, sort_keys=True).encode())
     except TypeError as error:
         raise ConfigError(f"The LoraConfig holds what JSON cannot ({error}). Give plain values.") from error
 
 
 def write_adapter(path: str | Path, config: Any, state: Mapping[str, Tensor]) -> None:
     """Write a plain adapter that PEFT opens: its config and its weights."""
-    write_bytes(Path(path) / WEIGHTS, to_bytes(state))
+    write_bytes(Path(path) / ADAPTER, to_bytes(state))
     write_config(path, config)
 
 
@@ -139,15 +148,15 @@ def _frozen(full: nn.Module) -> dict[str, Tensor]:
     for name, parameter in full.named_parameters():
         kept = "lora_" not in name and "modules_to_save" not in name
         if kept and parameter.is_floating_point():
-            plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
-            found[plain.replace(".original_module.", ".")] = parameter
+            found[name.removeprefix("base_model.model.").replace(".base_layer.", ".")] = parameter
     return found
 
 
 def identity_of(full: nn.Module) -> dict[str, Any]:
     """Return what tells the model that an adapter was trained on from others: its shapes, and some of its weights."""
     held = _frozen(full)
-    names = sorted(name for name, parameter in held.items() if not parameter.requires_grad)
+    # What was replaced, such as a new classifier, may have had random values.
+    names = sorted(name for name, one in held.items() if not one.requires_grad and ".original_module." not in name)
     chosen = names[:: max(1, len(names) // _COMPARED)]
     return {
         "shapes": _shapes(held),
@@ -175,7 +184,8 @@ def check_base(full: nn.Module, identity: Mapping[str, Any], path: str | Path) -
     advice = f"Open {path} with the pretrained model that it was trained on"
     if _shapes(held) != identity["shapes"]:
         raise CheckpointError(
-            f"The model is not the one that {path} was trained on: its tensors have other names or shapes. {advice}."
+            f"The model is not the one that {path} was trained on: its tensors have other names or shapes. {advice}, "
+            "as the same class, such as model=AutoModelForSequenceClassification.from_pretrained(...)."
         )
     for name, values in identity["values"].items():
         ours = held[name].detach().flatten()[:_VALUES].float().cpu()
