@@ -237,7 +237,7 @@ CLAIMS = [
     Claim(
         "dylora",
         "step_ratio",
-        "DyLoRA's training step over LoRA's at the largest rank, the dearer of one rank per step and per example (paper 1.021)",
+        "DyLoRA's training step over LoRA's at the largest rank, the dearer of its two forms (paper 1.021)",
         1.03,
         form="{:.3f}",
     ),

@@ -178,8 +178,8 @@ def ranks(found: dict[str, Any]) -> str:
         f"MiniLM, {', '.join(name.upper() for name in about['quality_tasks'])}, {about['examples'] or 'all'} training "
         f"examples a task, {how['epochs']} epochs of batches of {how['batch']}, adapters of query and value, "
         f"classifier and pooler trained too, {len(about['seeds'])} seeds (the frozen mode and full fine-tuning: "
-        f"{about['seeds_of_others']}). Accuracy on {about['evaluated'] or 'all'} test examples a task at most, mean over "
-        "tasks and seeds, by rank. Rates were chosen on training examples that nothing was trained on: "
+        f"{about['seeds_of_others']}). Accuracy on {about['evaluated'] or 'all'} test examples a task at most, mean "
+        "over tasks and seeds, by rank. Rates were chosen on training examples that nothing was trained on: "
         + "; ".join(f"{name} {value:.1f}" for name, value in about["held_out"].items())
         + "."
     )
@@ -187,8 +187,8 @@ def ranks(found: dict[str, Any]) -> str:
         f"A step of one rank per example takes {m['step_ratio_example']:.3f} of LoRA's at rank 8, one rank per step "
         f"{m['step_ratio_step']:.3f}. In the frozen mode of the first published code "
         f"{100 * m['reference_moved_outside']:.0f} % of all movement of the adapter is outside of the row and column "
-        f"that it means to train; in ours none. In training {m['compiled_graphs_training']:.0f} graphs are compiled for "
-        f"all ranks together, as for one rank alone ({m['compiled_graphs_one_rank']:.0f})."
+        f"that it means to train; in ours none. In training {m['compiled_graphs_training']:.0f} graphs are compiled "
+        f"for all ranks together, as for one rank alone ({m['compiled_graphs_one_rank']:.0f})."
     )
     return f"{text}\n\n{costs}\n\n" + "\n".join(lines)
 

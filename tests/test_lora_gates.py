@@ -519,6 +519,21 @@ def test_threads_have_ranks_of_their_own():
     assert not wrong
 
 
+def test_threads_that_try_at_once_leave_the_compiler_on():
+    import torch._dynamo
+
+    nets, start = [ranked(plain(), ["0", "2", "4"]).eval() for _ in range(4)], threading.Barrier(4)
+
+    def work(net: sn.SortedNet) -> None:
+        start.wait()
+        net(ROWS, settings=[{"r": 1}, {"r": 4}], split=True)
+
+    threads = [threading.Thread(target=work, args=(net,)) for net in nets]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert torch._dynamo.eval_frame._stance.stance == "default"
+
+
 # --- depth x rank ---------------------------------------------------------------------------------------------------
 
 
@@ -601,7 +616,8 @@ def test_further_ranks_compile_no_further_graph():
         net.at(setting)(ROWS).sum().backward()
     net(ROWS, settings=[{"r": 1}, {"r": 8}], split=True)
     net(ROWS, settings=[{"r": 3}, {"r": 5}, {"r": 7}], split=[1, 1, 2])
-    assert counter.frame_count == first <= 2  # what the first block takes needs no gradient
+    assert counter.frame_count == first
+    assert first in (1, 2)  # what the first block takes needs no gradient
 
 
 @pytest.mark.usefixtures("fresh_dynamo")

@@ -9,7 +9,8 @@ from torch import nn
 from sortednet import SortedNet, Space
 from sortednet.errors import BuildError
 from sortednet.models import MLP
-from sortednet.views import build_skeleton, outline
+from sortednet.outlines import outline
+from sortednet.views import build_skeleton
 
 SPACE = Space(width=[2, 4])
 

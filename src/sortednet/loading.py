@@ -15,10 +15,11 @@ from .errors import CheckpointError
 from .families import is_causal, read_builder
 from .layouts import Layout, tensors_of
 from .network import SortedNet
+from .outlines import call_builder, outline
 from .ranks import reopened
 from .space import Number, Setting, Space
 from .token_loss import ChunkedHead
-from .views import Slot, build_skeleton, call_builder, outline
+from .views import Slot, build_skeleton
 
 __all__ = ["load"]
 

@@ -20,12 +20,13 @@ from .errors import BuildError, DataError, SettingError
 from .families import PretrainedBuilder, builder_of, is_causal, open_pretrained
 from .layouts import Layout, tensors_of
 from .lora import AdapterBuilder, GatedForward
+from .outlines import call_builder
 from .readouts import Readout
 from .sharing import Sharing
 from .space import Number, Setting, Space
 from .sub_model import SubModel
 from .token_loss import ChunkedHead
-from .views import Skeleton, Skeletons, build_skeleton, call_builder, refuse_larger
+from .views import Skeleton, Skeletons, build_skeleton, refuse_larger
 
 __all__ = ["SortedNet"]
 

@@ -35,8 +35,8 @@ from .lora import (
     write_adapter,
 )
 from .network import SortedNet
+from .outlines import outline
 from .space import Number, Space
-from .views import outline
 
 __all__ = ["builder_of_ranks", "dylora", "load_adapter", "merge", "order_ranks", "reopened", "save_adapter", "unmerge"]
 

@@ -24,10 +24,11 @@ from .errors import BuildError
 from .exits import Reader, Trunk, block_list, prefix_of, random_state_kept
 from .layouts import tensors_of
 from .lora import AdapterBuilder, GatedForward, base_of
+from .outlines import outline
 from .space import Setting, Space
 from .token_loss import ChunkedHead
 from .trials import Inputs, equal, some_rows
-from .views import Skeleton, Skeletons, outline
+from .views import Skeleton, Skeletons
 
 __all__ = ["Sharing"]
 

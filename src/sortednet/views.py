@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.utils.parametrize import register_parametrization
 
 from .batches import call_with
 from .buffers import Private, estimate_statistics
-from .errors import BuildError, SortedNetError
+from .errors import BuildError
 from .layouts import Cut, Layout, cuts, tensors_of
+from .outlines import is_quantised, outline
 from .readouts import take_readouts
 from .space import Setting
 
-__all__ = ["Skeleton", "Skeletons", "Slot", "build_skeleton", "call_builder", "outline", "refuse_larger"]
+__all__ = ["Skeleton", "Skeletons", "Slot", "build_skeleton", "refuse_larger"]
 
 
 # What Hugging Face's `gradient_checkpointing_enable` sets on modules; it follows the full model like its mode.
@@ -58,6 +58,7 @@ class Skeleton:
     Attributes:
         setting: The setting it was built at.
         module: The model of the user's own class.
+        shared: Names of the tensors of quantised modules, which are the full model's own.
     """
 
     def __init__(self, setting: Setting, module: nn.Module, full: nn.Module, layouts: Iterable[Layout]) -> None:
@@ -74,8 +75,13 @@ class Skeleton:
         self._own_buffers: list[tuple[nn.Module, str, nn.Module]] = []
         self._bound: list[tuple[Slot, Tensor]] = []
         self._modules: list[tuple[nn.Module, nn.Module]] = []
+        self.shared: set[str] = set()
         for prefix, target in module.named_modules(remove_duplicate=False):
             source = sources.get(prefix, full)
+            if target is source and is_quantised(target):
+                # It is more than its numbers, and nothing of it is cut.
+                self.shared |= {f"{prefix}.{name}" for name in (*target._parameters, *target._buffers)}
+                continue
             if target is source:
                 raise BuildError(
                     f"{prefix or 'The model'} is the same module at every call of the builder. Make new modules at "
@@ -207,7 +213,7 @@ class Skeleton:
         for slot in self.buffers:
             slot.module._buffers[slot.name] = read(slot, _held(slot.source._buffers, slot))
         self._place_own_buffers()
-        return self.module
+        return copy.deepcopy(self.module) if self.shared else self.module
 
     def measure(self, private: Private, batches: Iterable[Any]) -> dict[str, Tensor]:
         """Return the running statistics of the sub-model, measured anew on batches of inputs."""
@@ -343,46 +349,6 @@ class _Gather(nn.Module):
         return self.cut.of(full)
 
 
-class _Building(threading.local):
-    """The stand-ins made while this thread builds a sub-model; None while it does not."""
-
-    made: dict[int, tuple[nn.Parameter, nn.Parameter]] | None = None
-
-
-_BUILDING = _Building()
-_ONE_AT_A_TIME = threading.RLock()  # two threads that put the random state back would undo each other
-
-
-def _to_meta(_: nn.Module, __: str, parameter: nn.Parameter) -> nn.Parameter | None:
-    """Put a stand-in on the meta device in a parameter's place, where this thread builds a sub-model."""
-    if _BUILDING.made is None or parameter is None or parameter.is_meta:
-        return None
-    if nn.parameter.is_lazy(parameter):
-        raise BuildError("The builder makes lazy modules, whose sizes are not known. Give every layer its sizes.")
-    stand_in = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
-    # transformers draws no initial values for such a one; on the meta device that would take most of the time.
-    stand_in._is_hf_initialized = True  # type: ignore[attr-defined]
-    # One stand-in for each, so that tied parameters stay tied.
-    return _BUILDING.made.setdefault(id(parameter), (parameter, stand_in))[1]
-
-
-# Registered once and for all: to add and remove it at each build would disturb other threads that build modules.
-register_module_parameter_registration_hook(_to_meta)  # type: ignore[arg-type]
-
-
-@contextmanager
-def _parameters_on_meta() -> Iterator[None]:
-    """Register parameters on the meta device, in this thread only; buffers stay real."""
-    before = _BUILDING.made
-    # The builder's random numbers are thrown away, so they must not move the caller's generator.
-    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
-        _BUILDING.made = {}
-        try:
-            yield
-        finally:
-            _BUILDING.made = before
-
-
 class Skeletons(threading.local):
     """The skeletons used last. Each thread has its own, so that threads cannot rebind each other's.
 
@@ -445,42 +411,6 @@ def build_skeleton(
         raise BuildError(f"At {setting}: {error}") from None
 
 
-def outline(build: Callable[..., nn.Module], setting: Setting) -> nn.Module:
-    """Build the model at a setting with its parameters on the meta device and its buffers real.
-
-    Raises:
-        BuildError: If the builder fails or returns no module.
-    """
-    with _parameters_on_meta():
-        return call_builder(build, setting)
-
-
-def call_builder(build: Callable[..., nn.Module], setting: Setting) -> nn.Module:
-    """Call the builder at a setting and say what went wrong in words.
-
-    Raises:
-        BuildError: If it fails or returns no module.
-    """
-    try:
-        module = build(**setting)
-    except SortedNetError:
-        raise
-    except Exception as error:
-        if "meta" in str(error):
-            raise BuildError(
-                f"The builder reads the value of a tensor at {setting} ({error}). Sub-models are built without memory: "
-                "compute such values from the arguments, or keep them in buffers."
-            ) from error
-        arguments = ", ".join(f"{name}={value!r}" for name, value in setting.items())
-        raise BuildError(
-            f"build({arguments}) failed with {type(error).__name__}: {str(error).rstrip('.')}. "
-            "Every value of a support must be one that the builder takes as a keyword argument."
-        ) from error
-    if not isinstance(module, nn.Module):
-        raise BuildError(f"build(...) at {setting} returned {type(module).__name__}. Return a torch.nn.Module.")
-    return module
-
-
 def refuse_larger(model: nn.Module, full: Skeleton) -> None:
     """Refuse a given model that is larger than what the builder makes at the full setting.
 
@@ -489,7 +419,7 @@ def refuse_larger(model: nn.Module, full: Skeleton) -> None:
     """
     ours = {slot.path: slot.cut.shape for slot in (*full.parameters, *full.buffers)}
     for name, tensor in tensors_of(model).items():
-        if ours.get(name) != tuple(tensor.shape):
+        if name not in full.shared and ours.get(name) != tuple(tensor.shape):
             raise BuildError(
                 f"The given model is not the full model: {name} is {tuple(tensor.shape)} in it and "
                 f"{ours.get(name, 'missing')} in build({full.setting}). Let the builder make the given model at the "

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ..errors import BuildError, SortedNetError, SpaceError
 from ..layouts import tensors_of
+from ..outlines import outline
 from ..readouts import MeanReadout, Readout, attached, readout_of
 from ..space import Number, Setting, Space
-from ..views import outline
 from .builder import PretrainedBuilder, canonical, holder, text_config
 from .table import Family, family_of
 

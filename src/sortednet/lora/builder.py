@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..errors import BuildError, ConfigError, SettingError
 from ..families import PretrainedBuilder
 from ..layouts import Layout
+from ..outlines import is_quantised
 from ..space import Number, Setting
 from .checks import RankPattern, largest_rank, lora_layers, rank_at
 from .saving import adapter_state, identity_of, write_config
@@ -215,28 +216,37 @@ def _ask_for_gradient(module: Any, args: Any, output: Any) -> None:
 class Outline:
     """Builds a model again from itself: the same modules, without memory for its parameters.
 
-    Where only the rank is sorted, nothing of the adapted model is cut, so that no constructor is needed. Parameters
-    that are no plain ones, such as quantised ones, are shared.
+    Where only the rank is sorted, nothing of the adapted model is cut, so that no constructor is needed. Quantised
+    modules are the model's own in every copy.
 
     Args:
         model: The model, before any adapter is put into it.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        memo: dict[int, Any] = {}
+        memo = _kept(model)
         for parameter in model.parameters():
-            memo[id(parameter)] = parameter if type(parameter) is not nn.Parameter else nn.Parameter(
-                torch.empty_like(parameter, device="meta"), parameter.requires_grad
-            )  # fmt: skip
-        memo |= {id(buffer): buffer for buffer in model.buffers()}
+            if id(parameter) not in memo:
+                stand_in = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+                memo[id(parameter)] = stand_in
         self._template = copy.deepcopy(model, memo)
 
     def __call__(self) -> nn.Module:
-        shared: list[Tensor] = list(self._template.parameters())
-        for module in self._template.modules():  # other buffers are the module's own, as a constructor would make them
-            own = module._non_persistent_buffers_set
-            shared += [one for name, one in module._buffers.items() if one is not None and name not in own]
-        return copy.deepcopy(self._template, {id(tensor): tensor for tensor in shared})
+        memo = _kept(self._template)
+        memo |= {id(parameter): parameter for parameter in self._template.parameters()}
+        return copy.deepcopy(self._template, memo)
+
+
+def _kept(model: nn.Module) -> dict[int, Any]:
+    """Return what every copy of a model shares: quantised modules, and buffers that are bound to the model's own."""
+    kept: dict[int, Any] = {}
+    for module in model.modules():
+        if is_quantised(module):
+            kept[id(module)] = module
+        own = module._non_persistent_buffers_set  # these are each copy's own, as a constructor would make them
+        shared = [one for name, one in module._buffers.items() if one is not None and name not in own]
+        kept |= {id(one): one for one in shared}
+    return kept
 
 
 def adapter_layouts(full: nn.Module, layouts: Iterable[Layout]) -> tuple[Layout, ...]:
