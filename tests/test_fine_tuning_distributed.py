@@ -15,6 +15,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from peft import LoraConfig
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
@@ -36,6 +37,8 @@ CASES = {
     "language model": {"objective": "summation"},
     # another sub-model at each step, with a classifier of its own
     "classifier": {"objective": "stochastic", "checkpointing": True},
+    # another rank of an adapter at each step; sharded frozen weights beside trained ones
+    "ranks": {"objective": "stochastic"},
 }
 SIZES = {"vocab_size": 20, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
 
@@ -77,6 +80,8 @@ def make_net(case: str) -> sn.SortedNet:
         **SIZES, max_position_embeddings=16, num_labels=3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     )
     model = BertForSequenceClassification(config)
+    if case == "ranks":
+        return sn.dylora(model, LoraConfig(r=4, target_modules=["query"], modules_to_save=["classifier"]))
     return sn.SortedNet.from_pretrained(model, num_hidden_layers=[1, 2, 3], private="classifier.*")
 
 
@@ -217,7 +222,8 @@ def test_weights_that_bfloat16_rounds_are_those_announced(folder) -> None:
 def test_checkpoints_of_two_processes_open_whole(folder, alone, wrap) -> None:
     for case in CASES:
         for name in ("saved", f"checkpoint-{STEPS}"):
-            net = sn.load(folder / f"{case} {wrap}" / name).eval()
+            base = {"model": make_net(case).full.unload()} if case == "ranks" else {}
+            net = sn.load(folder / f"{case} {wrap}" / name, **base).eval()
             batch = {key: torch.tensor([one[key] for one in make_data(case, 12)]) for key in ("input_ids",)}
             key = "labels" if case == "language model" else "label"
             batch["labels"] = torch.tensor([one[key] for one in make_data(case, 12)])

@@ -107,7 +107,7 @@ class SortedNet(nn.Module):
         patterns = (private,) if isinstance(private, str) else tuple(private)
         trainable = {name: p.requires_grad for name, p in self.full.named_parameters(remove_duplicate=False)}
         self.private = Private(patterns, buffers, space.full, trainable)
-        self._sharing = Sharing(build, space, self.private, self._prepared)
+        self._sharing = Sharing(build, space, self.private, self._prepared, self._skeleton)
         names = tensors_of(self.full)
         for pattern in patterns:
             if not fnmatch.filter(names, pattern):
@@ -216,8 +216,7 @@ class SortedNet(nn.Module):
             args: Inputs of the model's own `forward`.
             setting: The sub-model to run; the full model where left out.
             settings: Or several sub-models; then a list of outputs is returned.
-            split: Whether each of `settings` gets its own part of the batch, instead of all of it; or the sizes of the
-                parts.
+            split: Whether each of `settings` gets a part of the batch instead of all of it; or the sizes of the parts.
             weights: In what proportion the losses of `settings` will be added up; needed where a model computes them
                 itself and they are not equal.
             inference: Whether to run in evaluation mode, whatever mode the network is in.
@@ -482,7 +481,7 @@ class SortedNet(nn.Module):
         }
         known: tuple[Layout, ...] = ()
         if isinstance(self.builder, (PretrainedBuilder, AdapterBuilder)):
-            described |= self.builder.to_json(self.full)
+            described |= self.builder.to_json(self.full, state)
             known = self.builder.layouts(self.full)
             state = self.builder.before_saving(self.full, path, state)
         described["layouts"] = [one.to_json() for one in self.layouts if one not in known]

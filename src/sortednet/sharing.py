@@ -65,7 +65,8 @@ class Sharing:
         build: The network's builder.
         space: Its settings.
         private: Its private tensors.
-        prepared: Makes a new skeleton of a setting.
+        prepared: Makes a new skeleton of a setting, compiled where the network is.
+        plain: The same, never compiled.
 
     Attributes:
         head: How exits of a language model are read in chunks; None to read them whole.
@@ -73,14 +74,19 @@ class Sharing:
     """
 
     def __init__(
-        self, build: Callable[..., nn.Module], space: Space, private: Private, prepared: Callable[[Setting], Skeleton]
+        self,
+        build: Callable[..., nn.Module],
+        space: Space,
+        private: Private,
+        prepared: Callable[[Setting], Skeleton],
+        plain: Callable[[Setting], Skeleton],
     ) -> None:
         self.head: ChunkedHead | None = None
         self._build, self._space, self._private, self._prepared = build, space, private, prepared
         self._paths: dict[str, str] | None = None
         self._ways: dict[str, _Way] = {}
         self._parts = Skeletons()
-        self.gated = GatedForward(build, private, prepared) if isinstance(build, AdapterBuilder) else None
+        self.gated = GatedForward(build, private, prepared, plain) if isinstance(build, AdapterBuilder) else None
 
     def forget(self) -> None:
         """Build all skeletons anew."""

@@ -90,7 +90,7 @@ class PretrainedBuilder:
         names = [name for name, _ in full.named_parameters(remove_duplicate=False)]
         return tuple(one for one in family_of(self.config).layouts if fnmatch.filter(names, one.pattern))
 
-    def to_json(self, full: nn.Module) -> dict[str, Any]:
+    def to_json(self, full: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return what a checkpoint needs beside the config to make this builder again, as plain values."""
         name = None if self.readout is None else self.readout.name
         return {"class": self.model_class.__name__, "sizes": dict(self.sizes), "readout": name}

@@ -141,11 +141,16 @@ class AdapterBuilder:
         known = self.base.layouts(full) if isinstance(self.base, PretrainedBuilder) else ()
         return adapter_layouts(full, known)
 
-    def to_json(self, full: nn.Module) -> dict[str, Any]:
+    def to_json(self, full: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return what a checkpoint needs beside PEFT's config to make this builder again, as plain values."""
-        base = self.base.to_json(full) if isinstance(self.base, PretrainedBuilder) else None
+        base = self.base.to_json(full, state) if isinstance(self.base, PretrainedBuilder) else None
         return {
-            "adapter": {"pattern": self.pattern, "scaling": self.scaling, "base": base, "identity": identity_of(full)}
+            "adapter": {
+                "pattern": self.pattern,
+                "scaling": self.scaling,
+                "base": base,
+                "identity": identity_of(full, state),
+            }
         }
 
     def before_saving(self, full: nn.Module, path: str | Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,11 +11,9 @@ first used, with noise for the adapter's weights (those that begin as 0 would hi
 from __future__ import annotations
 
 import inspect
-import sys
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -96,11 +94,18 @@ class GatedForward:
     Args:
         builder: The network's builder.
         private: Its private tensors.
-        prepared: Makes a new skeleton of a setting.
+        prepared: Makes a new skeleton of a setting, compiled where the network is.
+        plain: The same, never compiled.
     """
 
-    def __init__(self, builder: AdapterBuilder, private: Private, prepared: Callable[[Setting], Skeleton]) -> None:
-        self._builder, self._private, self._prepared = builder, private, prepared
+    def __init__(
+        self,
+        builder: AdapterBuilder,
+        private: Private,
+        prepared: Callable[[Setting], Skeleton],
+        plain: Callable[[Setting], Skeleton],
+    ) -> None:
+        self._builder, self._private, self._prepared, self._plain = builder, private, prepared, plain
         self._parts = Skeletons()
         self._tried: set[tuple[Any, ...]] = set()
         self._problem: str | None = None
@@ -222,17 +227,18 @@ class GatedForward:
         largest = self._builder.largest
         # Three examples, so that no other axis is likely to be as long by chance.
         chosen = [Setting({**settings[0], RANK: rank}) for rank in (largest, (largest + 1) // 2, 1)]
-        # As it is written: what is traced for a trial would count among the graphs that training may have.
-        written = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-        with torch.no_grad(), random_state_kept(inputs), written:
+        with torch.no_grad(), random_state_kept(inputs):
             rows = [some_rows(inputs, 3)] if batch_size(inputs) == 1 else []
             rows = [_row(rows[0] if rows else some_rows(inputs, 3), place) for place in range(3)]
             expected = []
             for setting, row in zip(chosen, rows, strict=True):
-                alone = self._prepared(setting)
+                alone = self._plain(setting)
                 self._disturb(full, alone)
                 expected.append(alone.module(*row[0], **row[1]))
-            held, readers = self._made(chosen, inner)
+            # Not compiled: what is traced for a trial would count among the graphs that training may have.
+            top = Setting({**settings[0], RANK: largest})
+            held = _Trunk(self._plain(top), self._builder, inner)
+            readers = [] if inner is None else [_Reader(self._plain(one), inner) for one in chosen]
             for skeleton in (held.skeleton, *(reader.skeleton for reader in readers)):
                 self._disturb(full, skeleton)
             try:

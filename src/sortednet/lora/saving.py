@@ -142,30 +142,35 @@ def baked(model: Any, adapter: str) -> tuple[Any, dict[str, Tensor]]:
     return config, state
 
 
-def _frozen(full: nn.Module) -> dict[str, Tensor]:
-    """Return the adapted model's own weights, by their names before it was adapted."""
-    found: dict[str, Tensor] = {}
+def _own_names(full: nn.Module) -> dict[str, tuple[str, nn.Parameter]]:
+    """Return the adapted model's own weights and their names now, by their names before it was adapted."""
+    found = {}
     for name, parameter in full.named_parameters():
         kept = "lora_" not in name and "modules_to_save" not in name
         if kept and parameter.is_floating_point():
-            found[name.removeprefix("base_model.model.").replace(".base_layer.", ".")] = parameter
+            found[name.removeprefix("base_model.model.").replace(".base_layer.", ".")] = name, parameter
     return found
 
 
-def identity_of(full: nn.Module) -> dict[str, Any]:
-    """Return what tells the model that an adapter was trained on from others: its shapes, and some of its weights."""
-    held = _frozen(full)
+def identity_of(full: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return what tells the model that an adapter was trained on from others: its shapes, and some of its weights.
+
+    Args:
+        full: The adapted model.
+        state: Its state dictionary, gathered where the parameters are sharded.
+    """
+    held = _own_names(full)
     # What was replaced, such as a new classifier, may have had random values.
-    names = sorted(name for name, one in held.items() if not one.requires_grad and ".original_module." not in name)
+    names = sorted(name for name, (_, one) in held.items() if not one.requires_grad and ".original_module." not in name)
     chosen = names[:: max(1, len(names) // _COMPARED)]
     return {
         "shapes": _shapes(held),
-        "values": {name: held[name].detach().flatten()[:_VALUES].float().tolist() for name in chosen},
+        "values": {name: state[held[name][0]].detach().flatten()[:_VALUES].float().tolist() for name in chosen},
     }
 
 
-def _shapes(held: Mapping[str, Tensor]) -> str:
-    text = json.dumps(sorted((name, list(tensor.shape)) for name, tensor in held.items()))
+def _shapes(held: Mapping[str, tuple[str, nn.Parameter]]) -> str:
+    text = json.dumps(sorted((name, list(one.shape)) for name, (_, one) in held.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -180,7 +185,7 @@ def check_base(full: nn.Module, identity: Mapping[str, Any], path: str | Path) -
     Raises:
         CheckpointError: If its tensors have other names or shapes, or other values.
     """
-    held = _frozen(full)
+    held = _own_names(full)
     advice = f"Open {path} with the pretrained model that it was trained on"
     if _shapes(held) != identity["shapes"]:
         raise CheckpointError(
@@ -188,7 +193,7 @@ def check_base(full: nn.Module, identity: Mapping[str, Any], path: str | Path) -
             "as the same class, such as model=AutoModelForSequenceClassification.from_pretrained(...)."
         )
     for name, values in identity["values"].items():
-        ours = held[name].detach().flatten()[:_VALUES].float().cpu()
+        ours = held[name][1].detach().flatten()[:_VALUES].float().cpu()
         if not torch.allclose(ours, torch.tensor(values), rtol=_TOLERANCE, atol=1e-4):
             raise CheckpointError(
                 f"The model is not the one that {path} was trained on: {name} begins with {ours.tolist()} and not with "
