@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from .errors import BuildError, ConfigError, SortedNetError
-from .lora import RANK, RankPattern, Scaling, check_ranks, largest_rank, lora_config
+from .lora import RankPattern, Scaling, check_ranks, largest_rank, lora_config
 from .network import SortedNet
-from .ranks import dylora
+from .ranks import dylora, with_ranks
 from .space import Space
 
 __all__ = ["AdapterConfig"]
@@ -87,12 +87,7 @@ class AdapterConfig:
         Args:
             inner: The model's own dimensions, if some are sorted.
         """
-        ranks = self.sorted_ranks()
-        if inner is None:
-            return Space(**{RANK: ranks})
-        if inner.is_product:
-            return Space(**inner.supports, **{RANK: ranks})
-        return Space([{**setting, RANK: rank} for setting in inner for rank in ranks])
+        return with_ranks(inner, self.sorted_ranks())
 
     def make_network(self, model: nn.Module | SortedNet, *, task_type: str, path: str | None) -> SortedNet:
         """Put the adapter into a model.

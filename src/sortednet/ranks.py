@@ -38,7 +38,17 @@ from .network import SortedNet
 from .outlines import outline
 from .space import Number, Space
 
-__all__ = ["builder_of_ranks", "dylora", "load_adapter", "merge", "order_ranks", "reopened", "save_adapter", "unmerge"]
+__all__ = [
+    "builder_of_ranks",
+    "dylora",
+    "load_adapter",
+    "merge",
+    "order_ranks",
+    "reopened",
+    "save_adapter",
+    "unmerge",
+    "with_ranks",
+]
 
 # The ranks that a server has slots of; an adapter of another is filled up with zeros.
 SERVERS = {"vllm": (1, 8, 16, 32, 64, 128, 256, 320, 512)}
@@ -108,12 +118,7 @@ def dylora(
     own = copy.deepcopy(config)
     own.base_model_name_or_path = own.base_model_name_or_path or getattr(base, "name_or_path", None) or None
     builder = AdapterBuilder(build, own, rank_pattern, scaling)
-    if net is None:
-        space = Space(**{RANK: chosen})
-    elif net.space.is_product:
-        space = Space(**net.space.supports, **{RANK: chosen})
-    else:
-        space = Space([{**setting, RANK: rank} for setting in net.space for rank in chosen])
+    space = with_ranks(None if net is None else net.space, chosen)
     check_layers(outline(builder, space.full), builder.adapter)  # before the model itself is touched
     full: Any = adapted(base, builder.config_at(largest), initial=True)
     try:
@@ -121,6 +126,24 @@ def dylora(
     except BaseException:
         full.unload()
         raise
+
+
+def with_ranks(inner: Space | None, ranks: Sequence[int]) -> Space:
+    """Return the space of an adapted model.
+
+    Args:
+        inner: The model's own dimensions, if some are sorted.
+        ranks: The adapter's.
+
+    Example:
+        >>> with_ranks(Space(depth=[2, 4]), [1, 8])
+        Space(depth=[2, 4], r=[1, 8])
+    """
+    if inner is None:
+        return Space(**{RANK: ranks})
+    if inner.is_product:
+        return Space(**inner.supports, **{RANK: ranks})
+    return Space([{**setting, RANK: rank} for setting in inner for rank in ranks])
 
 
 def load_adapter(
