@@ -70,6 +70,8 @@ def made(kind: str, model: Any, seed: int) -> tuple[sn.SortedNet, sn.Objective, 
         net = sn.dylora(model, adapter(rank), ranks=RANKS[:rank])
         return net, sn.Summation(sn.Space([dict(net.space.full)])), "standard"
     net = sn.dylora(model, adapter(LARGEST), ranks=RANKS)
+    if kind == "examplelow":  # low ranks more often, as the paper's geometric distribution draws them
+        return net, sn.PerExample(sn.Geometric(net.space, seed=seed)), "standard"
     if kind.startswith("example"):
         return net, sn.PerExample(sn.Stratified(net.space, seed=seed)), "standard"
     return net, sn.Stochastic(sn.Uniform(net.space, seed=seed)), "unique" if kind == "frozen" else "standard"
@@ -117,7 +119,7 @@ def run(given: Any, kind: str, task: str, seed: int, rate: float | None) -> dict
         hidden_dropout_prob=HOW["dropout"], attention_probs_dropout_prob=HOW["dropout"],
     )  # fmt: skip
     net, objective, update = made(kind, model, seed)
-    chosen = rate if rate is not None else RATES[kind.rstrip("0123456789")]
+    chosen = rate if rate is not None else RATES["example" if kind.startswith("example") else kind.rstrip("0123456789")]
     pad = tokenizer.pad_token_id
     trained(net, objective, update, train, chosen, seed, pad)
     settings = list(net.space) if kind == "lora8" or not kind.startswith("lora") else [net.space.full]
