@@ -13,6 +13,8 @@ import json
 import statistics
 import sys
 import warnings
+import weakref
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,10 @@ import torch
 import transformers
 from measuring import alternate, context, spread, write
 from peft import get_peft_model
-from pretrained import peak
-from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
 
 import sortednet as sn
+from sortednet.cost import _LiveStorages
 
 BATCH, TOKENS, REPEATS = 32, 48, 15
 RATE, DECAY, STEPS = 1e-3, 0.1, 20
@@ -74,6 +76,21 @@ def our_step(
     finished()
 
 
+def peak(model: Model, run: Callable[[], object]) -> int:
+    """Return the most bytes of tensors made in a step that live at once; not the model's own."""
+    if torch.cuda.is_available():
+        finished()
+        held = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - held
+    known = {one.untyped_storage(): one.untyped_storage().nbytes() for one in (*model.parameters(), *model.buffers())}
+    live = _LiveStorages(weakref.WeakKeyDictionary(known))
+    with live:
+        run()
+    return live.peak
+
+
 def costs(given: Any) -> tuple[dict[str, float], dict]:
     """Time a step of LoRA at every rank and of DyLoRA in both forms, in turn."""
     model = pretrained(given)
@@ -103,8 +120,8 @@ def costs(given: Any) -> tuple[dict[str, float], dict]:
     found["step_ratio"] = max(found["step_ratio_step"], found["step_ratio_example"])
     found["search_ratio"] = min(found["search_ratio_step"], found["search_ratio_example"])
     memory = {
-        "lora": peak(lambda: lora_step(lora[LARGEST], optimizer_of(lora[LARGEST]), batch)),
-        "example": peak(lambda: our_step(net, each, optimizer_of(net), batch)),
+        "lora": peak(lora[LARGEST], lambda: lora_step(lora[LARGEST], optimizer_of(lora[LARGEST]), batch)),
+        "example": peak(net, lambda: our_step(net, each, optimizer_of(net), batch)),
     }
     found["extra_memory_ratio"] = memory["example"] / memory["lora"]
     return found, {"seconds": {name: spread(own) for name, own in times.items()}, "bytes": memory}
@@ -148,8 +165,8 @@ def graphs(given: Any) -> tuple[dict[str, float], dict]:
     def counted(ranks: tuple[int, ...], train: bool) -> float:
         torch._dynamo.reset()
         net = sn.dylora(pretrained(given), quality.adapter(LARGEST), ranks=RANKS).train(train)
-        counter = CompileCounterWithBackend("inductor")
-        net.compile(backend=counter)
+        counters.clear()
+        net.compile()
         batch = batch_of(net.full.get_base_model())
         objectives = [sn.Stochastic(sn.Cycle(net.space, [{"r": rank}])) for rank in ranks] * 2
         if len(ranks) > 1:
@@ -161,7 +178,7 @@ def graphs(given: Any) -> tuple[dict[str, float], dict]:
             else:
                 with torch.no_grad():
                     objective(net, batch, lambda output, _: output.loss)
-        return float(counter.frame_count)
+        return float(counters["stats"]["unique_graphs"])  # those that hold something
 
     found = {
         "compiled_graphs": counted(RANKS, train=False),

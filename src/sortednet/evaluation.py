@@ -22,12 +22,12 @@ Measurement = Literal["flops", "latency", "memory"]
 Metric = Callable[[Any, Any], Tensor]
 
 
-def accuracy(output: Any, targets: Tensor) -> Tensor:
+def accuracy(output: Any, targets: Any) -> Tensor:
     """Score each example 100 if the largest logit is its class, and 0 otherwise.
 
     Args:
         output: Logits, or an object that has `logits`. Shape (B, classes).
-        targets: Class of each example. Shape (B,), int64.
+        targets: Class of each example. Shape (B,), int64. Of a mapping, its `labels`.
 
     Returns:
         Scores in per cent. Shape (B,).
@@ -36,7 +36,14 @@ def accuracy(output: Any, targets: Tensor) -> Tensor:
         >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
         tensor([100.,   0.])
     """
-    logits = output if isinstance(output, Tensor) else output.logits
+    if isinstance(targets, Mapping):
+        targets = targets.get("labels")
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor) or not isinstance(targets, Tensor) or logits.shape[:-1] != targets.shape:
+        raise DataError(
+            "accuracy compares logits of shape (B, classes) with the class of each example, and this batch or output "
+            "has none. Give metric=, a function of an output and the targets (of a mapping, the mapping)."
+        )
     right = 100.0 * (logits.argmax(-1) == targets).float()
     return right.masked_fill(logits.isnan().any(-1), torch.nan)  # a network that diverged is not right by chance
 

@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from torch import Tensor, nn
 
@@ -55,7 +55,7 @@ class SortedNet(nn.Module):
         space: The space.
         builder: What builds a sub-model.
         layouts: Of its fused parameters, given and known.
-        merged: The setting whose adapter was added to the model's own weights, if one was.
+        merged: The setting whose adapter was added to the model's own weights, if one was; `unmerged` are these before.
 
     Raises:
         BuildError: If the builder fails, or the smallest sub-model is no corner of the full model.
@@ -100,7 +100,7 @@ class SortedNet(nn.Module):
         self.space = space
         self.builder = build
         self.layouts = (layouts,) if isinstance(layouts, Layout) else tuple(layouts)
-        self.merged: Setting | None = None
+        self.merged, self.unmerged = cast(Setting | None, None), cast(dict[str, Tensor], {})
         self._compilation: Compilation | None = None
         self._skeletons = Skeletons()
         self.full = call_builder(build, space.full) if model is None else model

@@ -14,7 +14,7 @@ from .lora import RANK
 from .network import SortedNet
 from .objectives import Batch
 from .ranks import builder_of_ranks
-from .space import Number, Space
+from .space import Number, Setting, Space
 from .table import Table
 
 __all__ = ["RankCurve", "evaluate_ranks"]
@@ -117,7 +117,7 @@ def evaluate_ranks(
 
     Raises:
         BuildError: If the network is none of `dylora`.
-        SettingError: If `at` is not in the space.
+        SettingError: If `at` is not in the space, or an adapter is merged into the weights.
 
     Example:
         >>> import torch
@@ -129,13 +129,24 @@ def evaluate_ranks(
         [1, 2]
     """
     builder = builder_of_ranks(net)
+    builder.refuse_merged(net.full, net.merged)
     rest = {name: value for name, value in net.space.full.items() if name != RANK} | dict(at or {})
     if RANK in rest:
         raise SettingError(f"at={dict(at or {})} fixes the rank, and all ranks are measured. Leave {RANK} out.")
-    net.space.setting(**rest)
+    net.space.setting(**rest, **{RANK: net.space.full[RANK]})
     settings = [one for one in net.space if all(one[name] == value for name, value in rest.items())]
-    without = [{**rest, RANK: 0}] if base else []
-    # The same weights, seen with one more rank.
-    seen = SortedNet(builder, Space([*without, *map(dict, settings)]), model=net.full, layouts=net.layouts)
-    table = evaluate(seen, loader, metric, measure=measure, metric_name=metric_name, higher_is_better=higher_is_better)
-    return RankCurve(table)
+    without = [Setting({**settings[0], RANK: 0})] if base else []
+    # The same weights, seen with one more rank; the full model is always part of it.
+    space = Space([dict(one) for one in dict.fromkeys([*without, *settings, net.space.full])])
+    seen = SortedNet(builder, space, model=net.full, layouts=net.layouts)
+    table = evaluate(
+        seen,
+        loader,
+        metric,
+        settings=[*without, *settings],
+        measure=measure,
+        metric_name=metric_name,
+        higher_is_better=higher_is_better,
+    )
+    rows = [row for row in table if all(row.setting[name] == value for name, value in rest.items())]
+    return RankCurve(Table(rows, table.metric, table.higher_is_better))

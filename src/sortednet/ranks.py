@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import torch
 from torch import nn
 
-from .checkpoint import read_weights
+from .checkpoint import METADATA, read_weights
 from .errors import BuildError, CheckpointError, ConfigError, SettingError, SpaceError
 from .families import open_pretrained
 from .lora import (
@@ -106,6 +107,8 @@ def dylora(
     """
     check_config(config)
     _check_model(model)
+    if "rank" in supports or RANK in supports:
+        raise SpaceError(f"{'rank' if 'rank' in supports else RANK} is given by the name ranks. Give ranks=[...].")
     largest = AdapterBuilder(nn.Module, config, rank_pattern, scaling).largest
     chosen = check_ranks(ranks, largest)
     opened: Any = open_pretrained(model) if isinstance(model, (str, Path)) else model
@@ -116,6 +119,12 @@ def dylora(
     build = Outline(base) if net is None else net.builder
     # A copy: what the caller does to the config later must not tell older sub-models from newer ones.
     own = copy.deepcopy(config)
+    names = [name for name, _ in base.named_modules()]
+    for one in config.modules_to_save or ():
+        if not any(name == one or name.endswith(f".{one}") for name in names):
+            raise BuildError(
+                f"modules_to_save names {one!r}, which {type(base).__name__} does not have. Name its own modules."
+            )
     own.base_model_name_or_path = own.base_model_name_or_path or getattr(base, "name_or_path", None) or None
     builder = AdapterBuilder(build, own, rank_pattern, scaling)
     space = with_ranks(None if net is None else net.space, chosen)
@@ -174,6 +183,11 @@ def load_adapter(
     """
     if order not in ("singular_values", "given"):
         raise ConfigError(f"order={order!r} is unknown. Choose 'singular_values' or 'given'.")
+    if (Path(path) / METADATA).is_file():
+        raise CheckpointError(
+            f"{path} holds the ranks of a network that dylora has made, which this would reorder. Open it by "
+            "sortednet.load(path, model=model)."
+        )
     config = read_config(path)
     config.inference_mode = False
     net = dylora(model, config, ranks=ranks, scaling="rank" if order == "given" else "constant")
@@ -326,7 +340,8 @@ def merge(net: SortedNet, setting: Mapping[str, Number] | str | None = None, /, 
     """Add the adapter of one rank to the model's own weights, in place, for inference without the adapter's cost.
 
     Until `unmerge`, only the returned module can be used: the network refuses to run, to train and to be saved, since
-    every other rank would be added on top.
+    every other rank would be added on top, and so it would be in a sub-model that was taken before. A copy of the
+    adapted weights is kept, so that `unmerge` gives back the same.
 
     Args:
         net: A network of `dylora`.
@@ -356,13 +371,17 @@ def merge(net: SortedNet, setting: Mapping[str, Number] | str | None = None, /, 
             raise BuildError(
                 f"{name} is cut in several pieces, into which nothing can be added. Merge what you extract."
             )
+    # Taking it out again by subtraction would leave what rounding has changed.
+    before = {f"{name}.{part}": one.detach().clone() for name, layer in builder.layers(net.full).items()
+              for part, one in layer.get_base_layer().named_parameters()}  # fmt: skip
     model.merge_adapter()
-    net.merged = net.space.setting(setting, **values)
+    net.merged, net.unmerged = net.space.setting(setting, **values), before
     return cast(nn.Module, model)
 
 
+@torch.no_grad()
 def unmerge(net: SortedNet) -> None:
-    """Take the adapter that `merge` has added out of the model's weights again, up to rounding.
+    """Give the model the weights again that it had before `merge`.
 
     The module that `merge` returned is of no use from then on.
 
@@ -371,13 +390,11 @@ def unmerge(net: SortedNet) -> None:
     """
     if net.merged is None:
         raise SettingError("No adapter is merged into this network. Call merge(net, r=...) first.")
-    merged, net.merged = net.merged, None
-    # A new module, for the network may have been moved or copied since.
-    model: Any = net.submodel(merged)
     builder = builder_of_ranks(net)
-    for layer in builder.layers(model).values():
-        layer.merged_adapters.append(builder.adapter)
-    model.unmerge_adapter()
+    for name, layer in builder.layers(net.full).items():
+        for part, one in layer.get_base_layer().named_parameters():
+            one.copy_(net.unmerged[f"{name}.{part}"])
+    net.merged, net.unmerged = None, {}
 
 
 def _check_model(model: Any) -> None:

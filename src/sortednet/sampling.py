@@ -314,6 +314,8 @@ class Held(Sampler):
     """
 
     def __init__(self, inner: Sampler, batches: int) -> None:
+        if not isinstance(inner, Sampler):
+            raise SettingError(f"{inner!r} is no sampler. Give one, such as Uniform(space, seed=0).")
         super().__init__(inner.space, inner.seed)
         if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
             raise SettingError(f"batches={batches!r} is no number of batches. Give a whole number of at least 1.")

@@ -37,6 +37,8 @@ def generate(
             raise ConfigError(f"{name} is not for decoding={type(decoding).__name__}(). Leave it out.")
     if settings is not None and setting is not None:
         raise SettingError(f"Give setting={setting} or settings={list(settings)}, not both.")
+    if isinstance(settings, str):
+        raise SettingError(f"settings={settings!r} is one setting. Give a list of one for each text, or setting=.")
     chosen = [net.space.setting(one) for one in ([setting] if settings is None else settings)]
     if not chosen:
         raise SettingError("settings is empty. Give one for each text.")

@@ -51,6 +51,8 @@ def check_config(config: Any) -> None:
                 f"{name}={getattr(config, name)!r} cannot be cut to a rank: {reason}. Leave it out, or train this "
                 "adapter at one rank with peft alone."
             )
+    if not config.lora_alpha or not all(config.alpha_pattern.values()):
+        raise ConfigError("lora_alpha=0 multiplies the adapter by 0. Choose another, such as that of r.")
     start = config.init_lora_weights
     if start not in _INITS or (start == "eva" and getattr(config.eva_config, "rho", 1) != 1):
         raise ConfigError(
@@ -110,8 +112,8 @@ def check_ranks(ranks: Sequence[int] | None, largest: int) -> list[int]:
             )
     if largest not in given:
         raise SpaceError(
-            f"ranks={given} does not hold the largest rank {largest}, which is the adapter that is saved. Add it, or "
-            f"give the LoraConfig r={max(given, default=1)}."
+            f"ranks={given} does not hold the largest rank {largest} of the LoraConfig (r, or a larger one in "
+            "rank_pattern), which is the adapter that is saved. Add it, or give the LoraConfig smaller ranks."
         )
     return sorted(set(given))
 
