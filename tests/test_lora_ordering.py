@@ -79,7 +79,7 @@ def test_the_full_model_gives_what_it_gave(name):
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("alpha", [6, -6, 0])
+@pytest.mark.parametrize("alpha", [6, -6])
 def test_any_scaling_keeps_what_the_full_model_gives(alpha):
     net = network(lambda: nn.Linear(7, 6), alpha=alpha)
     before = net(ROWS.double())

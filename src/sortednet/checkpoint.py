@@ -168,7 +168,9 @@ def described(path: str | Path) -> Iterator[None]:
 
 def _file_of(path: str | Path) -> Path:
     """Return the file of the weights of a checkpoint, a model's or an adapter's."""
-    return Path(path) / (ADAPTER if (Path(path) / ADAPTER_CONFIG).is_file() else WEIGHTS)
+    model, adapter = Path(path) / WEIGHTS, Path(path) / ADAPTER
+    described = (Path(path) / ADAPTER_CONFIG).is_file()
+    return adapter if described or (adapter.is_file() and not model.is_file()) else model
 
 
 def is_there(path: str | Path) -> bool:

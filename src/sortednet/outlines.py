@@ -95,4 +95,4 @@ def call_builder(build: Callable[..., nn.Module], setting: Setting) -> nn.Module
 def is_quantised(module: nn.Module) -> bool:
     """Whether a module holds parameters that are more than their numbers, so that no other module can look at them."""
     held = [one for one in module._parameters.values() if one is not None]
-    return any(not one.is_floating_point() and not one.is_complex() for one in held)
+    return any(type(one) is not nn.Parameter or not (one.is_floating_point() or one.is_complex()) for one in held)

@@ -51,6 +51,8 @@ __all__ = [
     "with_ranks",
 ]
 
+# What PEFT adds to modules_to_save by the task, whichever of them a model has.
+_HEADS = {"classifier", "score", "qa_outputs"}
 # The ranks that a server has slots of; an adapter of another is filled up with zeros.
 SERVERS = {"vllm": (1, 8, 16, 32, 64, 128, 256, 320, 512)}
 
@@ -120,7 +122,7 @@ def dylora(
     # A copy: what the caller does to the config later must not tell older sub-models from newer ones.
     own = copy.deepcopy(config)
     names = [name for name, _ in base.named_modules()]
-    for one in config.modules_to_save or ():
+    for one in set(config.modules_to_save or ()) - _HEADS:
         if not any(name == one or name.endswith(f".{one}") for name in names):
             raise BuildError(
                 f"modules_to_save names {one!r}, which {type(base).__name__} does not have. Name its own modules."
