@@ -42,7 +42,7 @@ def builder_of(model: nn.Module, space: Space, readout: str | Readout | None) ->
     if hasattr(model, "peft_config"):
         raise BuildError(
             f"{type(model).__name__} holds adapters of PEFT, which sub-models would lack. Merge them first "
-            "(model.merge_and_unload()), or add adapters to what you extract."
+            "(model.merge_and_unload()), or sort their rank by sortednet.dylora, on the model without them."
         )
     if config is None or not hasattr(config, "model_type"):
         raise BuildError(
