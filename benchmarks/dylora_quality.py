@@ -13,12 +13,8 @@ Rates are chosen on training examples that no run is trained on (`rate-...` runs
 import argparse
 import json
 import math
-import os
-import subprocess
-import sys
 import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +22,7 @@ from typing import Any
 import torch
 import transformers
 from finetuning import batches, device, scores
+from measuring import run_apart
 from peft import LoraConfig
 
 import sortednet as sn
@@ -179,16 +176,7 @@ def main() -> None:
         one_run(given, given.run)
         return
     wanted = [one for one in given.only if one.startswith("rate-")] or run_names(given.only)
-    waiting = [name for name in wanted if not (KEPT / f"{name}.json").is_file()]
-    # Without these, every step gives its memory back to the system and asks for it again.
-    memory = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592", "OMP_NUM_THREADS": "1"}
-
-    def start(name: str) -> None:
-        words = [word for word in sys.argv[1:] if word not in ("--only", *given.only)]
-        subprocess.run([sys.executable, __file__, *words, "--run", name], check=True, env={**os.environ, **memory})
-
-    with ThreadPoolExecutor(given.workers) as pool:
-        list(pool.map(start, waiting))
+    run_apart(__file__, wanted, KEPT, given.workers, given.only)
 
 
 if __name__ == "__main__":

@@ -10,19 +10,15 @@ is not repeated: the command goes on where it was interrupted. On a GPU the whol
 import argparse
 import json
 import math
-import os
 import statistics
-import subprocess
-import sys
 import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from measuring import context, write
+from measuring import context, run_apart, write
 
 import sortednet as sn
 from sortednet import importance
@@ -373,16 +369,7 @@ def main() -> None:
     if given.run:
         one_run(given, given.run)
         return
-    waiting = [name for name in run_names(given.only) if not (KEPT / f"{name}.json").is_file()]
-    # Without these, every step gives its memory back to the system and asks for it again.
-    memory = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592", "OMP_NUM_THREADS": "1"}
-
-    def start(name: str) -> None:
-        words = [word for word in sys.argv[1:] if word not in ("--only", *given.only)]
-        subprocess.run([sys.executable, __file__, *words, "--run", name], check=True, env={**os.environ, **memory})
-
-    with ThreadPoolExecutor(given.workers) as pool:
-        list(pool.map(start, waiting))
+    run_apart(__file__, run_names(given.only), KEPT, given.workers, given.only)
     if given.out is None:
         return
     metrics: dict[str, float] = {}

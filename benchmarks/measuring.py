@@ -6,8 +6,10 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,27 @@ def spread(values: list[float]) -> dict[str, float]:
     """Return the median and the quartiles."""
     quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
     return {"median": statistics.median(values), "q1": quartiles[0], "q3": quartiles[2]}
+
+
+def run_apart(script: str, names: list[str], kept: Path, workers: int, only: list[str]) -> None:
+    """Make each run that is not kept yet in a process of its own: this command again, with `--run NAME`.
+
+    Args:
+        script: The script.
+        names: Of the runs.
+        kept: Folder with a JSON file for each run that was made.
+        workers: Runs at a time.
+        only: What `--only` was given, which the processes do not get.
+    """
+    # Without these, every step gives its memory back to the system and asks for it again.
+    memory = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592", "OMP_NUM_THREADS": "1"}
+    words = [word for word in sys.argv[1:] if word not in ("--only", *only)]
+
+    def start(name: str) -> None:
+        subprocess.run([sys.executable, script, *words, "--run", name], check=True, env={**os.environ, **memory})
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(start, [name for name in names if not (kept / f"{name}.json").is_file()]))
 
 
 def output(description: str) -> Path:

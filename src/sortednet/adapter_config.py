@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from .errors import BuildError, ConfigError, SortedNetError
+from .errors import BuildError, ConfigError
 from .lora import RankPattern, Scaling, check_ranks, largest_rank, lora_config
 from .network import SortedNet
 from .ranks import dylora, with_ranks
@@ -98,8 +98,8 @@ class AdapterConfig:
             path: The folder or name of the pretrained model, which is saved with the adapter; None where it has none.
 
         Raises:
-            ConfigError: If PEFT cannot put it into this model, or it cannot be cut to a rank.
-            BuildError: If a layer cannot be cut.
+            ConfigError: If it cannot be cut to a rank.
+            BuildError: If PEFT cannot put it into this model, or a layer cannot be cut.
         """
         fields = {
             "r": self.r,
@@ -116,32 +116,24 @@ class AdapterConfig:
         }
         full = model.full if isinstance(model, SortedNet) else model
         self._check_names(full)
-        try:
-            return dylora(
-                model,
-                lora_config(fields),
-                ranks=self.sorted_ranks(),
-                rank_pattern=self.rank_pattern_rule,
-                scaling=self.scaling,
-            )
-        except SortedNetError:
-            raise
-        except (ValueError, TypeError, KeyError, NotImplementedError) as error:
-            raise ConfigError(f"The adapter does not fit {type(full).__name__}: {error}") from error
+        return dylora(
+            model,
+            lora_config(fields),
+            ranks=self.sorted_ranks(),
+            rank_pattern=self.rank_pattern_rule,
+            scaling=self.scaling,
+        )
 
     def _check_names(self, full: nn.Module) -> None:
-        """Refuse names that no module of a model has, which PEFT would pass over."""
+        """Refuse targets that no module of a model has, which PEFT would pass over where it finds others."""
         names = [name for name, _ in full.named_modules() if name]
         leaves = sorted({name.rpartition(".")[2] for name, one in full.named_modules() if _is_adaptable(one)})
-        targets = self.target_modules if isinstance(self.target_modules, list) else []
-        for what, wanted in (("target_modules", targets), ("modules_to_save", self.modules_to_save or [])):
-            for one in wanted:
-                if not any(name == one or name.endswith(f".{one}") for name in names):
-                    known = leaves if what == "target_modules" else [name for name, _ in full.named_children()]
-                    raise BuildError(
-                        f"adapter.{what} names {one!r}, which {type(full).__name__} does not have. Choose among "
-                        f"{', '.join(known)}, or other names of its modules."
-                    )
+        for one in self.target_modules if isinstance(self.target_modules, list) else []:
+            if not any(name == one or name.endswith(f".{one}") for name in names):
+                raise BuildError(
+                    f"adapter.target_modules names {one!r}, which {type(full).__name__} does not have. Choose among "
+                    f"{', '.join(leaves)}, or other names of its modules."
+                )
 
 
 def _is_adaptable(module: nn.Module) -> bool:

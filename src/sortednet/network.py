@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 from torch import Tensor, nn
 
@@ -55,7 +55,8 @@ class SortedNet(nn.Module):
         space: The space.
         builder: What builds a sub-model.
         layouts: Of its fused parameters, given and known.
-        merged: The setting whose adapter was added to the model's own weights, if one was; `unmerged` are these before.
+        merged: The setting whose adapter was added to the model's own weights, if one was.
+        unmerged: Those weights before, by name.
 
     Raises:
         BuildError: If the builder fails, or the smallest sub-model is no corner of the full model.
@@ -100,7 +101,8 @@ class SortedNet(nn.Module):
         self.space = space
         self.builder = build
         self.layouts = (layouts,) if isinstance(layouts, Layout) else tuple(layouts)
-        self.merged, self.unmerged = cast(Setting | None, None), cast(dict[str, Tensor], {})
+        self.merged: Setting | None = None
+        self.unmerged: dict[str, Tensor] = {}
         self._compilation: Compilation | None = None
         self._skeletons = Skeletons()
         self.full = call_builder(build, space.full) if model is None else model
@@ -294,10 +296,6 @@ class SortedNet(nn.Module):
     @head.setter
     def head(self, head: ChunkedHead | None) -> None:
         self._sharing.head = head
-
-    def shares(self, name: str) -> bool:
-        """Whether a trained parameter belongs to all ranks of an adapter alike, such as a classifier's."""
-        return isinstance(self.builder, AdapterBuilder) and "lora_" not in name
 
     def _refuse_merged(self) -> None:
         if isinstance(self.builder, AdapterBuilder):

@@ -125,7 +125,8 @@ def dylora(
     for one in set(config.modules_to_save or ()) - _HEADS:
         if not any(name == one or name.endswith(f".{one}") for name in names):
             raise BuildError(
-                f"modules_to_save names {one!r}, which {type(base).__name__} does not have. Name its own modules."
+                f"modules_to_save names {one!r}, which {type(base).__name__} does not have. Choose among "
+                f"{', '.join(name for name, _ in base.named_children())}, or other names of its modules."
             )
     own.base_model_name_or_path = own.base_model_name_or_path or getattr(base, "name_or_path", None) or None
     builder = AdapterBuilder(build, own, rank_pattern, scaling)

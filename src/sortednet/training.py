@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import DataError, TrainingError
+from .lora import AdapterBuilder
 from .network import SortedNet
 from .objectives import Batch, LossFunction, Objective, Term, total
 from .space import Setting
@@ -273,7 +274,7 @@ def _changeable(net: SortedNet, settings: set[Setting], unique: bool) -> dict[nn
         for parameter, mask in masks.items():
             found[parameter] = found[parameter] | mask if parameter in found else mask
     for name, parameter in parameters.items():
-        if unique and net.shares(name):
+        if unique and isinstance(net.builder, AdapterBuilder) and net.builder.shares(name):
             found[parameter] = torch.ones_like(parameter, dtype=torch.bool)
         found.setdefault(parameter, torch.zeros_like(parameter, dtype=torch.bool))
     return found

@@ -122,6 +122,10 @@ class AdapterBuilder:
         """Return the adapted layers of a model that this has built, by name."""
         return lora_layers(model, self.adapter)
 
+    def shares(self, name: str) -> bool:
+        """Whether a trained parameter of the full model belongs to all ranks alike, such as a classifier's."""
+        return "lora_" not in name
+
     def refuse_merged(self, full: nn.Module, merged: Setting | None) -> None:
         """Refuse a model into whose weights an adapter was added, so that any rank would be added on top.
 
@@ -184,7 +188,7 @@ def adapted(base: nn.Module, config: Any, adapter: str = "default", *, initial: 
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # of transformers 5.23
             model: Any = get_peft_model(base, given, adapter_name=adapter)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
         raise BuildError(f"PEFT cannot put this adapter into {type(base).__name__}: {error}") from error
     _let_checkpoints_start(base_of(model))
     model.peft_config[adapter].init_lora_weights = config.init_lora_weights

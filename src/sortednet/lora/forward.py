@@ -228,8 +228,8 @@ class GatedForward:
         # Three examples, so that no other axis is likely to be as long by chance.
         chosen = [Setting({**settings[0], RANK: rank}) for rank in (largest, (largest + 1) // 2, 1)]
         with torch.no_grad(), random_state_kept(inputs):
-            rows = [some_rows(inputs, 3)] if batch_size(inputs) == 1 else []
-            rows = [_row(rows[0] if rows else some_rows(inputs, 3), place) for place in range(3)]
+            three = some_rows(inputs, 3)
+            rows = [_row(three, place) for place in range(3)]
             expected = []
             for setting, row in zip(chosen, rows, strict=True):
                 alone = self._plain(setting)
