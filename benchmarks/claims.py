@@ -279,4 +279,32 @@ CLAIMS = [
     Claim(
         "dylora", "extra_memory_ratio", "peak memory of a step, one rank per example, over LoRA's", 1.05, form="{:.3f}"
     ),
+    Claim(
+        "recipes",
+        "table42_in",
+        "cPreResNet20, mean of four widths: `recipe: sorted` minus the best other method; instance norm (small scale: "
+        "group norm)",
+        1.0,
+        at_least=True,
+        unit=" points",
+    ),
+    Claim("recipes", "table42_bn", "the same with batch norm", 5.0, at_least=True, unit=" points"),
+    Claim(
+        "recipes",
+        "fig42_mean_recovery",
+        "MobileNetV2, 160 sub-models: their mean accuracy in per cent of the network trained alone",
+        75,
+        at_least=True,
+        unit=" %",
+    ),
+    Claim(
+        "recipes",
+        "fig42_full",
+        "the same of the largest sub-model",
+        98,
+        at_least=True,
+        unit=" %",
+    ),
+    Claim("recipes", "lcs_time_ratio", "time of an epoch, SortedNet with g_acc 4 over LCS-p, equal updates", 0.68),
+    Claim("recipes", "seeds", "runs behind every quality figure of the experiments", 3, at_least=True, form="{:.0f}"),
 ]

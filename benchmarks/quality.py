@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from sortednet import Setting, evaluate
 from sortednet.cli import read_config
-from sortednet.config import ObjectiveConfig, RunConfig, SamplerConfig
+from sortednet.config import RunConfig
 from sortednet.data import ImageData, augment
 from sortednet.experiments import order_dependency
 from sortednet.trainers import Trainer
@@ -29,13 +29,13 @@ SPREAD = [(1, 8), (1, 64), (2, 32), (4, 16), (4, 48), (8, 8), (8, 32), (8, 64)]
 def trained(config: RunConfig, images: ImageData, name: str) -> dict[str, float]:
     """Train as a config says and return the accuracy of every setting; or read what an earlier run found."""
     result = KEPT / f"{name}.json"
-    key = {"model": config.model.options, "training": config.training.__dict__, "objective": config.objective.__dict__}
+    key = {"model": config.model.options, "training": config.training.__dict__, "recipe": config.recipe}
     if result.is_file() and (held := json.loads(result.read_text()))["config"] == json.loads(json.dumps(key)):
         return held["accuracy"]
     net = config.make_network(images)
     trainer = Trainer(
         net,
-        config.make_objective(net.space),
+        config.make_recipe().stages[0].objective(net, config.training.seed, None),
         functional.cross_entropy,
         (images.train_images, images.train_labels),
         config.training,
@@ -66,14 +66,13 @@ def main() -> None:
     for seed in SEEDS:
         seeded = replace(config, training=replace(config.training, seed=seed))
         ours = trained(seeded, images, f"sorted-{seed}")
-        plain = replace(seeded, objective=ObjectiveConfig(draws=1), sampler=SamplerConfig("uniform"))
-        papers = trained(plain, images, f"papers-{seed}")
+        papers = trained(replace(seeded, recipe="sortednet"), images, f"papers-{seed}")
         means.append((statistics.mean(ours.values()), statistics.mean(papers.values())))
         for setting in settings:
             alone = replace(
                 seeded,
                 space={name: [value] for name, value in setting.items()},
-                objective=ObjectiveConfig(draws=1),
+                recipe="sortednet",
             )
             theirs = trained(alone, images, f"alone-{seed}-{setting}")[str(setting)]
             gaps[str(setting)].append(theirs - ours[str(setting)])
@@ -99,7 +98,7 @@ def main() -> None:
     details = {
         "updates": config.training.updates,
         "batch_size": config.training.batch_size,
-        "draws": config.objective.draws,
+        "draws": config.make_recipe().options["draws"],
         "train_images": len(images.train_images),
         "test_images": len(images.test_images),
         "seeds": list(SEEDS),

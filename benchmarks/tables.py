@@ -216,8 +216,35 @@ def speed(found: dict[str, Any]) -> str:
     )
 
 
+def papers(found: dict[str, Any]) -> str:
+    about = found["recipes"]["context"]
+    scale = "small" if about["scale"] == "cpu" else "papers'"
+    parts = [
+        f"The {scale} scale (`sortednet reproduce NAME --scale {about['scale']}`). Numbers are means, with the "
+        "standard deviation over the seeds in brackets; columns of the papers are quoted.",
+        "| experiment | seeds | minutes a seed | figures |\n| --- | ---: | ---: | --- |",
+    ]
+    for name, one in about["experiments"].items():
+        keys = one["figures"][0]
+        figures = ", ".join(f"{key} {shown([run[key] for run in one['figures']])}" for key in keys)
+        minutes = statistics.mean(one["seconds"]) / 60
+        parts[-1] += f"\n| {name} | {len(one['seeds'])} | {minutes:.1f} | {figures} |"
+    for one in about["experiments"].values():
+        lines = [f"| {' | '.join(one['columns'])} |", f"| ---{' | ---:' * (len(one['columns']) - 1)} |"]
+        lines += [f"| {' | '.join(map(cell, row))} |" for row in one["rows"]]
+        parts += [f"### {one['title']}", one["notes"], "\n".join(lines)]
+    return "\n\n".join(parts)
+
+
+def cell(value: Any) -> str:
+    if isinstance(value, list):
+        return f"{value[0]:.1f} ({value[1]:.1f})"
+    return "" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
 def shown(values: list[float], decimals: int = 1) -> str:
-    return f"{statistics.mean(values):.{decimals}f} ({statistics.stdev(values):.{decimals}f})"
+    mean = f"{statistics.mean(values):.{decimals}f}"
+    return f"{mean} ({statistics.stdev(values):.{decimals}f})" if len(values) > 1 else mean
 
 
 def main() -> None:
@@ -236,6 +263,8 @@ def main() -> None:
         page += ["", "## Self-speculation and early exit", "", decoding(found)]
     if "dylora" in found:
         page += ["", "## An adapter for every rank", "", ranks(found)]
+    if "recipes" in found:
+        page += ["", "## The papers' experiments", "", papers(found)]
     (ROOT / "docs" / "results.md").write_text("\n".join(page) + "\n")
     readme = (ROOT / "README.md").read_text()
     parts = [(BEGIN, END, table), (BEGIN_SPEED, END_SPEED, speed)]

@@ -107,14 +107,24 @@ def test_no_command_shows_the_commands(capsys) -> None:
     assert "{train,evaluate,select,extract,generate,report,reproduce}" in capsys.readouterr().out
 
 
-def test_reproduce_writes_the_result(tmp_path: Path, capsys, monkeypatch) -> None:
+def test_reproduce_does_one_job_of_an_experiment(tmp_path: Path, monkeypatch) -> None:
     from sortednet.experiments import order_dependency
 
     plain = order_dependency.run
-    monkeypatch.setattr(order_dependency, "run", lambda: plain((0,), epochs=1))
-    assert main(["reproduce", "order-dependency", "--output", str(tmp_path / "order.json")]) == 0
+    monkeypatch.setattr(order_dependency, "run", lambda seeds: plain(seeds[:1], epochs=1))
+    job = ["--job", "order-dependency"]
+    assert main(["reproduce", "order-dependency", "--output", str(tmp_path), *job]) == 0
+    assert json.loads((tmp_path / "cpu-0" / "jobs" / "order-dependency.json").read_text())["target"]
+
+
+def test_reproduce_writes_table_and_picture_of_an_experiment(tmp_path: Path, capsys) -> None:
+    assert main(["reproduce", "order-dependency", "--output", str(tmp_path), "--seed", "3"]) == 0
     assert "average, target order" in capsys.readouterr().out
-    assert json.loads((tmp_path / "order.json").read_text())
+    held = json.loads((tmp_path / "cpu-3" / "order-dependency.json").read_text())
+    assert held["seed"] == 3
+    assert held["figures"]["order_target_sorted"] > 50
+    assert (tmp_path / "cpu-3" / "order-dependency.md").is_file()
+    assert (tmp_path / "cpu-3" / "order-dependency.png").is_file()
 
 
 def test_a_missing_config_is_named(capsys) -> None:

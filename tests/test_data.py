@@ -134,7 +134,10 @@ def test_npz_class_names_are_read(tmp_path):
         ({"train_labels": np.array([0, 1, 2, 0, 1, -1])}, "training label of .* is -1, but the 3 classes"),
         ({"test_labels": np.array([0.0, 1, 2])}, r"test_labels of .* is float64 of shape \(3,\). Store integers"),
         ({"test_labels": np.array([[0, 1, 2]])}, r"test_labels of .* is int64 of shape \(1, 3\). Store integers"),
-        ({"train_images": np.full((6, 5, 4, 3), 7, np.uint8)}, "Channel 0 .* is 7 everywhere.*Leave the channel out"),
+        (
+            {"train_images": np.full((6, 5, 4, 3), 7, np.uint8)},
+            "Channel 0 .* has one value everywhere.*Leave the channel out",
+        ),
         ({"test_labels": np.array([0, 1, None])}, r"cannot be read as named arrays.*pickled objects are refused"),
     ],
 )
@@ -303,6 +306,21 @@ def test_image_folder_refuses_a_class_without_training_images(tmp_path):
     (write_folder(tmp_path) / "test" / "bird").mkdir()
     with pytest.raises(DataError, match=r"test has the classes \['bird'\], which .*train lacks. It has \['cat', 'dog'"):
         load_image_folder(tmp_path)
+
+
+def test_data_move_to_a_device_whole():
+    moved = load_digits().to("meta")
+    tensors = (moved.train_images, moved.train_labels, moved.test_images, moved.test_labels)
+    assert [tensor.device.type for tensor in tensors] == ["meta"] * 4
+
+
+def test_data_on_their_device_are_not_copied():
+    data = load_digits()
+    assert data.to("cpu").train_images is data.train_images
+
+
+def test_moved_data_keep_their_class_names():
+    assert load_digits().to("meta").class_names == load_digits().class_names
 
 
 def test_load_calls_the_named_loader(tmp_path):

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 import sortednet as sn
 from sortednet.errors import CheckpointError, ConfigError, DataError, TrainingError
 from sortednet.models import MLP
-from sortednet.trainers import Trainer, TrainingConfig, read_curves
+from sortednet.run_folder import read_curves
+from sortednet.trainers import Trainer, TrainingConfig
 
 CONFIG = TrainingConfig(updates=12, batch_size=8, checkpoint_every=5, log_every=2, learning_rate=0.01)
 SPACE = sn.Space(depth=[1, 2], width=[4, 8])

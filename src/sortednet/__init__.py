@@ -1,6 +1,6 @@
 """Many-in-one networks: one set of weights, one training run, every size."""
 
-from . import importance, models
+from . import importance, models, recipes
 from ._version import __version__
 from .analysis import curvature, distance_bound, gradient_gap, loss_bound, parameter_distance
 from .buffers import BufferPolicy
@@ -12,10 +12,19 @@ from .errors import SortedNetError
 from .evaluation import accuracy, evaluate
 from .export import to_onnx
 from .judging import Judgement, exact_match, exact_match_judge, final_answer, judge_pairs
+from .layer_dropout import drop_layers, growing_rates
 from .layouts import Layout
 from .loading import load
 from .network import SortedNet
-from .objectives import Distillation, Objective, PerExample, Stochastic, StochasticSummation, Summation
+from .objectives import (
+    Distillation,
+    Objective,
+    Penalised,
+    PerExample,
+    Stochastic,
+    StochasticSummation,
+    Summation,
+)
 from .rank_curve import RankCurve, evaluate_ranks
 from .ranks import dylora, load_adapter, merge, order_ranks, save_adapter, unmerge
 from .sampling import (
@@ -47,6 +56,7 @@ __all__ = [
     "Judgement",
     "Layout",
     "Objective",
+    "Penalised",
     "PerDimension",
     "PerExample",
     "RankCurve",
@@ -80,6 +90,7 @@ __all__ = [
     "count_parameters",
     "curvature",
     "distance_bound",
+    "drop_layers",
     "dylora",
     "evaluate",
     "evaluate_ranks",
@@ -87,6 +98,7 @@ __all__ = [
     "exact_match_judge",
     "final_answer",
     "gradient_gap",
+    "growing_rates",
     "importance",
     "judge_pairs",
     "load",
@@ -98,6 +110,7 @@ __all__ = [
     "models",
     "order_ranks",
     "parameter_distance",
+    "recipes",
     "save_adapter",
     "step",
     "to_onnx",

@@ -8,7 +8,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -17,22 +17,21 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
-from torch.nn import functional
 
-from . import checkpoint, evaluation, export, generation_job
+from . import checkpoint, evaluation, export, generation_job, image_job
 from ._version import __version__
 from .config import RunConfig
-from .data import ImageData, augment
-from .errors import ConfigError, SettingError, SortedNetError, TrainingError
-from .experiments import order_dependency
+from .errors import ConfigError, SettingError, SortedNetError
+from .experiments import EXPERIMENTS, Conditions, Scale, main_job, markdown
+from .experiments import run as run_experiment
 from .fine_tuning_config import FineTuningConfig
 from .generation_job import GenerateConfig
-from .loading import load
 from .network import SortedNet
+from .recipes import plain
 from .report import write_picture, write_report
+from .run_folder import read_curves
 from .space import Setting
 from .table import Row, Table
-from .trainers import Trainer, read_curves
 
 __all__ = ["main"]
 
@@ -126,9 +125,16 @@ def _parser() -> ArgumentParser:
     report = command("report", "Write report.html and report.png of a measured run.")
     report.add_argument("run", type=str, help=run)
     report.add_argument("--title", type=str | None, default=None, help="heading of the page")
-    reproduce = command("reproduce", "Repeat an experiment of the papers.")
-    reproduce.add_argument("experiment", type=Literal["order-dependency"], help="which one")
-    reproduce.add_argument("--output", type=str | None, default=None, help="JSON file for the result")
+    reproduce = command("reproduce", "Repeat an experiment of the papers; goes on where it was stopped.")
+    reproduce.add_argument("experiment", type=Literal[tuple(EXPERIMENTS)], help="which one")
+    reproduce.add_argument("--scale", type=Scale, default="cpu", help="a small version, or the papers' size on a GPU")
+    reproduce.add_argument("--seed", type=int, default=0, help="of weights, of the order of the data, of what is drawn")
+    reproduce.add_argument("--data", type=str | None, default=None, help="folder of CIFAR-10, or of the GLUE files")
+    reproduce.add_argument("--model", type=str | None, default=None, help="folder or name of the pretrained encoder")
+    reproduce.add_argument("--output", type=str, default="runs/reproduce", help="folder for all experiments")
+    reproduce.add_argument("--workers", type=int | None, default=None, help="jobs at a time; one a core, one on a GPU")
+    reproduce.add_argument("--minutes", type=float | None, default=None, help="save what runs after these, and stop")
+    reproduce.add_argument("--job", type=str | None, default=None, help="do this job alone, in this process")
     return parser
 
 
@@ -215,7 +221,7 @@ def _train(given: Namespace, console: Console) -> None:
     if isinstance(config, FineTuningConfig):
         net = _fine_tune(config, given.resume, console)
     else:
-        net = _train_images(config, given.resume, console)
+        net = image_job.train(config, resume=given.resume, console=console)
     console.print(f"Trained {len(net.space)} sub-models in one network: {Path(config.output) / 'model'}")
 
 
@@ -239,49 +245,12 @@ def _fine_tune(config: FineTuningConfig, resume: bool, console: Console) -> Sort
         progress.stop()
 
 
-def _train_images(config: RunConfig, resume: bool, console: Console) -> SortedNet:
-    output = Path(config.output)
-    images = config.load_data()
-    net = config.make_network(images)
-    objective = config.make_objective(net.space)
-    shift, flip = config.data.shift, config.data.flip
-
-    def transform(batch: Any, generator: torch.Generator) -> Any:
-        return augment(batch[0], generator, shift=shift, flip=flip), batch[1]
-
-    trainer = Trainer(
-        net, objective, functional.cross_entropy, (images.train_images, images.train_labels), config.training, output,
-        transform=transform, description=asdict(config), console=console,
-    )  # fmt: skip
-    try:
-        trainer.train(resume=resume)
-    except SortedNetError:
-        raise
-    except (RuntimeError, IndexError, TypeError, ValueError) as error:
-        raise TrainingError(
-            f"{config.model.name} cannot be trained on {config.data.name}: {type(error).__name__}: "
-            f"{str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}. The model must take images "
-            f"of shape (B, {', '.join(map(str, images.train_images.shape[1:]))}) and return logits of shape "
-            f"(B, {len(images.class_names)})."
-        ) from error
-    if config.buffers == "reestimated":
-        net.reestimate(torch.split(images.train_images[:2048].to(next(net.parameters()).device), 256))
-        net.save_pretrained(output / "model")
-    return net
-
-
 def _trained(run: str) -> RunConfig | FineTuningConfig:
     """Read the configuration of a finished run."""
     config = read_config(_in_run(run, CONFIG, "sortednet train"))
     if not checkpoint.is_there(Path(run) / "model"):
         raise ConfigError(f"{run} holds no trained network yet. Finish it first: sortednet train {Path(run) / CONFIG}")
     return config
-
-
-def _open(config: RunConfig, run: str) -> tuple[ImageData, SortedNet]:
-    images = config.load_data()
-    net = load(Path(run) / "model", config.make_builder(images), space=config.make_space())
-    return images, net.to(torch.accelerator.current_accelerator() or "cpu")
 
 
 def _in_run(run: str, name: str, command: str) -> Path:
@@ -312,7 +281,7 @@ def _evaluate(given: Namespace, console: Console) -> None:
             opened = fine_tuning_job.open_run(config, Path(given.run))
             table = fine_tuning_job.evaluate(opened, Path(given.run), batch_size=given.batch_size or 32, **costs)
         else:
-            images, net = _open(config, given.run)
+            images, net = image_job.open_run(config, Path(given.run))
             held = (images.test_images, images.test_labels)
             batches = list(zip(*(torch.split(one, given.batch_size or 256) for one in held), strict=True))
             table = evaluation.evaluate(net, batches, **costs)
@@ -408,8 +377,8 @@ def _extract(given: Namespace, console: Console) -> None:
         return
     if given.form != "plain" or given.server is not None:
         raise ConfigError(f"--form and --server are for an adapter, and {given.run} trained none. Leave them out.")
-    images, net = _open(config, given.run)
-    model = net.extract(setting).eval().cpu()
+    images, net = image_job.open_run(config, Path(given.run))
+    model = plain(net.extract(setting)).eval().cpu()
     checkpoint.write_bytes(output / "model.safetensors", checkpoint.to_bytes(model.state_dict()))
     checkpoint.write_bytes(output / "setting.json", json.dumps(dict(setting)).encode())
     parameters = sum(one.numel() for one in model.parameters())
@@ -446,10 +415,13 @@ def _report(given: Namespace, console: Console) -> None:
     curves = read_curves(given.run)
     draws = f", {config.objective.draws} draws a batch" if config.objective.name == "stochastic" else ""
     tuned = config if isinstance(config, FineTuningConfig) else None
-    facts = {
-        "updates": f"{max((curve[-1][0] for curve in curves.values()), default=0):,}",
+    sections = {
         "objective": f"{config.objective.name}{draws}",
         **({} if config.objective.name == "summation" else {"sampler": config.sampler.name}),
+    }
+    facts = {
+        "updates": f"{max((curve[-1][0] for curve in curves.values()), default=0):,}",
+        **(sections if config.recipe is None else {"recipe": config.recipe}),
         **({"update": tuned.update} if tuned and tuned.update != "standard" else {}),
         **({"adapter": f"r={tuned.adapter.r}"} if tuned and tuned.adapter else {}),
     }
@@ -460,10 +432,16 @@ def _report(given: Namespace, console: Console) -> None:
 
 
 def _reproduce(given: Namespace, console: Console) -> None:
-    result = order_dependency.run()
-    if given.output:
-        checkpoint.write_bytes(Path(given.output), json.dumps(result, indent=1).encode())
-    Console(soft_wrap=True).print(order_dependency.table(result), markup=False)
+    experiment = EXPERIMENTS[given.experiment]
+    conditions = Conditions(given.scale, given.seed, given.data, given.model)
+    if given.job is not None:
+        main_job(experiment, conditions, given.output, given.job)
+        return
+    outcome = run_experiment(
+        experiment, conditions, given.output, workers=given.workers, minutes=given.minutes, say=console.print
+    )
+    if outcome is not None:
+        Console(soft_wrap=True).print(markdown(outcome), markup=False)
 
 
 _COMMANDS = {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from .errors import ConfigError, SortedNetError
 from .layouts import Layout
 from .network import SortedNet
 from .objectives import Objective
+from .recipes import Recipe, Stage, check_options, recipe_of
 from .space import Setting, Space
 from .trainers import TrainingConfig
 
@@ -30,6 +31,7 @@ __all__ = [
     "ObjectiveConfig",
     "RunConfig",
     "SamplerConfig",
+    "check_recipe",
     "make_objective",
 ]
 
@@ -138,6 +140,12 @@ class RunConfig:
         buffers: Whose the running statistics are: `shared`, `private` or `reestimated`.
         private: Shell patterns of parameters that every sub-model has for itself, such as `head.*`.
         layouts: Layouts of fused parameters.
+        recipe: A method by name, such as `sorted` or `slimmable`, in place of `sampler`, `objective`, `buffers` and
+            `private`; see `sortednet.recipes`.
+        recipe_options: Its further arguments.
+
+    Raises:
+        ConfigError: If the recipe or an option of it is unknown, or what it decides is given too.
     """
 
     space: dict[str, Any] | list[Any]
@@ -150,6 +158,11 @@ class RunConfig:
     buffers: BufferPolicy = "shared"
     private: list[str] = field(default_factory=list)
     layouts: list[LayoutConfig] = field(default_factory=list)
+    recipe: str | None = None
+    recipe_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_recipe(self, ("sampler", "objective", "buffers", "private"))
 
     @property
     def title(self) -> str:
@@ -188,9 +201,24 @@ class RunConfig:
         """Return the network with fresh weights, the same for the same seed."""
         torch.manual_seed(self.training.seed)
         layouts = [Layout(one.pattern, one.axis, one.blocks) for one in self.layouts]
-        return SortedNet(
-            self.make_builder(images), self.make_space(), layouts=layouts, buffers=self.buffers, private=self.private
-        )
+        return self.make_recipe().network(self.make_builder(images), layouts=layouts)
+
+    def make_recipe(self) -> Recipe:
+        """Return the method of training: the recipe that is named, or what the sections say as one stage.
+
+        Raises:
+            ConfigError: If a name or an option is unknown.
+        """
+        space = self.make_space()
+        if self.recipe is not None:
+            return recipe_of(self.recipe, space, self.recipe_options)
+        stage = Stage(lambda net, seed, teacher: self.make_objective(net.space))
+        return Recipe("sections", space, (stage,), buffers=self.buffers, private=lambda model: self.private)
+
+    def make_wrapped_builder(self, images: ImageData) -> Callable[..., nn.Module]:
+        """Return the builder as the network's recipe changes it, for opening what was trained."""
+        wrap = self.make_recipe().wrap
+        return self.make_builder(images) if wrap is None else wrap(self.make_builder(images))
 
     def absolute(self) -> RunConfig:
         """Return the same configuration with the data's paths made absolute, so that it can be used from any folder."""
@@ -216,6 +244,32 @@ class RunConfig:
             ConfigError: If the loader does not take an option.
         """
         return call(load_images, "data.options", self.data.options, self.data.name)  # type: ignore[no-any-return]
+
+
+def check_recipe(config: Any, decided: Sequence[str]) -> None:
+    """Refuse a configuration whose recipe is unknown, or which says otherwise what the recipe decides.
+
+    Args:
+        config: A run's configuration, with `recipe` and `recipe_options`.
+        decided: The fields that a recipe decides.
+
+    Raises:
+        ConfigError: If it is so.
+    """
+    if config.recipe is None:
+        if config.recipe_options:
+            raise ConfigError(f"recipe_options={config.recipe_options} have no recipe. Name one, or leave them out.")
+        return
+    check_options(config.recipe, config.recipe_options)
+    defaults = {one.name: one for one in fields(config)}
+    for name in decided:
+        default = defaults[name]
+        usual = default.default_factory() if default.default_factory is not MISSING else default.default
+        if getattr(config, name) != usual:
+            raise ConfigError(
+                f"recipe={config.recipe} decides what {name} says. Leave {name} out, or the recipe; "
+                "recipe_options hold what can be changed."
+            )
 
 
 def make_objective(one: ObjectiveConfig, sampler: SamplerConfig, space: Space, seed: int) -> Objective:

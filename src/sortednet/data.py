@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import cifar10
 from .errors import DataError
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["ImageData", "augment", "load", "load_cifar10", "load_digits", "load_image_folder", "load_npz"]
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-_CIFAR10_PARTS = 5
-_TILE, _TILES_PER_ROW = 32, 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +43,23 @@ class ImageData:
     test_images: Tensor
     test_labels: Tensor
     class_names: tuple[str, ...]
+
+    def to(self, device: torch.device | str) -> ImageData:
+        """Put images and labels on a device, such as a GPU that has room for all of them.
+
+        Args:
+            device: The device.
+
+        Returns:
+            The data there; a tensor that is there already is not copied.
+        """
+        return replace(
+            self,
+            train_images=self.train_images.to(device),
+            train_labels=self.train_labels.to(device),
+            test_images=self.test_images.to(device),
+            test_labels=self.test_labels.to(device),
+        )
 
 
 def load_digits(test_share: float = 0.3, seed: int = 0) -> ImageData:
@@ -90,49 +106,72 @@ def load_digits(test_share: float = 0.3, seed: int = 0) -> ImageData:
     return _normalised(images[train], labels[train], images[test], labels[test], [str(i) for i in range(10)], "digits")
 
 
-def load_cifar10(folder: str | Path, *, parts: int = _CIFAR10_PARTS) -> ImageData:
-    """Load CIFAR-10 from lossless mosaics.
+def load_cifar10(
+    folder: str | Path,
+    *,
+    parts: int = cifar10.PARTS,
+    pixels: int = 32,
+    train_images: int | None = None,
+    test_images: int | None = None,
+) -> ImageData:
+    """Load CIFAR-10 from its official binary version or from lossless mosaics.
 
-    The folder holds `cifar10_train_1of5.webp` to `cifar10_train_5of5.webp` and `cifar10_test_a.webp`, each with 100
+    The binary version is the folder `cifar-10-batches-bin` of `cifar-10-binary.tar.gz`: `data_batch_1.bin` to
+    `data_batch_5.bin`, `test_batch.bin` and `batches.meta.txt`.
+
+    The mosaics are `cifar10_train_1of5.webp` to `cifar10_train_5of5.webp` and `cifar10_test_a.webp`, each with 100
     images of 32 x 32 pixels a row, and `cifar10_labels.npz` with the arrays `train_1of5` to `train_5of5`, `test_a` and
-    `classes`.
+    `classes`. Where any of these is there, the binary version is not looked for.
 
     Args:
-        folder: The folder.
-        parts: How many of the training mosaics to use, from the first, 1 to 5.
+        folder: The folder of either, or the one above `cifar-10-batches-bin`.
+        parts: How many of the training files to use, from the first, 1 to 5.
+        pixels: Height and width to average the images down to, by blocks: 32, 16, 8 or 4.
+        train_images: How many images of these files to train with, the first ones; all where left out.
+        test_images: How many images to test with, the first ones; all where left out.
 
     Returns:
-        The data: 3 channels, 10 classes, 10,000 training images in each part.
+        The data: 3 channels, 10 classes, by default 10,000 training images in each part.
 
     Raises:
-        DataError: If a file is missing or unreadable, a mosaic has another layout, or labels do not fit the images.
-        ImportError: If Pillow or numpy is not installed.
+        DataError: If a file is missing, unreadable or truncated, a mosaic has another layout, labels do not fit the
+            images, or an argument is outside its range.
+        ImportError: If Pillow or numpy is not installed; the binary version needs neither.
 
     Source:
-        Krizhevsky (2009), "Learning Multiple Layers of Features from Tiny Images".
+        Krizhevsky (2009), "Learning Multiple Layers of Features from Tiny Images"; files:
+        https://www.cs.toronto.edu/~kriz/cifar.html.
     """
-    if not isinstance(parts, int) or not 1 <= parts <= _CIFAR10_PARTS:
-        raise DataError(f"parts={parts!r} is not possible. Give how many of the five training mosaics to use, 1 to 5.")
+    if not isinstance(parts, int) or not 1 <= parts <= cifar10.PARTS:
+        raise DataError(f"parts={parts!r} is not possible. Give how many of the five training files to use, 1 to 5.")
     folder = Path(folder)
-    names = [f"train_{part}of{_CIFAR10_PARTS}" for part in range(1, parts + 1)]
-    missing = [name for name in (*names, "test_a") if not (folder / f"cifar10_{name}.webp").is_file()]
+    mosaics = any(folder.glob("cifar10_*"))
+    stored = _mosaics(folder, parts) if mosaics else cifar10.read_binary(cifar10.find_binary(folder), parts)
+    stored = cifar10.first(stored, train_images, test_images)
+    train, test = cifar10.pool(stored.train_images, pixels), cifar10.pool(stored.test_images, pixels)
+    return _normalised(train, stored.train_labels, test, stored.test_labels, stored.class_names, str(folder))
+
+
+def _mosaics(folder: Path, parts: int) -> cifar10.Stored:
+    names = [f"train_{part}of{cifar10.PARTS}" for part in range(1, parts + 1)]
+    files = {name: folder / f"cifar10_{name}.webp" for name in (*names, "test_a")}
+    missing = [path.name for path in files.values() if not path.is_file()]
     if missing:
         raise DataError(
-            f"{folder} lacks {', '.join(f'cifar10_{name}.webp' for name in missing)}. Put every mosaic there, or use "
-            f"fewer training mosaics, from the first, with parts=1 to {_CIFAR10_PARTS}."
+            f"{folder} lacks {', '.join(missing)}. Put every mosaic there, or use fewer training mosaics, from the "
+            f"first, with parts=1 to {cifar10.PARTS}."
         )
-    stored = _arrays(folder / "cifar10_labels.npz", [*names, "test_a", "classes"])
-    mosaics = {name: _mosaic(folder / f"cifar10_{name}.webp") for name in (*names, "test_a")}
-    labels = {name: _labels(stored[name], f"{name} of cifar10_labels.npz") for name in (*names, "test_a")}
-    for name in (*names, "test_a"):
-        _check_counts(mosaics[name], labels[name], f"cifar10_{name}.webp")
-    return _normalised(
-        torch.cat([mosaics[name] for name in names]),
+    stored = _arrays(folder / "cifar10_labels.npz", [*files, "classes"])
+    images = {name: cifar10.take_apart(_image(path, "RGB"), path) for name, path in files.items()}
+    labels = {name: _labels(stored[name], f"{name} of cifar10_labels.npz") for name in files}
+    for name, path in files.items():
+        _check_counts(images[name], labels[name], path.name)
+    return cifar10.Stored(
+        torch.cat([images[name] for name in names]),
         torch.cat([labels[name] for name in names]),
-        mosaics["test_a"],
+        images["test_a"],
         labels["test_a"],
         [str(name) for name in stored["classes"]],
-        str(folder),
     )
 
 
@@ -371,19 +410,6 @@ def _image(path: Path, mode: str) -> Tensor:
     return pixels.unsqueeze(2) if mode == "L" else pixels
 
 
-def _mosaic(path: Path) -> Tensor:
-    """Read a mosaic and take it apart, row by row. Shape (N, 3, 32, 32), uint8."""
-    pixels = _image(path, "RGB")
-    height, width, _ = pixels.shape
-    if width != _TILE * _TILES_PER_ROW or height % _TILE:
-        raise DataError(
-            f"{path} is {height} x {width} pixels. A mosaic has rows of {_TILES_PER_ROW} images of {_TILE} x {_TILE}: "
-            f"a width of {_TILE * _TILES_PER_ROW} and a height that {_TILE} divides. Replace the file."
-        )
-    tiles = pixels.view(height // _TILE, _TILE, _TILES_PER_ROW, _TILE, 3)
-    return tiles.permute(0, 2, 4, 1, 3).reshape(-1, 3, _TILE, _TILE)
-
-
 def _class_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}. Put one folder per class there, with its images.")
@@ -421,7 +447,7 @@ def _normalised(
     class_names: Sequence[str],
     what: str,
 ) -> ImageData:
-    """Check labels and shapes, and normalise images of uint8 per channel."""
+    """Check labels and shapes, and normalise images of whole numbers, at least 0, per channel."""
     if train_images.shape[1:] != test_images.shape[1:]:
         raise DataError(
             f"The training images of {what} have shape {tuple(train_images.shape[1:])} (C, H, W), the test images "
@@ -434,17 +460,17 @@ def _normalised(
                 f"A {part} label of {what} is {int(outside[0])}, but the {len(class_names)} classes are numbered 0 to "
                 f"{len(class_names) - 1}. Number the labels from 0, and let the training labels hold every class."
             )
-    values = torch.arange(256, dtype=torch.float64)
     means, deviations = [], []
     for channel in range(train_images.shape[1]):
         # A histogram gives the exact mean and variance of 150 million bytes without a copy in float64.
-        share = torch.bincount(train_images[:, channel].flatten(), minlength=256).double()
+        share = torch.bincount(train_images[:, channel].flatten()).double()
         share /= share.sum()
+        values = torch.arange(len(share), dtype=torch.float64)
         mean = float(share @ values)
         deviation = float(share @ (values - mean).square()) ** 0.5
         if deviation == 0:
             raise DataError(
-                f"Channel {channel} of the training images of {what} is {mean:g} everywhere, so it cannot be "
+                f"Channel {channel} of the training images of {what} has one value everywhere, so it cannot be "
                 "normalised to a standard deviation of 1. Leave the channel out."
             )
         means.append(mean)

@@ -24,7 +24,7 @@ from .resuming import last_checkpoint, read_draws, restore, write_draws, write_g
 from .sampling import Sampler
 from .space import Number, Setting
 from .training import Held, UpdateRule, check_rule, held_back, mask_gradients, put_back
-from .wrapping import fuse_heads, parts_unnamed
+from .wrapping import decayed, fuse_heads, parts_unnamed
 
 __all__ = ["SortedTrainer", "SortedTrainerMixin"]
 
@@ -43,6 +43,7 @@ class SortedTrainerMixin:
     - A checkpoint is what plain `from_pretrained` opens as the full model, and `sortednet.load` as the network. It
       holds what was drawn, so that a resumed run draws what an uninterrupted one would have drawn.
 
+    Distillation follows logits, so that exits of a language model are read whole then (`net.head` is None).
     To compile, call `net.compile()` first: `torch_compile` of the arguments compiles the network as one, anew for each
     sub-model until it gives up.
 
@@ -125,6 +126,8 @@ class SortedTrainerMixin:
         self.can_return_loss = can_return_loss(type(base_of(net.full)))
         check_rule(net, update)
         self.update = update
+        if self.objective.distillation is not None and self.objective.distillation.is_active:
+            net.head = None
         self._losses: dict[str, tuple[Tensor, int]] = {}
         self._drawn: list[Setting] = []
         taken = inspect.signature(base_of(net.full).forward).parameters
@@ -250,6 +253,11 @@ class SortedTrainerMixin:
             optimizer.register_step_post_hook(after)
             optimizer.obeys_rule = True
         return optimizer
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Return the names of parameters with weight decay; a private one has it where the full model's has."""
+        parent: Any = super()
+        return decayed(self.net, parent.get_decay_parameter_names(model))
 
     def _loss_of(self, output: Any, batch: Mapping[str, Any]) -> Tensor:
         """Return the mean loss of one sub-model: the model's own, the given function's, or a smoothed one."""

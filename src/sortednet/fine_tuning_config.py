@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.resources
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,28 +13,23 @@ import torch
 from torch import nn
 
 from .adapter_config import AdapterConfig
-from .config import ObjectiveConfig, SamplerConfig, make_objective
+from .config import ObjectiveConfig, SamplerConfig, check_recipe, make_objective
 from .errors import CheckpointError, ConfigError, DataError, SortedNetError
 from .lora import RANK
 from .network import SortedNet
 from .objectives import Objective
+from .recipes import Recipe, Stage, recipe_of
 from .space import Number, Space
 from .text import EncodedText, TextData, check_labels, check_tokenizer, encode, load_text
 from .text.sources import Format
 from .training import UpdateRule
+from .training_arguments import first_line, make_training_arguments, that_matter, the_transformers
 
 __all__ = ["FineTuningConfig", "ImportanceConfig", "PretrainedConfig", "TextConfig"]
 
 _OF_PACKAGE = "python:"
 _TASK_TYPES = {"sequence_classification": "SEQ_CLS", "causal_lm": "CAUSAL_LM"}
 _KINDS = {"sequence_classification": ("classification", "regression"), "causal_lm": ("causal",)}
-_GIVEN_ELSEWHERE = {
-    "output_dir": "output",
-    "resume_from_checkpoint": "the option --resume",
-    "disable_tqdm": "nothing: the command shows its own progress",
-}
-_FREE = ("save_", "logging_", "log_", "report_to", "run_name", "eval_", "per_device_eval", "dataloader_", "tf32")
-"""Beginnings of the names of training arguments that do not change what is trained."""
 
 
 @dataclass(frozen=True)
@@ -173,10 +167,14 @@ class FineTuningConfig:
         head_learning_rate: Learning rate of the head (all outside the base model, and its pooler); that of `training`
             where null.
         update: What a step may change: `standard`, `touched`, `unique` or `reference`.
-        training: Fields of `transformers.TrainingArguments`.
+        training: Fields of `transformers.TrainingArguments`. Where a recipe has several stages, each gets its share of
+            the updates, or of the epochs, with a schedule of its own; `warmup_steps` from 1 on are those of each stage.
+        recipe: A method by name, such as `sorted` or `dynabert`, in place of `sampler` and `objective`; see
+            `sortednet.recipes`. It trains the model's own weights, and so does not go with an adapter.
+        recipe_options: Its further arguments.
 
     Raises:
-        ConfigError: If these do not fit together.
+        ConfigError: If these do not fit together, or the recipe or an option of it is unknown.
     """
 
     pretrained: PretrainedConfig
@@ -190,8 +188,11 @@ class FineTuningConfig:
     head_learning_rate: float | None = None
     update: UpdateRule = "standard"
     training: dict[str, Any] = field(default_factory=dict)
+    recipe: str | None = None
+    recipe_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_recipe(self, ("sampler", "objective"))
         if self.head_learning_rate is not None and not self.head_learning_rate > 0:
             raise ConfigError(f"head_learning_rate={self.head_learning_rate} must be above 0, or null.")
         if self.adapter is not None:
@@ -204,6 +205,11 @@ class FineTuningConfig:
 
     def _check_adapter(self) -> None:
         """Refuse what does not go with an adapter, whose model stays as it is and is not saved."""
+        if self.recipe is not None:
+            raise ConfigError(
+                f"recipe={self.recipe} trains the weights of the model, which an adapter leaves as they are. Leave the "
+                "recipe out, and give objective and sampler; or leave the adapter out."
+            )
         dimensions = self.space if isinstance(self.space, dict) else {name for one in self.space or () for name in one}
         if RANK in dimensions:
             raise ConfigError(
@@ -247,9 +253,10 @@ class FineTuningConfig:
 
     def identity(self, described: Mapping[str, Any]) -> dict[str, Any]:
         """Keep of a described configuration what must be equal for a run to be continued."""
-        kept = {"update": "standard"} | {name: value for name, value in described.items() if name != "output"}
+        since = {"update": "standard", "recipe": None, "recipe_options": {}}  # of runs before there were these
+        kept = since | {name: value for name, value in described.items() if name != "output"}
         training = dict(kept.pop("training", {}))
-        return {**kept, "training": {name: one for name, one in training.items() if not name.startswith(_FREE)}}
+        return {**kept, "training": that_matter(training)}
 
     def make_space(self) -> Space:
         """Return the space.
@@ -277,6 +284,23 @@ class FineTuningConfig:
         """
         return make_objective(self.objective, self.sampler, space, self.seed)
 
+    def make_recipe(self) -> Recipe:
+        """Return the method of training: the recipe that is named, or what the sections say as one stage.
+
+        Raises:
+            ConfigError: If a name or an option is unknown, or the recipe cannot be had of a pretrained model.
+        """
+        space = self.make_space()
+        if self.recipe is None:
+            return Recipe("sections", space, (Stage(lambda net, seed, teacher: self.make_objective(net.space)),))
+        found = recipe_of(self.recipe, space, self.recipe_options)
+        if found.wrap is not None:
+            raise ConfigError(
+                f"recipe={self.recipe} changes the class of the model, and a pretrained one must stay its own to be "
+                "saved and opened as such. Choose another, such as lcs_p."
+            )
+        return found
+
     def load_data(self) -> TextData:
         """Load the text, and check that the task can be trained on it.
 
@@ -302,7 +326,7 @@ class FineTuningConfig:
             ConfigError: If it has no padding token.
         """
         with _opening(self.pretrained.path):
-            tokenizer = _transformers().AutoTokenizer.from_pretrained(self.pretrained.resolve())
+            tokenizer = the_transformers().AutoTokenizer.from_pretrained(self.pretrained.resolve())
         wanted = self.pretrained.pad_token
         if wanted is not None:
             if wanted not in tokenizer.get_vocab():
@@ -344,11 +368,14 @@ class FineTuningConfig:
             BuildError: If a dimension makes no sense for it.
             SpaceError: If a support does not fit its sizes.
         """
+        recipe = self.make_recipe()
         model, space = self.make_model(data, tokenizer), self._make_inner_space()
         if space is None:
             return model
         readout = "own" if self.adapter is not None else self.pretrained.readout
-        return SortedNet.from_pretrained(model, space=space, readout=readout)
+        return SortedNet.from_pretrained(
+            model, space=space, readout=readout, buffers=recipe.buffers, private=recipe.private(model)
+        )
 
     def make_model(self, data: TextData | None, tokenizer: Any, **sizes: Number) -> nn.Module:
         """Open the pretrained model itself, with a head for the labels; the same weights for the same seed.
@@ -362,7 +389,7 @@ class FineTuningConfig:
             CheckpointError: If it cannot be opened.
             ConfigError: If it does not fit the tokenizer or the labels.
         """
-        transformers, given = _transformers(), self.pretrained
+        transformers, given = the_transformers(), self.pretrained
         with _opening(given.path):
             config = transformers.AutoConfig.from_pretrained(given.resolve(), **sizes)
         is_classifier = any(one.endswith("ForSequenceClassification") for one in config.architectures or ())
@@ -405,42 +432,7 @@ class FineTuningConfig:
         Raises:
             ConfigError: If a name is unknown, or a value cannot be used.
         """
-        kind = _transformers().TrainingArguments
-        known = {one.name: one.default for one in fields(kind) if one.init}
-        for name, value in self.training.items():
-            if name in _GIVEN_ELSEWHERE:
-                raise ConfigError(f"training.{name} is set by the command. Give {_GIVEN_ELSEWHERE[name]} instead.")
-            if name not in known:
-                close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-                meant = f"Did you mean {' or '.join(close)}?" if close else "Such as num_train_epochs."
-                raise ConfigError(f"training.{name} is no field of transformers.TrainingArguments. {meant}")
-            _check_type(name, value, known[name])
-        accelerated = torch.accelerator.is_available()
-        defaults = {
-            "seed": 0, "logging_steps": 10, "save_total_limit": 2, "logging_nan_inf_filter": False,
-            "dataloader_pin_memory": accelerated, "use_cpu": not accelerated,
-        }  # fmt: skip
-        given = {  # YAML reads a plain `no` as false
-            name: "no" if value is False and name.endswith("_strategy") else value
-            for name, value in self.training.items()
-        }
-        try:
-            return kind(**{**defaults, **given, "output_dir": str(output), "disable_tqdm": True})
-        except (TypeError, ValueError, ImportError) as error:
-            raise ConfigError(f"training={self.training} cannot be used: {_first_line(error)}") from None
-
-
-def _check_type(name: str, value: Any, default: Any) -> None:
-    """Refuse a value of another kind than the default, where that is a number or a truth value."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if isinstance(default, bool):
-        fits, wanted = isinstance(value, bool), "true or false"
-    elif isinstance(default, (int, float)):
-        fits, wanted = is_number, f"a number, such as {default}"
-    else:
-        return
-    if not fits:
-        raise ConfigError(f"training.{name}={value!r} is of type {type(value).__name__}. Give {wanted}.")
+        return make_training_arguments(self.training, output)
 
 
 @contextmanager
@@ -452,22 +444,7 @@ def _opening(path: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(
-            f"pretrained.path={path!r} cannot be opened: {_first_line(error)} Give a folder that holds a model and its "
+            f"pretrained.path={path!r} cannot be opened: {first_line(error)} Give a folder that holds a model and its "
             "tokenizer, the name of one on the Hugging Face Hub (with a network, or once it was downloaded), or "
             "python:PACKAGE/FOLDER."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") + "." if lines else f"{type(error).__name__}."
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise ImportError(
-            'Fine-tuning needs transformers, which is not installed: pip install "sortednet[cli,transformers,text]".'
-        ) from error
-    return transformers

@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, final
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding, PrinterCallback, TrainerCallback
 from transformers.utils import logging
 
-from . import checkpoint, cost, importance
+from . import cost
 from .comparison import compare_submodels
-from .errors import CheckpointError, ConfigError, TrainingError
 from .evaluation import Measurement
-from .fine_tuning import SortedTrainer
 from .fine_tuning_config import FineTuningConfig
+from .fine_tuning_stages import Batch, Progress, Run, collator, moved, train_stages
 from .loading import load
-from .lora import base_of
 from .network import SortedNet
-from .processes import alone, interruptible
+from .processes import alone
 from .similarity import Measure
 from .space import Setting
 from .table import Row, Table
 from .text import EncodedText, TextData, compute_metrics
-from .trainers import METRICS
 
-__all__ = ["Opened", "evaluate", "inputs_of", "open_run", "quiet", "train"]
+__all__ = ["Opened", "evaluate", "inputs_of", "open_run", "qualities", "quiet", "train"]
 
-CONFIG = "config.json"
 COMPARED, POSITIONS = 200, 64  # examples, and output positions of each, that sub-models are compared on
-Batch = dict[str, Tensor]
-Progress = Callable[[int, int, float | None], object]
 
 
 # Training
@@ -65,44 +55,15 @@ def train(
         TrainingError: If a loss is not finite.
         KeyboardInterrupt: If the run was interrupted; what was trained is saved.
     """
-    output = Path(config.output)
-    data = config.load_data()
-    arguments = config.make_arguments(output / "checkpoints")
+    data, recipe = config.load_data(), config.make_recipe()
+    config.make_arguments(Path(config.output))  # refuses what is wrong before the model is opened
     with quiet():
         tokenizer = config.make_tokenizer()
         net = config.make_network(data, tokenizer)
         encoded = _encoded(config, data, tokenizer, say)
-        with alone(output):
-            trainer = SortedTrainer(
-                net, arguments, train_dataset=encoded.train, eval_dataset=encoded.evaluation,
-                objective=config.make_objective(net.space), update=config.update, processing_class=tokenizer,
-                data_collator=_collator(data, tokenizer),
-                compute_metrics=None if data.kind == "causal" else compute_metrics(data.metric),
-            )  # fmt: skip
-            going_on = resume and _to_go_on(config, output)
-            order = arguments.train_sampling_strategy
-            if going_on and order != "random":
-                say(
-                    f"transformers draws the order of training.train_sampling_strategy={order} anew, so that the rest "
-                    "of this run may not be what it would have been without the interruption."
-                )
-            if not going_on and trainer.is_world_process_zero():
-                _clear(output)
-            if config.importance.kind != "none" and not going_on:
-                _order_units(config, trainer, say)
-            _give_head_its_rate(config, trainer)
-            if trainer.is_world_process_zero():
-                described = json.dumps(asdict(config), indent=1)
-                checkpoint.write_bytes(output / CONFIG, described.encode())
-            trainer.remove_callback(PrinterCallback)
-            with interruptible() as interrupted:
-                trainer.add_callback(_Watch(interrupted, progress))
-                trainer.train(resume_from_checkpoint=going_on or None)
-            if trainer.is_world_process_zero():
-                _write_metrics(trainer.state.log_history, output / METRICS)
-            if trainer.state.global_step < trainer.state.max_steps:
-                raise KeyboardInterrupt(f"interrupted after update {trainer.state.global_step}, which is saved")
-            trainer.save_model(str(output / "model"))
+        run = Run(config, net, data, tokenizer, encoded, progress, say)
+        with alone(run.output):
+            train_stages(run, recipe, resume)
     return net
 
 
@@ -120,119 +81,6 @@ def _encoded(
         if cut:
             say(f"{cut} of {len(encoded.train)} training examples are cut to text.max_length={config.text.max_length}.")
     return encoded
-
-
-def _collator(data: TextData, tokenizer: Any) -> Any:
-    if data.kind == "causal":
-        return DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100)
-    return DataCollatorWithPadding(tokenizer)
-
-
-def _to_go_on(config: FineTuningConfig, output: Path) -> bool:
-    """Return whether there is a checkpoint to go on from, of the same run."""
-    if not any((output / "checkpoints").glob("checkpoint-*/trainer_state.json")):
-        if checkpoint.is_there(output / "model"):
-            raise CheckpointError(
-                f"{output / 'model'} holds a trained network, but no checkpoint is left to go on from. "
-                "Give another output folder, or replace it by starting anew without resuming."
-            )
-        return False
-    try:
-        held = config.identity(json.loads((output / CONFIG).read_text()))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{output} holds checkpoints, but its {CONFIG} cannot be read ({error}). Restore it, give another output "
-            "folder, or start anew without resuming."
-        ) from None
-    now = config.identity(json.loads(json.dumps(asdict(config))))
-    changed = {name: (held.get(name), now.get(name)) for name in {*held, *now} if held.get(name) != now.get(name)}
-    if changed:
-        raise CheckpointError(
-            f"{output} belongs to another run: (then, now) are {changed}. "
-            "Give another output folder, restore the old configuration, or start anew without resuming."
-        )
-    return True
-
-
-def _clear(output: Path) -> None:
-    """Leave nothing of an earlier run behind a fresh start."""
-    for stale in (output / "checkpoints").glob("checkpoint-*"):
-        shutil.rmtree(stale)
-    for stale in (output / METRICS, *(output / "model").glob("*")):
-        stale.unlink(missing_ok=True)
-
-
-def _order_units(config: FineTuningConfig, trainer: SortedTrainer, say: Callable[[str], object]) -> None:
-    given, net, rows = config.importance, trainer.net, trainer.train_dataset
-    generator = torch.Generator().manual_seed(config.seed)
-    size = trainer.args.train_batch_size
-    order = torch.randperm(len(rows), generator=generator)[: given.batches * size]
-    parts = torch.split(order, size)
-    batches = [_moved(trainer.data_collator([rows[int(i)] for i in part]), net) for part in parts]
-    found = importance.reorder(net, batches, lambda output, _: output.loss, kind=given.kind)  # type: ignore[arg-type]
-    names = ", ".join(sorted({one.dimension for one in found}))
-    say(f"Ordered the units of {names} by {given.kind}, on {len(batches)} batches.")
-
-
-def _give_head_its_rate(config: FineTuningConfig, trainer: SortedTrainer) -> None:
-    """Part the optimiser's groups, so that the head has a learning rate of its own."""
-    if config.head_learning_rate is None:
-        return
-    if trainer.is_fsdp_enabled:
-        raise ConfigError("head_learning_rate cannot be used with FSDP, which makes the optimiser later. Leave it out.")
-    full: Any = trainer.net.full
-    if config.adapter is not None:
-        full = base_of(full)
-    base = getattr(full, full.base_model_prefix, None)
-    inside = dict(base.named_parameters()) if isinstance(base, nn.Module) else {}
-    body = {id(one) for name, one in inside.items() if "pooler" not in name.split(".")}
-    optimizer = trainer.create_optimizer()
-    for group in list(optimizer.param_groups):
-        head = [one for one in group["params"] if id(one) not in body]
-        group["params"] = [one for one in group["params"] if id(one) in body]
-        if head:
-            optimizer.add_param_group({**group, "params": head, "lr": config.head_learning_rate})
-    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
-
-
-@final
-class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Shows progress, stops at a signal once the update is saved, and at a loss that is not finite."""
-
-    def __init__(self, interrupted: Sequence[int], progress: Progress | None) -> None:
-        self.interrupted, self.progress = interrupted, progress
-        self.loss: float | None = None
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.interrupted:
-            control.should_save = control.should_training_stop = True
-        if self.interrupted or state.global_step == state.max_steps:
-            control.should_log = True
-        self._show(state)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **kwargs: Any) -> None:
-        self.loss = logs.get("loss", self.loss)
-        if self.loss is not None and not math.isfinite(self.loss):
-            raise TrainingError(
-                f"The loss is {self.loss} at update {state.global_step}. Lower training.learning_rate, or set "
-                "training.max_grad_norm."
-            )
-        self._show(state)
-
-    def _show(self, state: Any) -> None:
-        if self.progress is not None and state.is_world_process_zero:
-            self.progress(state.global_step, state.max_steps, self.loss)
-
-
-def _write_metrics(history: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write what was logged as other runs do, so that the report shows it."""
-    lines = []
-    for one in history:
-        if "loss" in one:
-            terms = {name.removeprefix("loss_"): value for name, value in one.items() if name.startswith("loss_")}
-            line = {"update": one["step"], "loss": one["loss"], "learning_rate": one.get("learning_rate")}
-            lines.append(json.dumps({**line, "terms": terms}) + "\n")
-    checkpoint.write_bytes(path, "".join(lines).encode())
 
 
 # Measuring
@@ -258,7 +106,7 @@ class Opened:
 
     def batch(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
         """Return examples as one batch, on the network's device."""
-        return _moved(_collator(self.data, self.tokenizer)(list(examples)), self.net)
+        return moved(collator(self.data, self.tokenizer)(list(examples)), self.net)
 
     def batches(self, examples: Sequence[Mapping[str, Any]], size: int) -> Iterator[Batch]:
         """Yield examples in batches of equally long ones."""
@@ -310,17 +158,17 @@ def evaluate(
     """
     net, causal = run.net, run.data.kind == "causal"
     with quiet():
-        qualities = _losses(run, batch_size) if causal else _scores(run, batch_size)
-        whole = qualities[net.space.full]
+        found = qualities(run, batch_size)
+        whole = found[net.space.full]
         middle = max(0, min(len(run.examples) // 2, len(run.examples) - cost_batch))
         typical = sorted(run.examples, key=_tokens)[middle : middle + cost_batch]
         rows = []
         for setting in net.space:
-            recovery = 100 * qualities[setting] / whole if whole > 0 and not causal else None
+            recovery = 100 * found[setting] / whole if whole > 0 and not causal else None
             rows.append(
                 Row(
                     setting,
-                    qualities[setting],
+                    found[setting],
                     cost.count_parameters(net, setting),
                     recovery=recovery,
                     **_costs(net, setting, inputs_of(run.batch(typical)), inputs_of(run.batch(typical[:1])), measure),
@@ -330,6 +178,20 @@ def evaluate(
                 progress(len(rows), len(net.space))
         _compare(run, folder, batch_size)
     return Table(rows, metric="loss" if causal else run.data.metric, higher_is_better=not causal)
+
+
+def qualities(run: Opened, batch_size: int = 32) -> dict[Setting, float]:
+    """Measure the quality of every sub-model.
+
+    Args:
+        run: The run.
+        batch_size: Examples in a batch.
+
+    Returns:
+        The task's metric in points, or for causal language models the mean loss over answer tokens in nats.
+    """
+    with quiet():
+        return _losses(run, batch_size) if run.data.kind == "causal" else _scores(run, batch_size)
 
 
 def _costs(
@@ -400,11 +262,6 @@ def _tokens(example: Mapping[str, Any]) -> int:
 def inputs_of(batch: Batch) -> Batch:
     """Return a batch without its labels."""
     return {name: one for name, one in batch.items() if name != "labels"}
-
-
-def _moved(batch: Mapping[str, Tensor], net: SortedNet) -> Batch:
-    device = next(net.parameters()).device
-    return {name: one.to(device) for name, one in batch.items()}
 
 
 @contextmanager

@@ -6,21 +6,31 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Union, final
+from typing import Any, Literal, Union, final, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from .batches import batch_size, inputs_and_targets, split_batch
+from .distillation import Distillation
 from .errors import ConfigError, DataError, TrainingError
 from .sampling import Sampler
 from .space import Setting, Space
 
-__all__ = ["Distillation", "Objective", "PerExample", "Stochastic", "StochasticSummation", "Summation", "Term"]
+__all__ = [
+    "Distillation",
+    "Objective",
+    "Penalised",
+    "PerExample",
+    "Stochastic",
+    "StochasticSummation",
+    "Summation",
+    "Term",
+]
 
 LossFunction = Callable[[Any, Any], Tensor]
 Batch = Union[tuple[Any, ...], list[Any], Mapping[str, Any]]
+Reduction = Literal["mean", "sum"]
 
 
 @dataclass(frozen=True)
@@ -38,59 +48,32 @@ class Term:
     weight: float
 
 
-@dataclass(frozen=True)
-class Distillation:
-    """Let every sub-model also follow the full model's outputs, which get no gradient from it.
-
-    Args:
-        weight: Weight of the distillation loss beside the ordinary one, at least 0.
-        temperature: Of both softmaxes, above 0; the loss is multiplied by its square.
-        loss: Replaces the Kullback-Leibler divergence: a function of the sub-model's logits and the full model's.
-
-    Raises:
-        ConfigError: If the weight or the temperature is outside its range.
-
-    Source:
-        Yu & Huang (2019), arXiv:1903.05134, Sec. 3.4: in-place distillation. Hinton et al. (2015), arXiv:1503.02531,
-        Sec. 2, for the temperature. We keep the ordinary loss beside it.
-    """
-
-    weight: float = 1.0
-    temperature: float = 1.0
-    loss: LossFunction | None = None
-
-    def __post_init__(self) -> None:
-        if not self.weight >= 0 or not self.temperature > 0:
-            raise ConfigError(f"weight={self.weight} must be at least 0, and temperature={self.temperature} above 0.")
-
-    def __call__(self, output: Any, teacher: Any) -> Tensor:
-        """Return the distillation loss of one sub-model. Shape ()."""
-        student, target = _logits(output), _logits(teacher)
-        if self.loss is not None:
-            return self.loss(student, target)
-        classes = student.shape[-1]
-        divergence = functional.kl_div(
-            functional.log_softmax(student.reshape(-1, classes) / self.temperature, -1),
-            functional.log_softmax(target.reshape(-1, classes) / self.temperature, -1),
-            reduction="batchmean",
-            log_target=True,
-        )
-        return divergence * self.temperature**2
-
-
 class Objective(ABC):
     """The loss of a batch: the sum, over the sub-models it trains, of their weighted losses.
 
     Args:
-        distillation: Adds the full model's outputs as targets.
+        space: The sub-models.
+        distillation: Adds the full model's outputs, or another teacher's, as targets.
         settings_weight: The weight of each sub-model's loss before weights are normalised; 1 where left out.
+        reduction: Whether the mean losses of the sub-models are averaged or summed.
+
+    Raises:
+        ConfigError: If the reduction is unknown.
     """
 
     def __init__(
-        self, distillation: Distillation | None = None, settings_weight: Callable[[Setting], float] | None = None
+        self,
+        space: Space,
+        distillation: Distillation | None = None,
+        settings_weight: Callable[[Setting], float] | None = None,
+        reduction: Reduction = "mean",
     ) -> None:
+        if reduction not in get_args(Reduction):
+            raise ConfigError(f"reduction={reduction!r} is unknown. Choose one of {', '.join(get_args(Reduction))}.")
+        self.space = space
         self.distillation = distillation
         self.settings_weight = settings_weight
+        self.reduction = reduction
 
     @abstractmethod
     def choose(self, size: int) -> tuple[list[Setting], list[int] | None]:
@@ -116,7 +99,7 @@ class Objective(ABC):
             loss_fn: Mean loss of an output and the targets (with a mapping, and the mapping). Returns shape ().
 
         Returns:
-            One term for each sub-model; the weights add up to 1.
+            One term for each sub-model; the weights add up to 1, or if they are summed, to the number of sub-models.
 
         Raises:
             DataError: If the batch is empty or holds no tensor.
@@ -127,25 +110,39 @@ class Objective(ABC):
         settings, sizes = self.choose(size)
         weights = self._weights(settings, sizes)
         inputs, targets = inputs_and_targets(batch)
-        teacher = None
-        if self.distillation is not None and self.distillation.weight:
-            # In evaluation mode, so that the teacher neither drops units nor moves the running statistics.
-            with torch.no_grad():
-                teacher = _logits(_call_at(net, inputs, None, inference=True))
-        outputs = list(_call_at(net, inputs, settings, split=sizes or False, weights=weights))
-        count = len(settings)
-        parts = split_batch(targets, sizes) if sizes else [targets] * count
-        teachers = split_batch(teacher, sizes) if sizes else [teacher] * count
+        distillation = self.distillation if self.distillation is not None and self.distillation.is_active else None
+        asked = inputs if distillation is None else distillation.ask(inputs)
+        outputs = list(_call_at(net, asked, settings, split=sizes or False, weights=weights))
+        guides = self._guides(net, asked, settings, outputs, sizes)
+        parts = split_batch(targets, sizes) if sizes else [targets] * len(settings)
         terms = []
-        for setting, output, part, guide, weight in zip(settings, outputs, parts, teachers, weights, strict=True):
+        for setting, output, part, guide, weight in zip(settings, outputs, parts, guides, weights, strict=True):
             loss = loss_fn(output, part)
             if not isinstance(loss, Tensor) or loss.dim() != 0:
                 given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
                 raise TrainingError(f"loss_fn returned {given}. Return the mean loss, a tensor of shape ().")
-            if guide is not None and self.distillation is not None:
-                loss = loss + self.distillation.weight * self.distillation(output, guide)
+            if guide is not None and distillation is not None:
+                loss = distillation.labels * loss + distillation(output, guide, part)
             terms.append(Term(setting, loss, weight))
         return terms
+
+    def _guides(
+        self, net: nn.Module, inputs: Any, settings: Sequence[Setting], outputs: Sequence[Any], sizes: list[int] | None
+    ) -> Sequence[Any]:
+        """Return what each sub-model follows of a teacher, for its examples; None where it follows none."""
+        distillation = self.distillation
+        if distillation is None or not distillation.is_active:
+            return [None] * len(settings)
+        guide = distillation.taught(inputs)
+        full = None if guide is not None else self.space.full
+        if full in settings and sizes is None:
+            guide = distillation.kept(outputs[settings.index(full)])
+        elif guide is None:
+            # In evaluation mode, so that the teacher neither drops units nor moves the running statistics.
+            with torch.no_grad():
+                guide = distillation.kept(_call_at(net, inputs, None, inference=True))
+        guides = split_batch(guide, sizes) if sizes else [guide] * len(settings)
+        return [None if setting == full else one for setting, one in zip(settings, guides, strict=True)]
 
     def _weights(self, settings: Sequence[Setting], sizes: Sequence[int] | None) -> list[float]:
         """Return each setting's share of the loss: its weight times its examples."""
@@ -157,7 +154,8 @@ class Objective(ABC):
             )
         if sizes:
             weights = [weight * size for weight, size in zip(weights, sizes, strict=True)]
-        return [weight / sum(weights) for weight in weights]
+        shared = sum(weights) / (len(weights) if self.reduction == "sum" else 1)
+        return [weight / shared for weight in weights]
 
     def __call__(self, net: nn.Module, batch: Batch, loss_fn: LossFunction) -> Tensor:
         """Return the loss of a batch, ready for `backward`. Shape (). See `terms` for the arguments."""
@@ -179,6 +177,8 @@ class Stochastic(Objective):
             batch smaller than this is split among as many as it has examples.
         distillation: Adds the full model's outputs as targets.
         settings_weight: The weight of each sub-model's loss before weights are normalised.
+        split: Whether the batch is split among them; else each gets all of it.
+        reduction: Whether the mean losses of the sub-models are averaged or summed.
 
     Source:
         Valipour et al. (2023), arXiv:2309.00255v3, Sec. 3: stochastic loss. Splitting the batch is ours.
@@ -186,6 +186,7 @@ class Stochastic(Objective):
     Example:
         >>> from sortednet import SortedNet, Space
         >>> from sortednet.sampling import Uniform
+        >>> from torch.nn import functional
         >>> space = Space(out_features=[2, 4])
         >>> net = SortedNet(lambda out_features: nn.Linear(3, out_features), space)
         >>> batch = torch.ones(6, 3), torch.zeros(6, dtype=torch.long)
@@ -200,10 +201,11 @@ class Stochastic(Objective):
         draws: int = 1,
         distillation: Distillation | None = None,
         settings_weight: Callable[[Setting], float] | None = None,
+        *,
+        split: bool = True,
+        reduction: Reduction = "mean",
     ) -> None:
-        super().__init__(distillation, settings_weight)
-        if not isinstance(sampler, Sampler):
-            raise ConfigError(f"{sampler!r} is no sampler. Give one, such as Stratified(space, seed=0).")
+        super().__init__(_checked(sampler).space, distillation, settings_weight, reduction)
         if not isinstance(draws, int) or draws < sampler.least:
             raise ConfigError(
                 f"draws={draws} is too few for {type(sampler).__name__}. "
@@ -211,8 +213,11 @@ class Stochastic(Objective):
             )
         self.sampler = sampler
         self.draws = draws
+        self.split = split
 
     def choose(self, size: int) -> tuple[list[Setting], list[int] | None]:
+        if not self.split:
+            return list(dict.fromkeys(self.sampler.draw(self.draws))), None
         drawn = self.sampler.draw(max(self.sampler.least, min(self.draws, size)))
         return _parts(drawn, size)
 
@@ -253,9 +258,7 @@ class PerExample(Objective):
         distillation: Distillation | None = None,
         settings_weight: Callable[[Setting], float] | None = None,
     ) -> None:
-        super().__init__(distillation, settings_weight)
-        if not isinstance(sampler, Sampler):
-            raise ConfigError(f"{sampler!r} is no sampler. Give one, such as Stratified(space, seed=0).")
+        super().__init__(_checked(sampler).space, distillation, settings_weight)
         self.sampler = sampler
 
     def choose(self, size: int) -> tuple[list[Setting], list[int] | None]:
@@ -288,9 +291,10 @@ class StochasticSummation(Objective):
         inside: Which sub-models inside it: those `along` each dimension (the papers), or `all` it contains.
         distillation: Adds the full model's outputs as targets.
         settings_weight: The weight of each sub-model's loss before weights are normalised.
+        reduction: Whether the losses are averaged or summed.
 
     Source:
-        Valipour et al. (2023), arXiv:2309.00255v3, Sec. 3: stochastic summation. We take the mean, the papers the sum.
+        Valipour et al. (2023), arXiv:2309.00255v3, Sec. 3: stochastic summation, there the sum.
     """
 
     def __init__(
@@ -299,8 +303,9 @@ class StochasticSummation(Objective):
         inside: Literal["along", "all"] = "along",
         distillation: Distillation | None = None,
         settings_weight: Callable[[Setting], float] | None = None,
+        reduction: Reduction = "mean",
     ) -> None:
-        super().__init__(distillation, settings_weight)
+        super().__init__(_checked(sampler).space, distillation, settings_weight, reduction)
         if inside not in ("along", "all"):
             raise ConfigError(f"inside={inside!r} is unknown. Choose 'along' or 'all'.")
         if sampler.least > 1:
@@ -310,8 +315,7 @@ class StochasticSummation(Objective):
 
     def choose(self, size: int) -> tuple[list[Setting], list[int] | None]:
         (drawn,) = self.sampler.draw()
-        space = self.sampler.space
-        return list(space.along(drawn) if self.inside == "along" else space.inside(drawn)), None
+        return list(self.space.along(drawn) if self.inside == "along" else self.space.inside(drawn)), None
 
     def state_dict(self) -> dict[str, Any]:
         return self.sampler.state_dict()
@@ -328,9 +332,10 @@ class Summation(Objective):
         space: The sub-models.
         distillation: Adds the full model's outputs as targets.
         settings_weight: The weight of each sub-model's loss before weights are normalised.
+        reduction: Whether the losses are averaged or summed.
 
     Source:
-        Valipour et al. (2023), arXiv:2309.00255v3, Sec. 3: summation. We take the mean, the papers the sum.
+        Valipour et al. (2023), arXiv:2309.00255v3, Sec. 3: summation, there the sum.
     """
 
     def __init__(
@@ -338,25 +343,58 @@ class Summation(Objective):
         space: Space,
         distillation: Distillation | None = None,
         settings_weight: Callable[[Setting], float] | None = None,
+        reduction: Reduction = "mean",
     ) -> None:
-        super().__init__(distillation, settings_weight)
-        self.space = space
+        super().__init__(space, distillation, settings_weight, reduction)
 
     def choose(self, size: int) -> tuple[list[Setting], list[int] | None]:
         return list(self.space), None
+
+
+@final
+class Penalised(Objective):
+    """Add a penalty on the weights to another objective's loss.
+
+    Args:
+        inner: The objective.
+        penalty: Returns the penalty, of shape (), of the full model.
+
+    Example:
+        >>> from sortednet import SortedNet
+        >>> space = Space(out_features=[2, 4])
+        >>> net = SortedNet(lambda out_features: nn.Linear(3, out_features), space)
+        >>> objective = Penalised(Summation(space), lambda full: full.weight.square().sum())
+        >>> objective.choose(4) == Summation(space).choose(4)
+        True
+    """
+
+    def __init__(self, inner: Objective, penalty: Callable[[nn.Module], Tensor]) -> None:
+        super().__init__(inner.space, inner.distillation, inner.settings_weight, inner.reduction)
+        self.inner, self.penalty = inner, penalty
+
+    def choose(self, size: int) -> tuple[list[Setting], list[int] | None]:
+        return self.inner.choose(size)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.inner.load_state_dict(state)
+
+    def terms(self, net: nn.Module, batch: Batch, loss_fn: LossFunction) -> list[Term]:
+        found = self.inner.terms(net, batch, loss_fn)
+        network: Any = getattr(net, "module", net)
+        added = self.penalty(network.full) / sum(term.weight for term in found)
+        return [Term(term.setting, term.loss + added, term.weight) for term in found]
+
+
+def _checked(sampler: Sampler) -> Sampler:
+    if not isinstance(sampler, Sampler):
+        raise ConfigError(f"{sampler!r} is no sampler. Give one, such as Stratified(space, seed=0).")
+    return sampler
 
 
 def _call_at(net: nn.Module, inputs: Any, settings: Sequence[Setting] | None, **how: Any) -> Any:
     if isinstance(inputs, Mapping):
         return net(**inputs, settings=settings, **how)
     return net(*inputs, settings=settings, **how)
-
-
-def _logits(output: Any) -> Tensor:
-    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-    if not isinstance(logits, Tensor):
-        raise DataError(
-            f"The model returns {type(output).__name__}, which holds no logits to follow. "
-            "Return a tensor or an object that has `logits`, or leave distillation out."
-        )
-    return logits

@@ -7,8 +7,9 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,7 +20,12 @@ from accelerate.utils import send_to_device
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from . import checkpoint
@@ -27,12 +33,10 @@ from .errors import CheckpointError, ConfigError, DataError
 from .network import SortedNet
 from .objectives import Batch, LossFunction, Objective
 from .processes import alone, interruptible
-from .space import Setting
+from .run_folder import METRICS, Log, clear_folder
 from .training import UpdateRule, step
 
-__all__ = ["Trainer", "TrainingConfig", "read_curves"]
-
-METRICS = "metrics.jsonl"
+__all__ = ["Trainer", "TrainingConfig"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class TrainingConfig:
         update: What a step may change: `standard`, `touched`, `unique` or `reference`.
         precision: `no` (float32) or `bf16` (autocast).
         compile: Whether to compile the blocks.
+        channels_last: Whether images and convolutions lie in memory with the channels last, which is often faster.
         checkpoint_every: Updates between checkpoints.
         keep: Checkpoints kept, at least 1.
         log_every: Updates averaged in a line of `metrics.jsonl`.
@@ -74,6 +79,7 @@ class TrainingConfig:
     update: UpdateRule = "standard"
     precision: Literal["no", "bf16"] = "no"
     compile: bool = False
+    channels_last: bool = False
     checkpoint_every: int = 500
     keep: int = 2
     log_every: int = 10
@@ -173,6 +179,11 @@ class Trainer:
                 "Lower training.batch_size, or give more data."
             )
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a checkpoint in `output` to go on from."""
+        return bool(self._found())
+
     def train(self, resume: bool = True) -> SortedNet:
         """Train to the end, write the network to `output/model`, and return it.
 
@@ -207,6 +218,8 @@ class Trainer:
             accelerator.init_trackers("tensorboard")
         if config.compile:
             self.net.compile()
+        if config.channels_last:
+            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model, optimizer = accelerator.prepare(self.net.train(), self._optimizer())
         if resume and not self._found() and (self.output / "model" / checkpoint.WEIGHTS).is_file():
             raise CheckpointError(
@@ -216,8 +229,8 @@ class Trainer:
         start = self._resume(model, optimizer) if resume else 0
         if accelerator.is_main_process:
             self._begin(start)
-        log = _Log(self.output / METRICS, start, enabled=accelerator.is_main_process)
-        batches = self._batches(start, accelerator)
+        log = Log(self.output / METRICS, start, enabled=accelerator.is_main_process)
+        batches = self._batches(start, accelerator.device, accelerator.process_index, accelerator.num_processes)
         with self._progress(accelerator.is_main_process) as progress, interruptible() as interrupted:
             task = progress.add_task("training", total=config.updates, completed=start, loss="-")
             for update in range(start, config.updates):
@@ -248,8 +261,7 @@ class Trainer:
     def _begin(self, start: int) -> None:
         """Leave nothing of an earlier run behind a fresh start, and write what describes this one."""
         if start == 0:
-            for stale in (*self._found(), self.output / METRICS, *(self.output / "model").glob("*")):
-                stale.unlink(missing_ok=True)
+            clear_folder(self.output)
         if self.description:
             checkpoint.write_bytes(self.output / "config.json", json.dumps(self.description, indent=1).encode())
 
@@ -260,22 +272,25 @@ class Trainer:
             return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=decay)
         return torch.optim.AdamW(parameters, rate, weight_decay=decay)
 
-    def _batches(self, start: int, accelerator: Accelerator) -> Iterator[Batch]:
-        """Yield this process's share of every batch from an update on."""
+    def first_batches(self, count: int) -> list[Batch]:
+        """Return the first batches that will be trained on, whole, where the network is.
+
+        Args:
+            count: How many, at least 1.
+        """
+        return list(islice(self._batches(0, next(self.net.parameters()).device), count))
+
+    def _batches(self, start: int, device: torch.device, rank: int = 0, processes: int = 1) -> Iterator[Batch]:
+        """Yield a process's share of every batch from an update on."""
         config = self.config
-        order = _Order(
-            len(self.data), config.batch_size, config.seed, start * config.accumulate,
-            accelerator.process_index, accelerator.num_processes,
-        )  # fmt: skip
+        order = _Order(len(self.data), config.batch_size, config.seed, start * config.accumulate, rank, processes)
         collate = _as_is if isinstance(self.data, _Tensors) else default_collate
         loader: Iterable[Any] = DataLoader(self.data, batch_sampler=order, collate_fn=collate)
         for number, batch in enumerate(loader, start * config.accumulate):
             if self.transform is not None:
-                generator = torch.Generator().manual_seed(
-                    _seed(config.seed, "transform", number, accelerator.process_index)
-                )
+                generator = torch.Generator().manual_seed(_seed(config.seed, "transform", number, rank))
                 batch = self.transform(batch, generator)
-            yield send_to_device(batch, accelerator.device, non_blocking=True)
+            yield send_to_device(batch, device, non_blocking=True)
 
     def _progress(self, shown: bool) -> Progress:
         columns = (
@@ -340,7 +355,9 @@ class Trainer:
         for group in state["param_groups"]:
             group.update({key: tuple(value) for key, value in group.items() if key == "betas"})
         with checkpoint.fitting(found[-1]):
-            set_state_dict(model, _inner(optimizer), model_state_dict=weights, optim_state_dict=state, options=_OPTIONS)
+            set_model_state_dict(model, weights, options=_OPTIONS)
+            # What had no gradient yet has no state either.
+            set_optimizer_state_dict(model, _inner(optimizer), state, options=replace(_OPTIONS, strict=False))
         self.objective.load_state_dict(described["objective"])
         return int(described["update"])
 
@@ -390,63 +407,6 @@ class _Order:
             for batch in order[: per_pass * self.batch_size].view(per_pass, -1)[place:]:
                 yield batch[self.rank :: self.processes].tolist()
             first = (turn + 1) * per_pass
-
-
-class _Log:
-    """Averages losses by sub-model and appends lines of JSON. Lines beyond the point of resumption are dropped."""
-
-    def __init__(self, path: Path, start: int, enabled: bool) -> None:
-        self.path, self.enabled = path, enabled
-        self.losses: list[float] = []
-        self.terms: dict[str, list[float]] = defaultdict(list)
-        if enabled:
-            kept = [line for line in _lines(path) if line["update"] <= start]
-            checkpoint.write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-
-    def add(self, terms: Iterable[tuple[Setting, float]], loss: float) -> None:
-        self.losses.append(loss)
-        for setting, value in terms:
-            self.terms[str(setting)].append(value)
-
-    def write(self, update: int, learning_rate: float) -> dict[str, Any]:
-        line = {
-            "update": update,
-            "loss": sum(self.losses) / len(self.losses),
-            "learning_rate": learning_rate,
-            "terms": {setting: sum(values) / len(values) for setting, values in self.terms.items()},
-        }
-        self.losses, self.terms = [], defaultdict(list)
-        if self.enabled:
-            with open(self.path, "a") as file:
-                file.write(json.dumps(line) + "\n")
-        return line
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    lines = []
-    if path.is_file():
-        for text in path.read_text().splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:
-                break  # A kill can leave the last line unfinished.
-    return lines
-
-
-def read_curves(output: str | Path) -> dict[str, list[tuple[int, float]]]:
-    """Read the training loss of every sub-model from a run's metrics.
-
-    Args:
-        output: The run's folder.
-
-    Returns:
-        For each setting's text, pairs of update and loss.
-    """
-    curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    for line in _lines(Path(output) / METRICS):
-        for setting, loss in line["terms"].items():
-            curves[setting].append((line["update"], loss))
-    return dict(curves)
 
 
 def _seed(*parts: object) -> int:

@@ -16,6 +16,7 @@ from torch.nn.utils.parametrize import register_parametrization
 from .batches import call_with
 from .buffers import Private, estimate_statistics
 from .errors import BuildError
+from .layer_dropout import follow
 from .layouts import Cut, Layout, cuts, tensors_of
 from .outlines import is_quantised, outline
 from .readouts import take_readouts
@@ -141,6 +142,7 @@ class Skeleton:
             unit.private = private
         for target, source in self._modules:
             target.training = source.training and not inference
+            follow(target, source)
             for name in _CHECKPOINTING:
                 if name in source.__dict__:
                     target.__dict__[name] = source.__dict__[name]

@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 
 from .network import SortedNet
 
-__all__ = ["fuse_heads", "parts_unnamed"]
+__all__ = ["decayed", "fuse_heads", "parts_unnamed"]
+
+
+def decayed(net: SortedNet, names: Sequence[str]) -> list[str]:
+    """Let the weights of a sub-model's own decay where those of the full model do.
+
+    Args:
+        net: The network.
+        names: Names of the network's parameters with weight decay, as transformers finds them. It goes by the names
+            and classes of modules, which private parameters do not lie in.
+
+    Returns:
+        The names, those of private parameters corrected.
+    """
+    if not net.private.owners:
+        return list(names)
+    full = {name.removeprefix("full.") for name in names if name.startswith("full.")}
+    private = {id(one): name for (_, name), one in net.private.tensors().items()}
+    own = [name for name, one in net.named_parameters() if private.get(id(one)) in full]
+    return [*(name for name in names if name.startswith("full.")), *own]
 
 
 def fuse_heads(net: SortedNet) -> None:

@@ -1,0 +1,94 @@
+"""The stages of a recipe, trained one after another on Accelerate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .network import SortedNet
+from .objectives import Batch, LossFunction
+from .recipes import Recipe
+from .run_folder import clear
+from .trainers import Trainer, TrainingConfig
+
+__all__ = ["train_recipe"]
+
+_PREPARING = 8  # batches that a stage may look at before its first update
+
+
+def train_recipe(
+    recipe: Recipe,
+    net: SortedNet,
+    loss_fn: LossFunction,
+    data: Dataset[Any] | Sequence[Tensor],
+    config: TrainingConfig,
+    output: str | Path,
+    *,
+    resume: bool = True,
+    transform: Callable[[Any, torch.Generator], Batch] | None = None,
+    description: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> SortedNet:
+    """Train a network by a recipe to the end, write it to `output/model`, and return it.
+
+    Each stage has an optimiser and a schedule of its own and its share of the updates. All but the last keep their
+    checkpoints under `output/stages`; a run that is interrupted in any of them goes on from there.
+
+    Args:
+        recipe: The method.
+        net: Its network (`Recipe.network`).
+        loss_fn: Mean loss of an output and the targets.
+        data: As for `Trainer`: a map-style data set, or a tuple of tensors of equal length.
+        config: How to train; its updates are those of all stages together.
+        output: Folder for metrics, checkpoints and the trained network.
+        resume: Whether to go on from the last checkpoint in `output`.
+        transform: Changes a batch before use, given it and a seeded generator.
+        description: Whatever else must be the same for a run to be continued.
+        console: Where progress is shown; standard error where left out.
+
+    Returns:
+        The trained network.
+
+    Raises:
+        ConfigError: If there are fewer updates than stages, or a stage trains nothing.
+        DataError: If the data are empty or hold fewer examples than a batch.
+        TrainingError: If a loss is not finite.
+        CheckpointError: If a checkpoint is damaged or of another run.
+
+    Example:
+        >>> import sortednet as sn, tempfile
+        >>> from torch.nn import functional
+        >>> recipe = sn.recipes.slimmable(sn.Space(width=[4, 8]))
+        >>> images, labels = torch.randn(8, 1, 8, 8), torch.arange(8) % 2
+        >>> from functools import partial
+        >>> net = recipe.network(partial(sn.models.PreResNet, depth=1, classes=2, channels=1))
+        >>> config = TrainingConfig(updates=2, batch_size=4)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     trained = train_recipe(recipe, net, functional.cross_entropy, (images, labels), config, folder,
+        ...                            console=Console(quiet=True))
+        >>> trained is net
+        True
+    """
+    for stage in recipe.stages:
+        stage.objective(net, config.seed, None)  # refuses options that make no sense before anything is trained
+    if not resume:
+        clear(output)
+    about = {"recipe": recipe.name, "recipe_options": dict(recipe.options), **(description or {})}
+    for part, updates in zip(recipe.parts(net, output), recipe.updates(config.updates), strict=True):
+        stage = part.stage
+        with stage.applied(net):
+            trainer = Trainer(
+                net, stage.objective(net, config.seed, part.teacher), loss_fn, data, replace(config, updates=updates),
+                part.folder, transform=transform, description=about, console=console,
+            )  # fmt: skip
+            if stage.prepare is not None and not (resume and trainer.has_begun):
+                stage.prepare(net, trainer.first_batches(_PREPARING), loss_fn)
+            trainer.train(resume=resume)
+    return net

@@ -1,0 +1,91 @@
+"""The methods that the papers compare with, and sorted training itself, as parts of this library put together."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..errors import ConfigError
+from ..space import Space
+from .depths import early_exit, extracted, layer_drop, layer_skip, sft_ict
+from .distilled import dynabert, once_for_all
+from .line import Line, plain
+from .recipe import Recipe, Stage
+from .sorting import sorted_, sortednet
+from .widths import lcs_l, lcs_p, matformer, slimmable, universally_slimmable
+
+__all__ = [
+    "RECIPES",
+    "Line",
+    "Recipe",
+    "Stage",
+    "check_options",
+    "dynabert",
+    "early_exit",
+    "extracted",
+    "layer_drop",
+    "layer_skip",
+    "lcs_l",
+    "lcs_p",
+    "matformer",
+    "once_for_all",
+    "plain",
+    "recipe_of",
+    "sft_ict",
+    "slimmable",
+    "sorted_",
+    "sortednet",
+    "universally_slimmable",
+]
+
+RECIPES: dict[str, Callable[..., Recipe]] = {
+    "sorted": sorted_,
+    "sortednet": sortednet,
+    "slimmable": slimmable,
+    "universally_slimmable": universally_slimmable,
+    "lcs_p": lcs_p,
+    "lcs_l": lcs_l,
+    "matformer": matformer,
+    "early_exit": early_exit,
+    "sft_ict": sft_ict,
+    "extracted": extracted,
+    "layer_drop": layer_drop,
+    "layer_skip": layer_skip,
+    "dynabert": dynabert,
+    "once_for_all": once_for_all,
+}
+
+
+def recipe_of(name: str, space: Space, options: Mapping[str, Any] | None = None) -> Recipe:
+    """Return a recipe by its name.
+
+    Args:
+        name: One of `RECIPES`.
+        space: The sub-models.
+        options: Its further arguments.
+
+    Raises:
+        ConfigError: If the name or an option is unknown.
+
+    Example:
+        >>> [stage.share for stage in recipe_of("once_for_all", Space(depth=[1, 2], width=[4, 8])).stages]
+        [0.4, 0.3, 0.3]
+    """
+    check_options(name, options or {})
+    return RECIPES[name](space, **(options or {}))
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse a recipe or an option of it that is unknown.
+
+    Raises:
+        ConfigError: If it is so.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"recipe={name!r} is unknown. Choose one of {', '.join(RECIPES)}.")
+    taken = [one for one in inspect.signature(RECIPES[name]).parameters if one != "space"]
+    unknown = [one for one in options if one not in taken]
+    if unknown:
+        allowed = f"It takes {', '.join(taken)}" if taken else "It takes none"
+        raise ConfigError(f"Recipe {name} takes no option {', '.join(unknown)}. {allowed}.")

@@ -1,0 +1,74 @@
+"""Recipes of sorted training: as the papers have it, and the default of this library."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ..distillation import Distillation
+from ..errors import ConfigError
+from ..objectives import Objective, Reduction, Stochastic
+from ..sampling import Sampler, Stratified, Uniform, WithLargest
+from ..space import Space
+from .recipe import Recipe, Stage
+from .recipe import norms as norms_of
+
+__all__ = ["sorted_", "sortednet"]
+
+
+def sortednet(space: Space) -> Recipe:
+    """Train one uniformly drawn sub-model on every batch: SortedNet as the papers have it.
+
+    Several draws for an update are had by accumulating batches (`training.accumulate`, g_acc in the papers).
+
+    Args:
+        space: The sub-models.
+
+    Source:
+        Valipour et al. (2023), arXiv:2309.00255v3, Sec. 3, Algorithm 1: stochastic loss, uniform sampling.
+    """
+    return Recipe("sortednet", space, (Stage(lambda net, seed, teacher: Stochastic(Uniform(space, seed=seed))),))
+
+
+def sorted_(
+    space: Space,
+    draws: int = 8,
+    largest: bool = False,
+    distillation: float = 0.0,
+    reduction: Reduction = "mean",
+    norms: Literal["shared", "private"] = "shared",
+) -> Recipe:
+    """Split every batch among several sub-models, all drawn once before any is drawn again: this library's default.
+
+    It costs less than training the full model. With batch norm that is shared, measure the statistics anew afterwards
+    (`SortedNet.reestimate`); `sortednet train` does.
+
+    Args:
+        space: The sub-models.
+        draws: Sub-models that a batch is split among, at least 1, and 2 with the largest.
+        largest: Whether the largest is among them at every batch.
+        distillation: Weight of the full model's outputs as targets, at least 0.
+        reduction: Whether the mean losses of the draws are averaged or summed; with SGD a sum of n is n times the rate.
+        norms: Whether sub-models share the normalisation layers, or have them for themselves, which is better for a few
+            sub-models and worse for many, as each is then trained by its own draws alone.
+
+    Raises:
+        ConfigError: If `norms` is neither.
+
+    Source:
+        Ours, on Valipour et al. (2023), arXiv:2309.00255v3, Sec. 3; the statistics as Yu & Huang (2019),
+        arXiv:1903.05134, Sec. 3.3.
+    """
+
+    def objective(net: object, seed: int, teacher: object) -> Objective:
+        drawn: Sampler = Stratified(space, seed=seed)
+        following = Distillation(distillation) if distillation else None
+        return Stochastic(WithLargest(drawn) if largest else drawn, draws, following, reduction=reduction)
+
+    if norms not in ("shared", "private"):
+        raise ConfigError(f"norms={norms!r} is unknown. Choose shared or private.")
+    options = {
+        "draws": draws, "largest": largest, "distillation": distillation, "reduction": reduction, "norms": norms
+    }  # fmt: skip
+    if norms == "private":
+        return Recipe("sorted", space, (Stage(objective),), buffers="private", private=norms_of, options=options)
+    return Recipe("sorted", space, (Stage(objective),), buffers="reestimated", options=options)
