@@ -24,6 +24,13 @@ def small_preresnet(norm):
     return build
 
 
+def small_bottlenecks(norm):
+    def build(depth, width):
+        return PreResNet(depth, width, stages=2, norm=norm, channels=1, bottleneck=True, norm_scale=0.5)
+
+    return build
+
+
 def small_transformer(**sizes):
     return Transformer(**{"depth": 2, "width": 24, "heads": 4, "hidden": 16, **sizes}, head_size=4, vocabulary=16)
 
@@ -39,6 +46,8 @@ CASES = {
     "preresnet-batch": (small_preresnet("batch"), sn.Space(depth=[1, 2], width=[3, 4, 8]), images),
     "preresnet-instance": (small_preresnet("instance"), sn.Space(depth=[1, 2], width=[3, 4, 8]), images),
     "preresnet-group": (small_preresnet("group"), sn.Space(depth=[1, 2], width=[3, 4, 8]), images),
+    "bottleneck-batch": (small_bottlenecks("batch"), sn.Space(depth=[1, 2], width=[3, 4, 8]), images),
+    "bottleneck-group": (small_bottlenecks("group"), sn.Space(depth=[1, 2], width=[3, 4, 8]), images),
     "transformer": (small_transformer, TRANSFORMER_SPACE, token_ids),
     "classifier": (small_classifier, TRANSFORMER_SPACE, token_ids),
 }
@@ -105,6 +114,43 @@ def test_classifier_sees_every_token():
 def test_preresnet20_has_20_layers_of_weights():
     found = [m for n, m in PreResNet().named_modules() if hasattr(m, "weight") and "norm" not in n]
     assert len([m for m in found if m.weight.dim() == 2 or m.kernel_size == (3, 3)]) == 20
+
+
+def test_cpreresnet20_has_20_layers_of_weights():
+    model = PreResNet(depth=2, width=16, bottleneck=True)
+    layers = [n for n, m in model.named_modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
+    assert len([name for name in layers if "shortcut" not in name]) == 20
+
+
+def test_a_bottleneck_is_1_x_1_3_x_3_1_x_1_with_a_quarter_of_the_channels_inside():
+    block = PreResNet(depth=2, width=16, bottleneck=True).stages[1][0]
+    convolutions = (block.conv1, block.conv2, block.conv3)
+    assert [tuple(one.weight.shape) for one in convolutions] == [(32, 64, 1, 1), (32, 32, 3, 3), (128, 32, 1, 1)]
+    assert [one.stride for one in convolutions] == [(1, 1), (2, 2), (1, 1)]
+
+
+def test_a_bottleneck_is_the_identity_plus_its_branch():
+    block = PreResNet(depth=2, width=1, bottleneck=True).stages[0][1].eval()
+    torch.nn.init.zeros_(block.conv3.weight)
+    x = images(channels=4)
+    assert torch.equal(block(x), x)
+
+
+def test_bottlenecks_halve_the_image_at_each_further_stage():
+    seen = []
+    model = PreResNet(depth=1, width=4, bottleneck=True)
+    model.norm.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
+    model(images(channels=3, size=32))
+    assert seen == [(4, 64, 8, 8)]
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance", "group"])
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_every_norm_starts_with_the_scale_given(norm, bottleneck):
+    model = PreResNet(depth=1, width=4, norm=norm, bottleneck=bottleneck, norm_scale=0.5)
+    scales = [one for name, one in model.named_parameters() if "norm" in name and name.endswith("weight")]
+    assert len(scales) == 3 * (3 if bottleneck else 2) + 1
+    assert all(bool((one == 0.5).all()) for one in scales)
 
 
 def test_preresnet_halves_the_image_at_each_further_stage():

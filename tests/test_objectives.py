@@ -23,6 +23,7 @@ from sortednet import (
 )
 from sortednet.errors import DataError, SortedNetError
 from sortednet.models import MLP
+from sortednet.objectives import Penalised
 
 SPACE = Space(depth=[1, 2], width=[2, 4])
 SMALL, WIDE = "depth=1,width=2", "depth=1,width=4"
@@ -89,6 +90,35 @@ def test_settings_weights_are_normalised():
     assert {str(term.setting): term.weight for term in terms} == pytest.approx(
         {SMALL: 1 / 6, WIDE: 2 / 6, DEEP: 1 / 6, FULL: 2 / 6}
     )
+
+
+def test_a_summation_that_is_summed_is_the_papers_sum():
+    net = network()
+    loss = Summation(SPACE, reduction="sum")(net, batch(), functional.cross_entropy)
+    torch.testing.assert_close(loss, torch.stack([mean_loss(net, one) for one in SPACE]).sum())
+
+
+def test_sub_models_that_get_the_whole_batch_each_have_their_own_mean_loss():
+    net = network()
+    objective = Stochastic(Cycle(SPACE, [SMALL, FULL]), draws=2, split=False)
+    terms = objective.terms(net, batch(), functional.cross_entropy)
+    assert [(str(term.setting), term.weight) for term in terms] == [(SMALL, 0.5), (FULL, 0.5)]
+    for term in terms:
+        torch.testing.assert_close(term.loss, mean_loss(net, term.setting))
+
+
+def test_a_sub_model_drawn_twice_for_the_whole_batch_is_trained_once():
+    objective = Stochastic(Cycle(SPACE, [SMALL, FULL, SMALL]), draws=3, split=False)
+    assert [str(one) for one in objective.choose(6)[0]] == [SMALL, FULL]
+
+
+def test_a_penalty_is_added_once_whatever_the_reduction():
+    net = network()
+    for reduction in ("mean", "sum"):
+        inner = Summation(SPACE, reduction=reduction)
+        loss = Penalised(inner, lambda full: full.head.weight.square().sum())(net, batch(), functional.cross_entropy)
+        expected = inner(net, batch(), functional.cross_entropy) + net.full.head.weight.square().sum()
+        torch.testing.assert_close(loss, expected)
 
 
 # --- split batches --------------------------------------------------------------------------------------------------
@@ -453,3 +483,8 @@ def test_settings_weights_that_are_no_weights_are_refused(weight):
 def test_an_unknown_choice_of_sub_models_inside_is_refused():
     with pytest.raises(SortedNetError, match="alnog"):
         StochasticSummation(Uniform(SPACE, seed=0), inside="alnog").choose(6)
+
+
+def test_an_unknown_reduction_is_refused():
+    with pytest.raises(SortedNetError, match=r"reduction='max' is unknown\. Choose one of mean, sum\."):
+        Summation(SPACE, reduction="max")

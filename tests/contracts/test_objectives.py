@@ -11,8 +11,14 @@ from torch.nn import functional
 
 import sortednet as sn
 from sortednet.models import MLP
+from sortednet.objectives import Penalised
 
 from .adapter_cases import spread
+
+
+def _penalty(full: torch.nn.Module) -> Tensor:
+    return sum(parameter.square().sum() for parameter in full.parameters())
+
 
 SIZES = sn.Space(depth=[1, 2], width=[4, 8])
 RANKS = sn.Space(depth=[1, 2], r=[1, 2, 4])
@@ -30,6 +36,18 @@ OBJECTIVES: dict[str, Callable[[sn.Space], sn.Objective]] = {
     "summation": lambda space: sn.Summation(space),
     "distilled": lambda space: sn.Stochastic(
         sn.Uniform(space, seed=0), draws=2, distillation=sn.Distillation(0.5, 2.0)
+    ),
+    "whole": lambda space: sn.Stochastic(sn.Uniform(space, seed=0), draws=3, split=False),
+    "whole_summed": lambda space: sn.Stochastic(
+        sn.Sandwich(sn.Uniform(space, seed=0)), draws=3, split=False, reduction="sum"
+    ),
+    "split_summed": lambda space: sn.Stochastic(sn.Stratified(space, seed=0), draws=3, reduction="sum"),
+    "inside_summed": lambda space: sn.StochasticSummation(sn.Uniform(space, seed=0), inside="all", reduction="sum"),
+    "summed": lambda space: sn.Summation(space, reduction="sum"),
+    "summed_weighted": lambda space: sn.Summation(space, settings_weight=lambda s: s["depth"], reduction="sum"),
+    "in_place": lambda space: sn.Summation(space, sn.Distillation(labels=0.0), reduction="sum"),
+    "penalised": lambda space: Penalised(
+        sn.Stochastic(sn.Uniform(space, seed=0), draws=2, split=False, reduction="sum"), _penalty
     ),
 }
 each_space = pytest.mark.parametrize("space", [SIZES, RANKS], ids=["sizes", "ranks"])
@@ -51,9 +69,11 @@ def batch(size: int = 7) -> tuple[Tensor, Tensor]:
 
 @each_space
 @each_objective
-def test_the_weights_add_up_to_one(make, space) -> None:
-    terms = make(space).terms(make_net(space), batch(), functional.cross_entropy)
-    assert sum(term.weight for term in terms) == pytest.approx(1)
+def test_the_weights_add_up_to_one_or_if_summed_to_the_number_of_sub_models(make, space) -> None:
+    objective = make(space)
+    terms = objective.terms(make_net(space), batch(), functional.cross_entropy)
+    expected = len(terms) if objective.reduction == "sum" else 1
+    assert sum(term.weight for term in terms) == pytest.approx(expected)
 
 
 @each_space
@@ -75,6 +95,7 @@ def test_only_settings_of_the_space_are_trained(make, space) -> None:
 @each_objective
 def test_the_gradient_is_zero_outside_what_is_trained(make, space) -> None:
     net, objective = make_net(space), make(space)
+    objective = objective.inner if isinstance(objective, Penalised) else objective  # which reaches all weights
     terms = objective.terms(net, batch(), functional.cross_entropy)
     sum(term.weight * term.loss for term in terms).backward()
     covered = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in net.full.named_parameters()}

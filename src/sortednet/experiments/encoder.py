@@ -15,7 +15,6 @@ import torch
 from .. import cost
 from ..config import ObjectiveConfig, SamplerConfig
 from ..fine_tuning_config import FineTuningConfig, PretrainedConfig, TextConfig
-from ..fine_tuning_job import open_run, qualities, train
 from ..pictures import write_bars, write_lines
 from ..run_folder import read_curves
 from ..space import Setting
@@ -149,6 +148,8 @@ def job(one: FineTuningConfig) -> Job:
 
 
 def _run(one: FineTuningConfig, folder: Path, results: Mapping[str, Result]) -> Result:
+    from ..fine_tuning_job import open_run, qualities, train  # transformers takes seconds to import
+
     torch.set_float32_matmul_precision("high")  # TF32, where there is any
     held = replace(one, output=str(folder)).absolute()
     train(held, resume=True)

@@ -62,7 +62,8 @@ def config(
     data = cifar10(conditions) if on_gpu else cifar10(conditions, parts=2, pixels=16, test_images=TEST_IMAGES)
     model = ModelConfig("mobilenet_v2", {"base_multiplier": 1.4 if on_gpu else 0.35, "small_images": True})
     space = {"depth": list(depths or DEPTHS), "width": list(widths or WIDTHS)}
-    return RunConfig(space=space, model=model, data=data, training=training, recipe=recipe)
+    ours = {"draws": 4} if recipe == "sorted" else {}
+    return RunConfig(space=space, model=model, data=data, training=training, recipe=recipe, recipe_options=ours)
 
 
 def _jobs(conditions: Conditions) -> dict[str, Job]:
@@ -144,8 +145,8 @@ def _notes(conditions: Conditions) -> str:
         f"Every run has {one.updates:,} updates of batches of {one.batch_size}, the same order of images and "
         f"augmentation, AdamW at {one.learning_rate} with a linear schedule and a warm-up, from random weights; the "
         "papers start from pretrained weights and train 60 epochs for each of the 160 sub-models. `sortednet` draws "
-        "one sub-model a batch; the statistics of batch norm are its own recipe's. Adjusted classifiers are trained "
-        "for 5 epochs each, as in the papers."
+        "one sub-model a batch; `sorted` splits it among four, in the whole space always with the largest, and "
+        "measures the statistics of batch norm anew. Adjusted classifiers are trained for 5 epochs each, as in the papers."
     )
     if conditions.scale == "gpu":
         return text

@@ -32,42 +32,44 @@ def sortednet(space: Space) -> Recipe:
 def sorted_(
     space: Space,
     draws: int = 8,
-    largest: bool = False,
+    largest: bool | None = None,
     distillation: float = 0.0,
     reduction: Reduction = "mean",
     norms: Literal["shared", "private"] = "shared",
 ) -> Recipe:
     """Split every batch among several sub-models, all drawn once before any is drawn again: this library's default.
 
-    It costs less than training the full model. With batch norm that is shared, measure the statistics anew afterwards
-    (`SortedNet.reestimate`); `sortednet train` does.
+    An update costs less than one of the full model. With batch norm that is shared, measure the statistics anew
+    afterwards (`SortedNet.reestimate`); `sortednet train` does.
 
     Args:
         space: The sub-models.
         draws: Sub-models that a batch is split among, at least 1, and 2 with the largest.
-        largest: Whether the largest is among them at every batch.
+        largest: Whether the largest is among them at every batch. Where left out, it is where its turn would come less
+            than once in eight batches.
         distillation: Weight of the full model's outputs as targets, at least 0.
         reduction: Whether the mean losses of the draws are averaged or summed; with SGD a sum of n is n times the rate.
-        norms: Whether sub-models share the normalisation layers, or have them for themselves, which is better for a few
-            sub-models and worse for many, as each is then trained by its own draws alone.
+        norms: Whether sub-models share the normalisation layers, or have them for themselves, which is better where all
+            are drawn at every batch, and worse for many, each then trained by its own few draws.
 
     Raises:
         ConfigError: If `norms` is neither.
 
     Source:
         Ours, on Valipour et al. (2023), arXiv:2309.00255v3, Sec. 3; the statistics as Yu & Huang (2019),
-        arXiv:1903.05134, Sec. 3.3.
+        arXiv:1903.05134, Sec. 3.3, the norms as Yu et al. (2018), arXiv:1812.08928.
     """
+    always = len(space) > 8 * draws if largest is None else largest
+    if norms not in ("shared", "private"):
+        raise ConfigError(f"norms={norms!r} is unknown. Choose shared or private.")
 
     def objective(net: object, seed: int, teacher: object) -> Objective:
         drawn: Sampler = Stratified(space, seed=seed)
         following = Distillation(distillation) if distillation else None
-        return Stochastic(WithLargest(drawn) if largest else drawn, draws, following, reduction=reduction)
+        return Stochastic(WithLargest(drawn) if always else drawn, draws, following, reduction=reduction)
 
-    if norms not in ("shared", "private"):
-        raise ConfigError(f"norms={norms!r} is unknown. Choose shared or private.")
     options = {
-        "draws": draws, "largest": largest, "distillation": distillation, "reduction": reduction, "norms": norms
+        "draws": draws, "largest": always, "distillation": distillation, "reduction": reduction, "norms": norms
     }  # fmt: skip
     if norms == "private":
         return Recipe("sorted", space, (Stage(objective),), buffers="private", private=norms_of, options=options)
