@@ -263,3 +263,55 @@ def test_layouts_can_be_configured(config: Path) -> None:
 def test_every_example_can_draw_its_own_sub_model(config: Path) -> None:
     assert main(["train", str(config), "objective.name=per_example"]) == 0
     assert (config.parent / "run" / "model" / "model.safetensors").is_file()
+
+
+def test_a_recipe_goes_from_a_config_to_an_ordinary_model(config: Path) -> None:
+    config.write_text(config.read_text().replace("objective: {draws: 2}", "recipe: slimmable"))
+    run = str(config.parent / "run")
+    assert main(["train", str(config)]) == 0
+    assert main(["evaluate", run, "--measure", "[]"]) == 0
+    assert main(["extract", run, "depth=1,width=4", "--output", f"{run}/small"]) == 0
+    PreResNet(1, 4, stages=1, norm="group", channels=1, classes=3).load_state_dict(
+        load_file(f"{run}/small/model.safetensors")
+    )
+
+
+def test_a_model_extracted_from_a_line_is_an_ordinary_one(config: Path) -> None:
+    recipe = "recipe: lcs_l\nrecipe_options: {dimension: width, draws: 3}"
+    config.write_text(config.read_text().replace("objective: {draws: 2}", recipe))
+    run = str(config.parent / "run")
+    assert main(["train", str(config)]) == 0
+    assert main(["evaluate", run, "--measure", "[]"]) == 0
+    assert main(["extract", run, "depth=1,width=4", "--output", f"{run}/small"]) == 0
+    PreResNet(1, 4, stages=1, norm="group", channels=1, classes=3).load_state_dict(
+        load_file(f"{run}/small/model.safetensors")
+    )
+
+
+@pytest.mark.parametrize(
+    ("new", "message"),
+    [
+        ("recipe: slimable", r"recipe='slimable' is unknown. Choose one of sorted, sortednet, slimmable"),
+        ("recipe: lcs_p\nrecipe_options: {draw: 3}", r"Recipe lcs_p takes no option draw. It takes draws"),
+        ("recipe: slimmable\nrecipe_options: {draws: 3}", r"Recipe slimmable takes no option draws. It takes none"),
+        ("recipe_options: {draws: 3}", r"recipe_options={'draws': 3} have no recipe. Name one, or leave them out"),
+        ("recipe: sorted\nobjective: {draws: 2}", r"recipe=sorted decides what objective says. Leave objective out"),
+        ("recipe: sorted\nsampler: {name: uniform}", r"recipe=sorted decides what sampler says. Leave sampler out"),
+        ("recipe: sorted\nbuffers: private", r"recipe=sorted decides what buffers says. Leave buffers out"),
+        ("recipe: sorted\nprivate: [head.*]", r"recipe=sorted decides what private says. Leave private out"),
+        ("recipe: lcs_p\nrecipe_options: {draws: 2}", r"draws=2 is too few for Sandwich. Draw at least 3"),
+        ("recipe: lcs_l", r"dimension=None is none of depth, width. Give one of these"),
+        ("recipe: early_exit\nrecipe_options: {head: nope.*}", r"head='nope.\*' matches no parameter"),
+    ],
+)
+def test_a_wrong_recipe_is_one_clear_error(config: Path, capsys, new: str, message: str) -> None:
+    import re
+
+    config.write_text(config.read_text().replace("objective: {draws: 2}", new))
+    assert re.search(message, error_of(capsys, "train", str(config)))
+
+
+def test_a_run_is_not_continued_by_another_recipe(config: Path, capsys) -> None:
+    config.write_text(config.read_text().replace("objective: {draws: 2}", "recipe: lcs_p"))
+    assert main(["train", str(config)]) == 0
+    assert "belongs to another run" in error_of(capsys, "train", str(config), "recipe=matformer")

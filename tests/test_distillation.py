@@ -163,6 +163,37 @@ def test_a_single_number_is_followed_by_its_squared_difference() -> None:
     assert Distillation(0.5)(student, teacher).item() == pytest.approx(0.5 * 2)
 
 
+# --- language models ------------------------------------------------------------------------------------------------
+
+
+def causal(logits: Tensor) -> Any:
+    return pytest.importorskip("transformers.modeling_outputs").CausalLMOutputWithPast(logits=logits)
+
+
+STUDENT = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]]])  # (1, 3, 2)
+TEACHER = torch.tensor([[[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]])
+
+
+def test_a_language_model_is_followed_before_tokens_with_a_label() -> None:
+    labels = torch.tensor([[-100, -100, 1]])  # the last one is predicted at the second token
+    found = Distillation()(causal(STUDENT), causal(TEACHER), {"labels": labels})
+    torch.testing.assert_close(found, Distillation()(STUDENT[:, 1], TEACHER[:, 1]))
+
+
+@pytest.mark.parametrize("targets", [None, torch.tensor([1]), {"input_ids": torch.ones(1, 3)}])
+def test_every_token_is_followed_where_no_labels_are_told(targets: object) -> None:
+    found = Distillation()(causal(STUDENT), causal(TEACHER), targets)
+    torch.testing.assert_close(found, Distillation()(STUDENT, TEACHER))
+
+
+def test_a_batch_without_any_label_adds_nothing() -> None:
+    logits = STUDENT.clone().requires_grad_()
+    loss = Distillation()(causal(logits), causal(TEACHER), {"labels": torch.full((1, 3), -100)})
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
 # --- hidden states --------------------------------------------------------------------------------------------------
 
 

@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from . import checkpoint
 from .errors import CheckpointError, ConfigError, DataError
 from .network import SortedNet
-from .objectives import Batch, LossFunction, Objective
+from .objectives import Batch, LossFunction, Objective, Reduction
 from .processes import alone, interruptible
 from .run_folder import METRICS, Log, clear_folder
 from .training import UpdateRule, step
@@ -140,6 +140,7 @@ class Trainer:
         data: A map-style data set of `(inputs, ..., target)` or mappings, or a tuple of tensors of equal length.
         config: How to train.
         output: Folder for metrics, checkpoints and the trained network.
+        accumulation: Whether the gradients of accumulated batches are averaged or summed.
         transform: Changes a batch before use, given it and a seeded generator, such as random shifts.
         description: Whatever else must be the same for a run to be continued, such as its data; plain JSON values. It
             is written to `output/config.json`.
@@ -158,6 +159,7 @@ class Trainer:
         config: TrainingConfig,
         output: str | Path,
         *,
+        accumulation: Reduction = "mean",
         transform: Callable[[Any, torch.Generator], Batch] | None = None,
         description: Mapping[str, Any] | None = None,
         console: Console | None = None,
@@ -171,7 +173,7 @@ class Trainer:
         self.description = json.loads(json.dumps(description or {}))
         self.data = held
         length = len(held)
-        self.transform = transform
+        self.transform, self.accumulation = transform, accumulation
         self.console = console or Console(stderr=True)
         if length < config.batch_size:
             raise DataError(
@@ -240,7 +242,8 @@ class Trainer:
                     group["lr"] = config.rate_at(update)
                 result = step(
                     self.net, self.objective, optimizer, held, self.loss_fn, accumulate=True, update=config.update,
-                    max_norm=config.max_norm, model=model, backward=accelerator.backward,
+                    accumulation=self.accumulation, max_norm=config.max_norm, model=model,
+                    backward=accelerator.backward,
                 )  # fmt: skip
                 log.add(result.terms, result.loss)
                 done = update + 1

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .errors import DataError, TrainingError
 from .lora import AdapterBuilder
 from .network import SortedNet
-from .objectives import Batch, LossFunction, Objective, Term, total
+from .objectives import Batch, LossFunction, Objective, Reduction, Term, total
 from .space import Setting
 
 __all__ = ["StepResult", "UpdateRule", "apply_update", "step"]
@@ -50,6 +50,7 @@ def step(
     loss_fn: LossFunction,
     *,
     accumulate: bool = False,
+    accumulation: Reduction = "mean",
     update: UpdateRule = "standard",
     max_norm: float | None = None,
     model: nn.Module | None = None,
@@ -61,10 +62,11 @@ def step(
         net: The network.
         objective: Which sub-models each batch trains.
         optimizer: Any optimiser over `net.parameters()`. Its gradients are cleared at the end.
-        batches: One batch; with `accumulate`, a list of batches whose gradients are averaged, each with draws of its
+        batches: One batch; with `accumulate`, a list of batches whose gradients add up, each with draws of its
             own (the papers' g_acc).
         loss_fn: Mean loss of an output and the targets.
         accumulate: Whether `batches` is a list of batches.
+        accumulation: Whether their gradients are averaged or summed.
         update: What the step may change.
         max_norm: Largest norm of the gradient; it is scaled down to it. Above 0.
         model: A distributed wrapper of `net` to call instead of it.
@@ -104,7 +106,8 @@ def step(
         raise DataError("There is no batch to accumulate. Give at least one.")
     statistics = [(buffer, buffer.clone()) for buffer in _statistics(net)]
     try:
-        result = _gradients(model or net, objective, held, loss_fn, backward)
+        share = 1 / len(held) if accumulation == "mean" else 1.0
+        result = _gradients(model or net, objective, held, loss_fn, backward, share)
         drawn = [setting for setting, _ in result.terms]
         mask_gradients(net, drawn, update)
         if max_norm is not None:
@@ -135,15 +138,16 @@ def _gradients(
     batches: Sequence[Batch],
     loss_fn: LossFunction,
     backward: Callable[[Tensor], object],
+    share: float,
 ) -> StepResult:
-    """Add up the gradients of the mean loss over batches."""
+    """Add up the gradients of the batches' losses, each times its share."""
     terms: list[tuple[Setting, float]] = []
     losses: list[float] = []
     for batch in batches:
         found = objective.terms(model, batch, loss_fn)
         loss = total(found)
         losses.append(check_finite(loss, found))
-        backward(loss / len(batches))
+        backward(loss * share)
         terms += [(term.setting, float(term.loss.detach())) for term in found]
     return StepResult(sum(losses) / len(losses), tuple(terms))
 

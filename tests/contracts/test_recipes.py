@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,15 @@ class Trained:
     output: Path
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Run on one thread: the networks are far too small for more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case.recipe}-{case.network}")
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     output = tmp_path_factory.mktemp("trained")
@@ -159,7 +169,7 @@ def test_every_stage_trains_with_finite_losses(trained: Trained) -> None:
 def test_every_stage_changes_weights(trained: Trained) -> None:
     recipe = trained.case.made()
     held = [weights(trained.case.net(recipe)), *(_saved(folder, recipe, trained.case) for folder in folders(trained))]
-    assert not any(same(before, after) for before, after in zip(held, held[1:], strict=False))
+    assert not any(same(before, after) for before, after in pairwise(held))
 
 
 def test_every_sub_model_equals_its_extracted_model(trained: Trained) -> None:
@@ -232,12 +242,3 @@ def test_after_training_everything_is_trained_again_as_before(trained: Trained) 
 def _saved(folder: Path, recipe: Recipe, case: Case) -> dict[str, Tensor]:
     """Return all that the network of a finished stage holds."""
     return weights(sn.load(folder / "model", case.net(recipe).builder))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Run on one thread: the networks are far too small for more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

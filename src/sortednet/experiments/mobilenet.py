@@ -146,7 +146,7 @@ def _notes(conditions: Conditions) -> str:
         f"augmentation, AdamW at {one.learning_rate} with a linear schedule and a warm-up, from random weights; the "
         "papers start from pretrained weights and train 60 epochs for each of the 160 sub-models. `sortednet` draws "
         "one sub-model a batch; `sorted` splits it among four, in the whole space always with the largest, and "
-        "measures the statistics of batch norm anew. Adjusted classifiers are trained for 5 epochs each, as in the papers."
+        "measures the statistics of batch norm anew. Classifiers are adjusted for 5 epochs each, as in the papers."
     )
     if conditions.scale == "gpu":
         return text

@@ -8,6 +8,7 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -207,7 +208,7 @@ def _run_all(
     """Do the jobs that are left, each once what it needs is there; return whether all are done."""
     left = [name for name in jobs if name not in results]
     running: dict[Future[bool], str] = {}
-    processes: list[subprocess.Popen[bytes]] = []
+    processes = _Processes()
     with ThreadPoolExecutor(workers) as pool, _stopping(processes):
         while left or running:
             ready = [name for name in left if all(needed in results for needed in jobs[name].needs)]
@@ -233,13 +234,22 @@ def _run_all(
     return len(results) == len(jobs)
 
 
+@dataclass
+class _Processes:
+    """The processes of an experiment, and whether they are to end."""
+
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    ending: threading.Event = field(default_factory=threading.Event)
+
+
 @contextmanager
-def _stopping(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+def _stopping(processes: _Processes) -> Iterator[None]:
     """Let processes that still run save what they have, and end, if an error ends the context."""
     try:
         yield
     except BaseException:
-        for process in processes:
+        processes.ending.set()
+        for process in processes.started:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
         raise
@@ -250,7 +260,7 @@ def _process(
     log: Path,
     deadline: float | None,
     workers: int,
-    processes: list[subprocess.Popen[bytes]],
+    processes: _Processes,
 ) -> bool:
     """Run one job in a process of its own; return whether it is done, and not stopped for time."""
     threads = str(max(1, (os.cpu_count() or 1) // workers))
@@ -261,7 +271,9 @@ def _process(
         process = subprocess.Popen(
             command, stdout=file, stderr=subprocess.STDOUT, env={"OMP_NUM_THREADS": threads, **memory, **os.environ}
         )
-        processes.append(process)
+        processes.started.append(process)
+        if processes.ending.is_set():  # another failed while this one started
+            process.send_signal(signal.SIGINT)
         try:
             process.wait(None if deadline is None else max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:

@@ -43,7 +43,14 @@ PAPERS: dict[str, dict[str, tuple[float, ...]]] = {
 _ACCUMULATION_PAPERS = {1: (80.85, 80.85), 2: (82.53, 80.75), 3: (83.11, 81.63), 4: (83.95, 82.19)}
 """Mean accuracy by g_acc: with equal updates (table 4.5), with equal epochs (table C.1)."""
 
-METHODS = ("slimmable", "universally_slimmable", "lcs_p", "sortednet", "sorted")
+_TITLES = {
+    "slimmable": "slimmable",
+    "universally_slimmable": "universally slimmable",
+    "lcs_p": "LCS-p",
+    "sortednet": "SortedNet, g_acc 4",
+    "sorted": "sorted (ours)",
+}
+METHODS = tuple(_TITLES)
 
 
 def config(
@@ -67,10 +74,13 @@ def config(
     )  # fmt: skip
     data = cifar10(conditions) if on_gpu else cifar10(conditions, parts=2, pixels=16, test_images=TEST_IMAGES)
     options = {"bottleneck": True, "norm_scale": 0.5, "norm": norm, "depth": 2}
-    ours = {"draws": len(WIDTHS), "reduction": "sum", "norms": "private"} if method == "sorted" else {}
+    options_of: dict[str, dict[str, Any]] = {
+        "sortednet": {"accumulation": "sum"},
+        "sorted": {"draws": len(WIDTHS), "reduction": "sum", "norms": "private"},
+    }
     return RunConfig(
         space={"width": widths}, model=ModelConfig("preresnet", options), data=data, training=training, recipe=method,
-        recipe_options=ours,
+        recipe_options=options_of.get(method, {}),
     )  # fmt: skip
 
 
@@ -134,8 +144,8 @@ def _notes(conditions: Conditions) -> str:
         f"rate {one.training.learning_rate}, momentum 0.9, weight decay {one.training.weight_decay}, a cosine with a "
         "short warm-up, as in the code of LCS. Slimmable and LCS-p sum the losses of four widths a batch (all four; "
         "largest, smallest and two of thirteen), universally slimmable too, with in-place distillation and statistics "
-        "measured anew, SortedNet accumulates four batches of one uniformly drawn width each (g_acc 4), so that it "
-        "sees four times the images at the same cost. Ours (`recipe: sorted`) accumulates four batches too, each split "
+        "measured anew. SortedNet sums the gradients of four batches of one uniformly drawn width each (g_acc 4), so "
+        "that it sees four times the images at the same cost. Ours (`recipe: sorted`) does so too, each batch split "
         "among all four widths, their losses summed, with norms private to each width. Distillation is a part of "
         "universally slimmable alone."
     )
@@ -152,7 +162,7 @@ def _draw_table(path: Path, conditions: Conditions, results: Mapping[str, Result
     groups = {}
     for column, norm in _norms(conditions).items():
         means = _means(results, column)
-        groups[f"{norm} norm"] = {method.replace("_", " "): value for method, value in means.items()}
+        groups[f"{norm} norm"] = {_TITLES[method]: value for method, value in means.items()}
     write_bars(path, groups, y="mean accuracy of four widths, %", title="Four widths of cPreResNet20")
 
 

@@ -16,7 +16,7 @@ from ..buffers import BufferPolicy
 from ..errors import ConfigError
 from ..layouts import Layout
 from ..network import SortedNet
-from ..objectives import LossFunction, Objective, Stochastic
+from ..objectives import LossFunction, Objective, Reduction, Stochastic
 from ..sampling import Cycle
 from ..space import Space
 
@@ -41,6 +41,7 @@ class Stage:
             Private ones always are.
         setup: Changes the network whenever the stage starts or goes on, such as by layer dropout, and returns what
             undoes that at its end.
+        accumulation: Whether the gradients of accumulated batches are averaged or summed.
         prepare: Changes the weights once, before the first update, given some batches and the loss.
     """
 
@@ -49,6 +50,7 @@ class Stage:
     trained: Callable[[nn.Module], Sequence[str]] | None = None
     setup: Callable[[SortedNet], Callable[[], object]] | None = None
     prepare: Prepare | None = None
+    accumulation: Reduction = "mean"
 
     @contextmanager
     def applied(self, net: SortedNet) -> Iterator[None]:
@@ -58,6 +60,7 @@ class Stage:
         """
         before = [(parameter, parameter.requires_grad) for parameter in net.full.parameters()]
         hook = undo = None
+        modes: list[tuple[nn.Module, bool]] = []
         try:
             if self.trained is not None:
                 patterns = self.trained(net.full)
@@ -65,6 +68,7 @@ class Stage:
                     wanted = any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
                     parameter.requires_grad_(parameter.requires_grad and wanted)
                 hook = net.register_forward_pre_hook(_keep_statistics)
+                modes = [(module, module.training) for module in net.full.modules()]
             undo = None if self.setup is None else self.setup(net)
             yield
         finally:
@@ -72,6 +76,8 @@ class Stage:
                 undo()
             if hook is not None:
                 hook.remove()
+            for module, mode in modes:
+                module.training = mode
             for parameter, was_trained in before:
                 parameter.requires_grad_(was_trained)
 

@@ -15,18 +15,21 @@ from .recipe import norms as norms_of
 __all__ = ["sorted_", "sortednet"]
 
 
-def sortednet(space: Space) -> Recipe:
+def sortednet(space: Space, accumulation: Reduction = "mean") -> Recipe:
     """Train one uniformly drawn sub-model on every batch: SortedNet as the papers have it.
 
     Several draws for an update are had by accumulating batches (`training.accumulate`, g_acc in the papers).
 
     Args:
         space: The sub-models.
+        accumulation: Whether the gradients of accumulated batches are averaged or summed, which the papers leave open;
+            with SGD a sum of n is n times the rate.
 
     Source:
         Valipour et al. (2023), arXiv:2309.00255v3, Sec. 3, Algorithm 1: stochastic loss, uniform sampling.
     """
-    return Recipe("sortednet", space, (Stage(lambda net, seed, teacher: Stochastic(Uniform(space, seed=seed))),))
+    stage = Stage(lambda net, seed, teacher: Stochastic(Uniform(space, seed=seed)), accumulation=accumulation)
+    return Recipe("sortednet", space, (stage,), options={"accumulation": accumulation})
 
 
 def sorted_(
@@ -35,6 +38,7 @@ def sorted_(
     largest: bool | None = None,
     distillation: float = 0.0,
     reduction: Reduction = "mean",
+    accumulation: Reduction = "mean",
     norms: Literal["shared", "private"] = "shared",
 ) -> Recipe:
     """Split every batch among several sub-models, all drawn once before any is drawn again: this library's default.
@@ -49,6 +53,7 @@ def sorted_(
             than once in eight batches.
         distillation: Weight of the full model's outputs as targets, at least 0.
         reduction: Whether the mean losses of the draws are averaged or summed; with SGD a sum of n is n times the rate.
+        accumulation: The same of the gradients of accumulated batches.
         norms: Whether sub-models share the normalisation layers, or have them for themselves, which is better where all
             are drawn at every batch, and worse for many, each then trained by its own few draws.
 
@@ -69,8 +74,10 @@ def sorted_(
         return Stochastic(WithLargest(drawn) if always else drawn, draws, following, reduction=reduction)
 
     options = {
-        "draws": draws, "largest": always, "distillation": distillation, "reduction": reduction, "norms": norms
+        "draws": draws, "largest": always, "distillation": distillation, "reduction": reduction,
+        "accumulation": accumulation, "norms": norms,
     }  # fmt: skip
+    stage = Stage(objective, accumulation=accumulation)
     if norms == "private":
-        return Recipe("sorted", space, (Stage(objective),), buffers="private", private=norms_of, options=options)
-    return Recipe("sorted", space, (Stage(objective),), buffers="reestimated", options=options)
+        return Recipe("sorted", space, (stage,), buffers="private", private=norms_of, options=options)
+    return Recipe("sorted", space, (stage,), buffers="reestimated", options=options)
