@@ -9,7 +9,6 @@ from transformers import BertConfig, BertModel
 
 from sortednet.experiments import encoder, main_job
 from sortednet.experiments.running import Conditions, Experiment, Outcome
-from sortednet.recipes import RECIPES, sortednet
 from sortednet.text import train_tokenizer
 
 SMALL = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
@@ -42,7 +41,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the experiments as small as the encoder."""
     spaces: dict[str, Any] = {"table4.3": {"num_hidden_layers": [1, 2]}, "tableC.3": [SMALL, LARGE]}
-    monkeypatch.setitem(RECIPES, "sorted", sortednet)
     for name, space in spaces.items():
         shape = encoder.SHAPES[name, "cpu"]
         training = {**shape.training, "max_steps": 2, "per_device_train_batch_size": 4, "logging_steps": 1}

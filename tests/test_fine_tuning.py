@@ -496,7 +496,7 @@ def test_resuming_another_run_is_refused(tmp_path) -> None:
         (
             {"objective": sn.PerExample(sn.Uniform(sn.Space(depth=[1])))},
             ConfigError,
-            r"The objective's sampler is of Space\(depth=",
+            r"The objective is of Space\(depth=",
         ),
         (
             {"objective": sn.Summation(language_net().space), "sampler": "uniform"},

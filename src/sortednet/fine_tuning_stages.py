@@ -68,8 +68,8 @@ class Run:
 def train_stages(run: Run, recipe: Recipe, resume: bool) -> None:
     """Train every stage of a recipe, and write the network and the tokenizer to `output/model`.
 
-    A stage has an optimiser and a schedule of its own. All but the last keep their checkpoints and the network as it
-    was at their end under `output/stages`; the metrics of all of them are those of the run.
+    A stage has an optimiser and a schedule of its own. All but the last keep their checkpoints, their metrics and the
+    network as it was at their end under `output/stages`; `read_curves` joins the metrics.
 
     Args:
         run: The run.
@@ -82,7 +82,6 @@ def train_stages(run: Run, recipe: Recipe, resume: bool) -> None:
         TrainingError: If a loss is not finite.
         KeyboardInterrupt: If the run was interrupted; what was trained is saved.
     """
-    lines: list[Line] = []
     going_on, updates = False, _updates(run.config, recipe)
     for part in recipe.parts(run.net, run.output):
         objective = part.stage.objective(run.net, run.config.seed, part.teacher)
@@ -96,9 +95,8 @@ def train_stages(run: Run, recipe: Recipe, resume: bool) -> None:
                 run.say(f"Stage {part.number} of {len(recipe.stages)}")
             if going_on and not part.is_last and checkpoint.is_there(part.folder / "model"):
                 restore(run.net, part.folder / "model")
-                lines += _after(lines, _read_lines(part.folder / METRICS))
             else:
-                lines += _train_part(run, trainer, part, going_on, lines)
+                _train_part(run, trainer, part, going_on)
 
 
 def _updates(config: FineTuningConfig, recipe: Recipe) -> list[int | None]:
@@ -202,8 +200,8 @@ def _clear(output: Path) -> None:
 # One stage
 
 
-def _train_part(run: Run, trainer: SortedTrainer, part: Part, going_on: bool, lines: Sequence[Line]) -> list[Line]:
-    """Train a stage from its start or from its last checkpoint, and save the network; return what it logged."""
+def _train_part(run: Run, trainer: SortedTrainer, part: Part, going_on: bool) -> None:
+    """Train a stage from its start or from its last checkpoint, and save its metrics and the network."""
     resumed = going_on and _has_checkpoint(part.folder)
     if part.stage.prepare is not None and not resumed:
         part.stage.prepare(run.net, _first_batches(run, trainer, _PREPARING), _own_loss)
@@ -211,18 +209,15 @@ def _train_part(run: Run, trainer: SortedTrainer, part: Part, going_on: bool, li
     with interruptible() as interrupted:
         trainer.add_callback(_Watch(interrupted, run.progress))
         trainer.train(resume_from_checkpoint=resumed or None)
-    own, state = _lines(trainer.state.log_history), trainer.state
-    found = _after(lines, own)
+    state = trainer.state
     if trainer.is_world_process_zero():
-        _write_lines(own, part.folder / METRICS)
-        _write_lines([*lines, *found], run.output / METRICS)
+        _write_lines(_lines(state.log_history), part.folder / METRICS)
     is_done = state.global_step >= state.max_steps
     if is_done:
         trainer.save_model(str(part.folder / "model"))
     if not is_done or (interrupted and not part.is_last):
-        done = state.global_step + (lines[-1]["update"] if lines else 0)
-        raise KeyboardInterrupt(f"interrupted after update {done}, which is saved")
-    return found
+        where = "" if part.is_last and part.number == 1 else f" of stage {part.number}"
+        raise KeyboardInterrupt(f"interrupted after update {state.global_step}{where}, which is saved")
 
 
 def _own_loss(output: Any, batch: Any) -> Tensor:
@@ -313,20 +308,5 @@ def _lines(history: Sequence[Mapping[str, Any]]) -> list[Line]:
     return found
 
 
-def _after(lines: Sequence[Line], own: Sequence[Line]) -> list[Line]:
-    """Count the updates of a stage on from those of the stages before."""
-    before = lines[-1]["update"] if lines else 0  # the last update of a stage is always logged
-    return [{**line, "update": before + line["update"]} for line in own]
-
-
 def _write_lines(lines: Sequence[Line], path: Path) -> None:
     checkpoint.write_bytes(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
-
-
-def _read_lines(path: Path) -> list[Line]:
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error}). Restore it, give another output folder, or start anew without resuming."
-        ) from None

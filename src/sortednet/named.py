@@ -48,7 +48,6 @@ def objective_of(
         if sampler is not None:
             raise ConfigError(f"sampler={sampler!r} has no use: the objective has its own. Leave one of them out.")
         _check_space("objective", objective, net)
-        _check_space("objective's sampler", getattr(objective, "sampler", None), net)
         return objective
     name = DEFAULT_OBJECTIVE if objective is None else objective
     if name not in OBJECTIVES:

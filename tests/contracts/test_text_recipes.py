@@ -96,7 +96,9 @@ class Trained:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (Path(self.config.output) / "metrics.jsonl").read_text().splitlines()]
+        output = Path(self.config.output)
+        files = [*sorted(output.glob("stages/*/metrics.jsonl")), output / "metrics.jsonl"]
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +151,7 @@ def outputs(net: sn.SortedNet, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def test_all_stages_train_with_finite_losses(trained: Trained) -> None:
-    assert [line["update"] for line in trained.lines] == list(range(1, UPDATES * trained.case.stages + 1))
+    assert len(trained.lines) == UPDATES * trained.case.stages
     assert all(math.isfinite(line["loss"]) for line in trained.lines)
     stages = {path.parent.name for path in Path(trained.config.output).glob("stages/*/model")}
     assert stages == {str(number) for number in range(1, trained.case.stages)}
@@ -267,7 +269,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     ("changes", "message"),
     [
         ({"recipe": "sorted_"}, "recipe='sorted_' is unknown. Choose one of sorted, sortednet, slimmable"),
-        ({"recipe_options": {"draw": 4}}, "Recipe sortednet takes no option draw. It takes none."),
+        ({"recipe_options": {"draw": 4}}, "Recipe sortednet takes no option draw. It takes accumulation."),
         ({"recipe": None, "recipe_options": {"draws": 4}}, "recipe_options={'draws': 4} have no recipe. Name one"),
         ({"objective": ObjectiveConfig("summation")}, "recipe=sortednet decides what objective says. Leave objective"),
         ({"sampler": SamplerConfig("uniform")}, "recipe=sortednet decides what sampler says. Leave sampler out"),

@@ -27,7 +27,7 @@ __all__ = ["BEST_RETRAINED", "SUB_MODELS", "THRESHOLD"]
 DEPTHS = tuple(range(1, 17))
 WIDTHS = tuple(step / 10 for step in range(1, 11))
 TEST_IMAGES = 1000  # at the small scale
-UPDATES = {"cpu": 500, "gpu": 39_000}
+UPDATES = {"cpu": 300, "gpu": 39_000}
 BEST = (DEPTHS[12:], WIDTHS[5:])
 FULL = "depth=16,width=1.0"
 PAPERS = {"baseline": 95.45, "sorted": 91.67, "width": 94.37, "depth": 94.01, "mean": 56.18, "adjusted": 50.3}
@@ -79,7 +79,7 @@ def _jobs(conditions: Conditions) -> dict[str, Job]:
 
 
 def _adjusted(baseline: RunConfig, conditions: Conditions) -> Job:
-    images = 1000 if conditions.scale == "cpu" else None
+    images = 500 if conditions.scale == "cpu" else None
     described = {"images": images, "epochs": 5, "scale": conditions.scale, "seed": conditions.seed}
     run = partial(_adjust, baseline, images)
     return Job(run, described, needs=("mobilenet-baseline",))
@@ -152,7 +152,7 @@ def _notes(conditions: Conditions) -> str:
         return text
     return text + (
         " The small scale has a quarter of the channels (a multiplier of 0.35 instead of 1.4), 20,000 images of "
-        "16 x 16 pixels and 1,000 test images, and classifiers are adjusted on 1,000 images."
+        "16 x 16 pixels and 1,000 test images, and classifiers are adjusted on 500 images."
     )
 
 

@@ -76,7 +76,7 @@ def config(
     options = {"bottleneck": True, "norm_scale": 0.5, "norm": norm, "depth": 2}
     options_of: dict[str, dict[str, Any]] = {
         "sortednet": {"accumulation": "sum"},
-        "sorted": {"draws": len(WIDTHS), "reduction": "sum", "norms": "private"},
+        "sorted": {"draws": 1, "accumulation": "sum", "norms": "private"},
     }
     return RunConfig(
         space={"width": widths}, model=ModelConfig("preresnet", options), data=data, training=training, recipe=method,
@@ -145,9 +145,9 @@ def _notes(conditions: Conditions) -> str:
         "short warm-up, as in the code of LCS. Slimmable and LCS-p sum the losses of four widths a batch (all four; "
         "largest, smallest and two of thirteen), universally slimmable too, with in-place distillation and statistics "
         "measured anew. SortedNet sums the gradients of four batches of one uniformly drawn width each (g_acc 4), so "
-        "that it sees four times the images at the same cost. Ours (`recipe: sorted`) does so too, each batch split "
-        "among all four widths, their losses summed, with norms private to each width. Distillation is a part of "
-        "universally slimmable alone."
+        "that it sees four times the images at the same cost. Ours (`recipe: sorted`) does so too, with stratified "
+        "draws, so that an update has every width once, and with norms private to each width. Distillation is a part "
+        "of universally slimmable alone."
     )
     if conditions.scale == "gpu":
         return shared
