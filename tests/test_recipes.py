@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -456,10 +457,22 @@ def test_dynabert_orders_units_by_importance_before_the_widths_shrink() -> None:
 
 
 def test_dynabert_weighs_the_hidden_states_by_0_1_and_then_by_1() -> None:
-    recipe = recipes.dynabert(SPACE)
-    objectives = [stage.objective(None, 0, teacher()) for stage in recipe.stages[1:3]]
+    recipe, net = recipes.dynabert(SPACE), SimpleNamespace(full=SimpleNamespace(config=None))
+    objectives = [stage.objective(net, 0, teacher()) for stage in recipe.stages[1:3]]
     assert [one.distillation.hidden for one in objectives] == [0.1, 1.0]
     assert [one.distillation.labels for one in objectives] == [0.0, 0.0]
+
+
+def test_dynabert_of_a_model_without_hidden_states_is_refused_before_it_is_trained() -> None:
+    recipe, net = recipes.dynabert(SPACE), SimpleNamespace(full=nn.Identity())
+    with pytest.raises(ConfigError, match=r"hidden=0\.1 follows hidden states, which Identity does not return"):
+        recipe.stages[1].objective(net, 0, None)
+
+
+@pytest.mark.parametrize("make", [recipes.dynabert, recipes.once_for_all])
+def test_one_sub_model_has_nothing_to_shrink(make) -> None:
+    with pytest.raises(ConfigError, match="has one sub-model, and there is nothing to shrink"):
+        make(sn.Space(depth=[2], width=[4]))
 
 
 # --- the parts of a recipe ------------------------------------------------------------------------------------------

@@ -253,7 +253,11 @@ class FineTuningConfig:
 
     def identity(self, described: Mapping[str, Any]) -> dict[str, Any]:
         """Keep of a described configuration what must be equal for a run to be continued."""
-        since = {"update": "standard", "recipe": None, "recipe_options": {}}  # of runs before there were these
+        since: dict[str, Any] = {
+            "update": "standard",
+            "recipe": None,
+            "recipe_options": {},
+        }  # of runs before there were these
         kept = since | {name: value for name, value in described.items() if name != "output"}
         training = dict(kept.pop("training", {}))
         return {**kept, "training": that_matter(training)}

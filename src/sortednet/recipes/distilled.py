@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..distillation import Distillation
+from ..errors import ConfigError
 from ..importance import reorder
 from ..network import SortedNet
 from ..objectives import LossFunction, Objective, Stochastic, Summation
@@ -29,12 +30,15 @@ def once_for_all(space: Space, depth: str | None = None, order: bool = True) -> 
         depth: The dimension that counts blocks; it may be left out where its name holds "layer" or "depth".
         order: Whether to order the units by the size of their weights before the widths are trained.
 
+    Raises:
+        ConfigError: If the space has one sub-model alone, or no dimension counts blocks.
+
     Source:
         Cai et al. (2019), arXiv:1908.09791, Sec. 3.3: two sub-models a batch while the depth shrinks, four when the
         width does too, each learning from the labels and from the full model as it was trained first. There is no
         elastic kernel size, and a sub-model has one width and keeps its first blocks.
     """
-    name = depth_of(space, depth)
+    name = _depth(space, depth)
     shallow = [one for one in space if all(one[n] == v for n, v in space.full.items() if n != name)]
 
     def shrink(settings: Sequence[Setting], draws: int, net: Any, seed: int, teacher: nn.Module | None) -> Objective:
@@ -57,16 +61,25 @@ def dynabert(space: Space, depth: str | None = None, hidden: float = 0.1) -> Rec
         depth: The dimension that counts blocks; it may be left out where its name holds "layer" or "depth".
         hidden: Weight of the hidden states while the width alone shrinks; 0 follows the logits alone, in every stage.
 
+    Raises:
+        ConfigError: If the space has one sub-model alone, or no dimension counts blocks; in training, if hidden states
+            are to be followed of a model that returns none.
+
     Source:
         Hou et al. (2020), arXiv:2004.04037, Sec. 2 and Alg. 1: the full model fine-tuned, its heads and feed-forward
         units ordered by importance, widths trained to follow its logits and hidden states (weights 1 and 0.1), then
         widths and depths (1 and 1), then all of them on the labels. There blocks are dropped evenly; our sub-models
         keep the first.
     """
-    name = depth_of(space, depth)
+    name = _depth(space, depth)
     narrow = [one for one in space if one[name] == space.full[name]]
 
     def widths(weight: float, net: Any, seed: int, teacher: nn.Module | None) -> Objective:
+        if weight and not hasattr(net.full, "config"):
+            raise ConfigError(
+                f"hidden={weight} follows hidden states, which {type(net.full).__name__} does not return as a Hugging "
+                "Face model does. Give hidden=0."
+            )
         following = Distillation(labels=0.0, hidden=weight, teacher=teacher)
         return Stochastic(Cycle(space, narrow), len(narrow), following, split=False, reduction="sum")
 
@@ -80,6 +93,17 @@ def dynabert(space: Space, depth: str | None = None, hidden: float = 0.1) -> Rec
         Stage(lambda net, seed, teacher: Summation(space, reduction="sum"), 0.25),
     )
     return Recipe("dynabert", space, stages, options={"depth": name, "hidden": hidden})
+
+
+def _depth(space: Space, depth: str | None) -> str:
+    """Return the dimension that counts blocks, of a space that has something to shrink.
+
+    Raises:
+        ConfigError: If it has one sub-model alone, or no such dimension.
+    """
+    if len(space) < 2:
+        raise ConfigError(f"{space!r} has one sub-model, and there is nothing to shrink. Give several.")
+    return depth_of(space, depth)
 
 
 def _by_magnitude(net: SortedNet, batches: Iterable[Any], loss_fn: LossFunction) -> None:
