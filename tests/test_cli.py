@@ -300,7 +300,7 @@ def test_a_model_extracted_from_a_line_is_an_ordinary_one(config: Path) -> None:
         ("recipe: sorted\nbuffers: private", r"recipe=sorted decides what buffers says. Leave buffers out"),
         ("recipe: sorted\nprivate: [head.*]", r"recipe=sorted decides what private says. Leave private out"),
         ("recipe: lcs_p\nrecipe_options: {draws: 2}", r"draws=2 is too few for Sandwich. Draw at least 3"),
-        ("recipe: lcs_l", r"dimension=None is none of depth, width. Give one of these"),
+        ("recipe: lcs_l", r"has 2 dimensions of several values. Say which of them"),
         ("recipe: early_exit\nrecipe_options: {head: nope.*}", r"head='nope.\*' matches no parameter"),
     ],
 )

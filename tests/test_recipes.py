@@ -244,7 +244,7 @@ def test_ends_that_are_zero_are_not_similar() -> None:
 
 
 def test_lcs_l_of_several_dimensions_needs_one_that_chooses_the_point() -> None:
-    with pytest.raises(ConfigError, match=r"dimension=None is none of depth, width\. Give one of these\."):
+    with pytest.raises(ConfigError, match=r"has 2 dimensions of several values\. Say which of them chooses the point"):
         recipes.lcs_l(SPACE)
 
 
@@ -467,6 +467,12 @@ def test_dynabert_of_a_model_without_hidden_states_is_refused_before_it_is_train
     recipe, net = recipes.dynabert(SPACE), SimpleNamespace(full=nn.Identity())
     with pytest.raises(ConfigError, match=r"hidden=0\.1 follows hidden states, which Identity does not return"):
         recipe.stages[1].objective(net, 0, None)
+
+
+def test_once_for_all_of_depths_alone_has_no_units_to_order() -> None:
+    with pytest.raises(ConfigError, match=r"sorts depth alone, whose blocks have no units to order\. Give order=False"):
+        recipes.once_for_all(sn.Space(depth=[1, 2], width=[4]))
+    assert len(recipes.once_for_all(sn.Space(depth=[1, 2]), order=False).stages) == 3
 
 
 @pytest.mark.parametrize("make", [recipes.dynabert, recipes.once_for_all])

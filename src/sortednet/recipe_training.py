@@ -83,10 +83,11 @@ def train_recipe(
     about = {"recipe": recipe.name, "recipe_options": dict(recipe.options), **(description or {})}
     for part, updates in zip(recipe.parts(net, output), recipe.updates(config.updates), strict=True):
         stage = part.stage
+        title = "training" if part.number == 1 and part.is_last else f"stage {part.number} of {len(recipe.stages)}"
         with stage.applied(net):
             trainer = Trainer(
                 net, stage.objective(net, config.seed, part.teacher), loss_fn, data, replace(config, updates=updates),
-                part.folder, accumulation=stage.accumulation, transform=transform, description=about, console=console,
+                part.folder, accumulation=stage.accumulation, title=title, transform=transform, description=about, console=console,
             )  # fmt: skip
             if stage.prepare is not None and not (resume and trainer.has_begun):
                 stage.prepare(net, trainer.first_batches(_PREPARING), loss_fn)

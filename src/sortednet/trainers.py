@@ -141,6 +141,7 @@ class Trainer:
         config: How to train.
         output: Folder for metrics, checkpoints and the trained network.
         accumulation: Whether the gradients of accumulated batches are averaged or summed.
+        title: What the progress bar says.
         transform: Changes a batch before use, given it and a seeded generator, such as random shifts.
         description: Whatever else must be the same for a run to be continued, such as its data; plain JSON values. It
             is written to `output/config.json`.
@@ -160,6 +161,7 @@ class Trainer:
         output: str | Path,
         *,
         accumulation: Reduction = "mean",
+        title: str = "training",
         transform: Callable[[Any, torch.Generator], Batch] | None = None,
         description: Mapping[str, Any] | None = None,
         console: Console | None = None,
@@ -173,7 +175,7 @@ class Trainer:
         self.description = json.loads(json.dumps(description or {}))
         self.data = held
         length = len(held)
-        self.transform, self.accumulation = transform, accumulation
+        self.transform, self.accumulation, self.title = transform, accumulation, title
         self.console = console or Console(stderr=True)
         if length < config.batch_size:
             raise DataError(
@@ -234,7 +236,7 @@ class Trainer:
         log = Log(self.output / METRICS, start, enabled=accelerator.is_main_process)
         batches = self._batches(start, accelerator.device, accelerator.process_index, accelerator.num_processes)
         with self._progress(accelerator.is_main_process) as progress, interruptible() as interrupted:
-            task = progress.add_task("training", total=config.updates, completed=start, loss="-")
+            task = progress.add_task(self.title, total=config.updates, completed=start, loss="-")
             for update in range(start, config.updates):
                 held = [next(batches) for _ in range(config.accumulate)]
                 torch.manual_seed(_seed(config.seed, "model", update, accelerator.process_index))

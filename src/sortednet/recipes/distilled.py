@@ -31,7 +31,7 @@ def once_for_all(space: Space, depth: str | None = None, order: bool = True) -> 
         order: Whether to order the units by the size of their weights before the widths are trained.
 
     Raises:
-        ConfigError: If the space has one sub-model alone, or no dimension counts blocks.
+        ConfigError: If the space has one sub-model alone, no dimension counts blocks, or there are no units to order.
 
     Source:
         Cai et al. (2019), arXiv:1908.09791, Sec. 3.3: two sub-models a batch while the depth shrinks, four when the
@@ -39,6 +39,8 @@ def once_for_all(space: Space, depth: str | None = None, order: bool = True) -> 
         elastic kernel size, and a sub-model has one width and keeps its first blocks.
     """
     name = _depth(space, depth)
+    if order and not any(len(support.values) > 1 for other, support in space.supports.items() if other != name):
+        raise ConfigError(f"{space!r} sorts {name} alone, whose blocks have no units to order. Give order=False.")
     shallow = [one for one in space if all(one[n] == v for n, v in space.full.items() if n != name)]
 
     def shrink(settings: Sequence[Setting], draws: int, net: Any, seed: int, teacher: nn.Module | None) -> Objective:

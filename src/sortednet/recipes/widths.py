@@ -20,6 +20,8 @@ __all__ = ["lcs_l", "lcs_p", "matformer", "slimmable", "universally_slimmable"]
 def slimmable(space: Space) -> Recipe:
     """Train all sub-models on every batch, their losses summed, each with normalisation layers of its own.
 
+    A model without normalisation layers is trained on the sum alone.
+
     Args:
         space: The sub-models; the source has four widths.
 
@@ -80,7 +82,7 @@ def lcs_l(space: Space, draws: int = 4, dimension: str | None = None, lines: Seq
     Args:
         space: The sub-models; the source draws any width, so give many.
         draws: Sub-models trained on a batch, at least 3.
-        dimension: The one that chooses the point; it may be left out where the space has one alone.
+        dimension: The one that chooses the point; it may be left out where one alone has several values.
         lines: Shell patterns of the parameters that have two ends; those of the normalisation layers where left out,
             as in the source.
 
@@ -92,7 +94,13 @@ def lcs_l(space: Space, draws: int = 4, dimension: str | None = None, lines: Seq
         ends' similarity has weight 1.
     """
     names = list(space.supports)
-    chosen = names[0] if dimension is None and len(names) == 1 else dimension
+    several = [name for name, support in space.supports.items() if len(support.values) > 1]
+    chosen = several[0] if dimension is None and len(several) == 1 else dimension
+    if chosen is None:
+        raise ConfigError(
+            f"{space!r} has {len(several)} dimensions of several values. Say which of them chooses the point of the "
+            f"line: dimension='{(several or names)[0]}'."
+        )
     if chosen not in names:
         raise ConfigError(f"dimension={dimension!r} is none of {', '.join(names)}. Give one of these.")
 
