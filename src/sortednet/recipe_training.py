@@ -87,7 +87,8 @@ def train_recipe(
         with stage.applied(net):
             trainer = Trainer(
                 net, stage.objective(net, config.seed, part.teacher), loss_fn, data, replace(config, updates=updates),
-                part.folder, accumulation=stage.accumulation, title=title, transform=transform, description=about, console=console,
+                part.folder, accumulation=stage.accumulation, title=title, transform=transform,
+                description=about, console=console,
             )  # fmt: skip
             if stage.prepare is not None and not (resume and trainer.has_begun):
                 stage.prepare(net, trainer.first_batches(_PREPARING), loss_fn)
