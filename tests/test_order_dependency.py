@@ -1,12 +1,10 @@
 """The papers' order dependency: sorting puts the neurons in order."""
 
-import json
-
 import pytest
 import torch
 
 from sortednet.errors import ConfigError
-from sortednet.experiments.order_dependency import PAPER, PAPER_AVERAGES, run, table, write
+from sortednet.experiments.order_dependency import PAPER, PAPER_AVERAGES, run, table
 
 pytest.importorskip("sklearn")
 
@@ -50,12 +48,6 @@ def test_run_leaves_the_random_state_as_it_was():
     before = torch.get_rng_state()
     run(seeds=(0,), epochs=1)
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_written_result_is_read_back(result, tmp_path):
-    path = tmp_path / "folder" / "order.json"
-    write(path, result)
-    assert json.loads(path.read_text(encoding="utf-8")) == result
 
 
 def test_table_sets_each_row_beside_the_papers(result):

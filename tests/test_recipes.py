@@ -481,6 +481,17 @@ def test_one_sub_model_has_nothing_to_shrink(make) -> None:
         make(sn.Space(depth=[2], width=[4]))
 
 
+def test_sft_ict_starts_the_heads_from_the_tuned_one() -> None:
+    recipe = recipes.sft_ict(sn.Space(depth=[1, 2]))
+    net = recipe.network(partial(MLP, width=4, inputs=3, classes=2))
+    with torch.no_grad():
+        net.full.head.weight.fill_(7.0)
+    prepare = recipe.stages[1].prepare
+    assert prepare is not None
+    prepare(net, [], functional.cross_entropy)
+    assert torch.equal(net.extract(depth=1).head.weight, net.full.head.weight)
+
+
 # --- the parts of a recipe ------------------------------------------------------------------------------------------
 
 

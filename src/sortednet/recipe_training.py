@@ -86,7 +86,8 @@ def train_recipe(
         title = "training" if part.number == 1 and part.is_last else f"stage {part.number} of {len(recipe.stages)}"
         with stage.applied(net):
             trainer = Trainer(
-                net, stage.objective(net, config.seed, part.teacher), loss_fn, data, replace(config, updates=updates),
+                net, stage.objective(net, config.seed, part.teacher), loss_fn, data,
+                replace(config, updates=updates, seed=config.seed + part.number - 1),  # an order of its own
                 part.folder, accumulation=stage.accumulation, title=title, transform=transform,
                 description=about, console=console,
             )  # fmt: skip

@@ -6,7 +6,6 @@ neurons are removed by making them 0: the last ones first (target order), or the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from ..sampling import Uniform
 from ..space import Space
 from .running import Conditions, Experiment, Job, Outcome, Result
 
-__all__ = ["ORDER_DEPENDENCY", "PAPER", "PAPER_AVERAGES", "run", "table", "write"]
+__all__ = ["ORDER_DEPENDENCY", "PAPER", "PAPER_AVERAGES", "run", "table"]
 
 _NEURONS = 10
 _CENTERS = ((-2, 0), (0, 2), (2, 0), (0, -2))
@@ -127,22 +126,6 @@ def run(seeds: Sequence[int] = (0, 1, 2, 3, 4), *, epochs: int = 10) -> dict[str
         if order != "baseline":
             result[order] = {kind: _mean_and_sd([row[kind]["mean"] for row in rows]) for kind in measured}
     return result
-
-
-def write(path: str | Path, result: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Write a result as JSON.
-
-    Args:
-        path: The file; its folder is made if it is not there.
-        result: What `run` returned; `run()` is called where left out.
-
-    Returns:
-        What was written.
-    """
-    written = run() if result is None else dict(result)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-    return written
 
 
 def table(result: Mapping[str, Any]) -> str:

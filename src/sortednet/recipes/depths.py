@@ -6,13 +6,16 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import torch
+from torch import nn
+
 from ..errors import BuildError, ConfigError
 from ..layer_dropout import drop_layers, growing_rates
 from ..network import SortedNet
 from ..objectives import Stochastic, Summation
 from ..sampling import Cycle, WithLargest
 from ..space import Setting, Space
-from .recipe import Recipe, Stage, depth_of, full_only, head_of
+from .recipe import Prepare, Recipe, Stage, depth_of, full_only, head_of
 
 __all__ = ["early_exit", "extracted", "layer_drop", "layer_skip", "sft_ict"]
 
@@ -56,7 +59,7 @@ def sft_ict(space: Space, head: str | None = None, heads_share: float = 1 / 3) -
     """
     if not 0 < heads_share < 1:
         raise ConfigError(f"heads_share={heads_share} is outside (0, 1). Give a share of the updates, such as 0.33.")
-    stages = (Stage(full_only(space), 1 - heads_share), _heads(space, head, heads_share))
+    stages = (Stage(full_only(space), 1 - heads_share), _heads(space, head, heads_share, _from_the_full))
     options = {"head": head, "heads_share": heads_share}
     return Recipe("sft_ict", space, stages, private=lambda model: (head_of(model, head),), options=options)
 
@@ -134,8 +137,21 @@ def layer_skip(
     return Recipe("layer_skip", space, (stage,), options=options)
 
 
-def _heads(space: Space, head: str | None, share: float = 1.0) -> Stage:
-    return Stage(lambda net, seed, teacher: Summation(space), share, trained=lambda model: (head_of(model, head),))
+def _heads(space: Space, head: str | None, share: float = 1.0, prepare: Prepare | None = None) -> Stage:
+    def trained(model: nn.Module) -> tuple[str, ...]:
+        return (head_of(model, head),)
+
+    return Stage(lambda net, seed, teacher: Summation(space), share, trained=trained, prepare=prepare)
+
+
+@torch.no_grad()
+def _from_the_full(net: SortedNet, batches: object, loss_fn: object) -> None:
+    """Let the head of every exit start from the full model's, which is trained by now."""
+    for setting in net.space:
+        for name, corner in net.skeleton(setting).own_tensors(net.private).items():
+            own = net.private.find(setting, name)
+            if own is not None:
+                own.copy_(corner)
 
 
 def _drop(net: SortedNet, *, rate: float, growing: bool = False, name: str | None = None) -> Callable[[], object]:
