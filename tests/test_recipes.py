@@ -492,6 +492,43 @@ def test_sft_ict_starts_the_heads_from_the_tuned_one() -> None:
     assert torch.equal(net.extract(depth=1).head.weight, net.full.head.weight)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("sorted", {"draws": "four"}, r"recipe_options\.draws='four' is of the wrong kind for sorted\. Give int"),
+        ("sorted", {"draws": True}, r"draws=True is of the wrong kind"),
+        ("sorted", {"largest": "yes"}, r"largest='yes' is of the wrong kind for sorted\. Give bool \| None"),
+        ("sorted", {"accumulation": "avg"}, r"accumulation='avg' is of the wrong kind"),
+        ("once_for_all", {"order": "no"}, r"order='no' is of the wrong kind for once_for_all\. Give bool"),
+        ("lcs_l", {"lines": "norm.*"}, r"lines='norm\.\*' is of the wrong kind"),
+        ("layer_drop", {"rate": "a"}, r"rate='a' is of the wrong kind for layer_drop\. Give float"),
+    ],
+)
+def test_an_option_of_another_kind_is_refused(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        recipes.recipe_of(name, SPACE, options)
+
+
+def test_a_recipe_of_no_space_is_refused() -> None:
+    with pytest.raises(ConfigError, match="Give a Space, such as"):
+        recipes.recipe_of("sorted", {"depth": [1, 2]})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (recipes.sorted_(sn.Space(depth=[1, 2])), r"recipe sorted of Space\(depth=\[1, 2\]\)\. Make it by the recipe"),
+        (recipes.extracted(SPACE), r"recipe extracted needs 'private' and \['\*'\]\. Make it by the recipe"),
+        (recipes.lcs_l(SPACE, dimension="width", lines=["*.weight"]), r"holds MLP, recipe lcs_l a Line"),
+    ],
+    ids=["space", "private", "line"],
+)
+def test_a_network_of_another_recipe_is_refused(recipe: Recipe, message: str) -> None:
+    net = sn.SortedNet(partial(MLP, inputs=3, classes=2), SPACE, buffers="shared")
+    with pytest.raises(ConfigError, match=message):
+        next(iter(recipe.parts(net, "unused")))
+
+
 # --- the parts of a recipe ------------------------------------------------------------------------------------------
 
 

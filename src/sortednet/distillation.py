@@ -56,6 +56,9 @@ class Distillation:
     teacher: nn.Module | None = None
 
     def __post_init__(self) -> None:
+        for name in ("weight", "temperature", "labels", "hidden"):
+            if not isinstance(getattr(self, name), (int, float)):
+                raise ConfigError(f"{name}={getattr(self, name)!r} is no number. Give one of at least 0.")
         if not self.weight >= 0 or not self.temperature > 0:
             raise ConfigError(f"weight={self.weight} must be at least 0, and temperature={self.temperature} above 0.")
         if not self.labels >= 0 or not self.hidden >= 0:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError
 from ..space import Space
@@ -72,12 +73,14 @@ def recipe_of(name: str, space: Space, options: Mapping[str, Any] | None = None)
         >>> [stage.share for stage in recipe_of("once_for_all", Space(depth=[1, 2], width=[4, 8])).stages]
         [0.4, 0.3, 0.3]
     """
+    if not isinstance(space, Space):
+        raise ConfigError(f"The space is {space!r}. Give a Space, such as Space(depth=[2, 4], width=[16, 32]).")
     check_options(name, options or {})
     return RECIPES[name](space, **(options or {}))
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse a recipe or an option of it that is unknown.
+    """Refuse a recipe or an option of it that is unknown, or an option of another type than it takes.
 
     Raises:
         ConfigError: If it is so.
@@ -89,3 +92,22 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     if unknown:
         allowed = f"It takes {', '.join(taken)}" if taken else "It takes none"
         raise ConfigError(f"Recipe {name} takes no option {', '.join(unknown)}. {allowed}.")
+    hints = get_type_hints(RECIPES[name])
+    for one, value in options.items():
+        if not _fits(value, hints[one]):
+            kind = str(getattr(hints[one], "__name__", hints[one])).replace("typing.", "")
+            raise ConfigError(f"recipe_options.{one}={value!r} is of the wrong kind for {name}. Give {kind}.")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the kind that an annotation says."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in parts
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is Sequence:
+        return not isinstance(value, str) and isinstance(value, Sequence) and all(_fits(x, parts[0]) for x in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))

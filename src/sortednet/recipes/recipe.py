@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import Any, final, get_args
 
 from torch import nn
 
@@ -19,6 +19,7 @@ from ..network import SortedNet
 from ..objectives import LossFunction, Objective, Reduction, Stochastic
 from ..sampling import Cycle
 from ..space import Space
+from .line import Line
 
 __all__ = ["Part", "Recipe", "Stage", "depth_of", "full_only", "head_of", "norms"]
 
@@ -41,8 +42,11 @@ class Stage:
             Private ones always are.
         setup: Changes the network whenever the stage starts or goes on, such as by layer dropout, and returns what
             undoes that at its end.
-        accumulation: Whether the gradients of accumulated batches are averaged or summed.
         prepare: Changes the weights once, before the first update, given some batches and the loss.
+        accumulation: Whether the gradients of accumulated batches are averaged or summed.
+
+    Raises:
+        ConfigError: If `accumulation` is neither.
     """
 
     objective: MakeObjective
@@ -51,6 +55,10 @@ class Stage:
     setup: Callable[[SortedNet], Callable[[], object]] | None = None
     prepare: Prepare | None = None
     accumulation: Reduction = "mean"
+
+    def __post_init__(self) -> None:
+        if self.accumulation not in get_args(Reduction):
+            raise ConfigError(f"accumulation={self.accumulation!r} is unknown. Choose mean or sum.")
 
     @contextmanager
     def applied(self, net: SortedNet) -> Iterator[None]:
@@ -162,7 +170,11 @@ class Recipe:
         Args:
             net: The network that each of them trains before the next is asked for.
             output: Folder of the training.
+
+        Raises:
+            ConfigError: If the network was made for another space or recipe.
         """
+        self.check(net)
         teacher: nn.Module | None = None
         shares, last = sum(stage.share for stage in self.stages), len(self.stages)
         for number, stage in enumerate(self.stages, 1):
@@ -170,6 +182,24 @@ class Recipe:
             yield Part(stage, number, stage.share / shares, folder, teacher, number == last)
             if number == 1 and last > 1:
                 teacher = net.extract().requires_grad_(False)
+
+    def check(self, net: SortedNet) -> None:
+        """Refuse a network that was made for another space or recipe.
+
+        Raises:
+            ConfigError: If it was.
+        """
+        remedy = f"Make it by the recipe: {self.name}(space).network(build)."
+        if net.space != self.space:
+            raise ConfigError(f"The network is of {net.space!r}, recipe {self.name} of {self.space!r}. {remedy}")
+        private = tuple(self.private(net.full))
+        if net.private.policy != self.buffers or set(net.private.patterns) != set(private):
+            raise ConfigError(
+                f"The network has buffers={net.private.policy!r} and private={list(net.private.patterns)[:3]}, recipe "
+                f"{self.name} needs {self.buffers!r} and {list(private)[:3]}. {remedy}"
+            )
+        if self.wrap is not None and not isinstance(net.full, Line):
+            raise ConfigError(f"The network holds {type(net.full).__name__}, recipe {self.name} a Line. {remedy}")
 
     def updates(self, total: int) -> list[int]:
         """Part a number of updates among the stages, each at least 1.
