@@ -107,15 +107,15 @@ def evaluate(
     rows = []
     for done, setting in enumerate(wanted):
         # Costs are those of the model that is shipped; a sub-model may put fused parameters together at each call.
-        module = net.extract(setting).eval()
+        module = net.extract(setting).eval() if {"latency", "memory"} & set(measure) else None
         rows.append(
             (
                 setting,
                 quality(net.submodel(setting), batches, metric),
                 cost.count_parameters(net, setting),
                 cost.count_flops(net, setting, example) if "flops" in measure else None,
-                cost.measure_latency(module, examples) if "latency" in measure else None,
-                cost.measure_memory(module, examples) if "memory" in measure else None,
+                cost.measure_latency(module, examples) if module is not None and "latency" in measure else None,
+                cost.measure_memory(module, examples) if module is not None and "memory" in measure else None,
             )
         )
         if progress is not None:
