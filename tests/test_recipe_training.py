@@ -74,6 +74,18 @@ def test_a_run_is_not_continued_by_another_recipe(tmp_path: Path, now: Recipe, c
         train(now, tmp_path)
 
 
+def test_a_stage_of_another_recipe_is_not_left_beside_a_new_run(tmp_path: Path) -> None:
+    train(recipes.once_for_all(SPACE), tmp_path)
+    for path in (*(tmp_path / "checkpoints").glob("*"), *(tmp_path / "model").glob("*")):
+        path.unlink()  # as if it had been interrupted in an earlier stage
+    with pytest.raises(
+        CheckpointError, match=r"stages/1 is a stage of another run: \(then, now\) recipe is once_for_all"
+    ):
+        train(recipes.matformer(SPACE), tmp_path)
+    first = train(recipes.matformer(SPACE), tmp_path, resume=False)
+    assert same(first, train(recipes.matformer(SPACE), tmp_path))
+
+
 def test_the_curves_of_stages_follow_one_another(tmp_path: Path) -> None:
     train(recipes.sft_ict(SPACE), tmp_path)
     curves = read_curves(tmp_path)

@@ -469,6 +469,11 @@ def test_dynabert_of_a_model_without_hidden_states_is_refused_before_it_is_train
         recipe.stages[1].objective(net, 0, None)
 
 
+def test_dynabert_of_depths_alone_has_no_widths_to_shrink() -> None:
+    with pytest.raises(ConfigError, match="sorts depth alone, and DynaBERT shrinks widths first"):
+        recipes.dynabert(sn.Space(depth=[1, 2], width=[4]))
+
+
 def test_once_for_all_of_depths_alone_has_no_units_to_order() -> None:
     with pytest.raises(ConfigError, match=r"sorts depth alone, whose blocks have no units to order\. Give order=False"):
         recipes.once_for_all(sn.Space(depth=[1, 2], width=[4]))

@@ -126,7 +126,7 @@ def _parser() -> ArgumentParser:
     report.add_argument("run", type=str, help=run)
     report.add_argument("--title", type=str | None, default=None, help="heading of the page")
     reproduce = command("reproduce", "Repeat an experiment of the papers; goes on where it was stopped.")
-    reproduce.add_argument("experiment", type=Literal[tuple(EXPERIMENTS)], help="which one")
+    reproduce.add_argument("experiment", type=str, help=f"which one: {', '.join(EXPERIMENTS)}")
     reproduce.add_argument("--scale", type=Scale, default="cpu", help="a small version, or the papers' size on a GPU")
     reproduce.add_argument("--seed", type=int, default=0, help="of weights, of the order of the data, of what is drawn")
     reproduce.add_argument("--data", type=str | None, default=None, help="folder of CIFAR-10, or of the GLUE files")
@@ -432,7 +432,11 @@ def _report(given: Namespace, console: Console) -> None:
 
 
 def _reproduce(given: Namespace, console: Console) -> None:
+    if given.experiment not in EXPERIMENTS:
+        raise ConfigError(f"experiment={given.experiment!r} is unknown. Choose one of {', '.join(EXPERIMENTS)}.")
     experiment = EXPERIMENTS[given.experiment]
+    if given.data is not None and not Path(given.data).expanduser().is_dir():
+        raise ConfigError(f"data={given.data!r} is no folder. Give the folder that holds the data.")
     conditions = Conditions(given.scale, given.seed, given.data, given.model)
     if given.job is not None:
         main_job(experiment, conditions, given.output, given.job)

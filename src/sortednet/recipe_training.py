@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,11 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .errors import CheckpointError
 from .network import SortedNet
 from .objectives import Batch, LossFunction
 from .recipes import Recipe
-from .run_folder import clear
+from .run_folder import STAGES, clear
 from .trainers import Trainer, TrainingConfig
 
 __all__ = ["train_recipe"]
@@ -78,9 +80,11 @@ def train_recipe(
     """
     for stage in recipe.stages:
         stage.objective(net, config.seed, None)  # refuses options that make no sense before anything is trained
-    if not resume:
-        clear(output)
     about = {"recipe": recipe.name, "recipe_options": dict(recipe.options), **(description or {})}
+    if resume:
+        _refuse_other(Path(output), about)
+    else:
+        clear(output)
     for part, updates in zip(recipe.parts(net, output), recipe.updates(config.updates), strict=True):
         stage = part.stage
         title = "training" if part.number == 1 and part.is_last else f"stage {part.number} of {len(recipe.stages)}"
@@ -95,3 +99,19 @@ def train_recipe(
                 stage.prepare(net, trainer.first_batches(_PREPARING), loss_fn)
             trainer.train(resume=resume)
     return net
+
+
+def _refuse_other(output: Path, about: Mapping[str, Any]) -> None:
+    """Refuse a folder in which stages of another recipe lie.
+
+    Raises:
+        CheckpointError: If there are some.
+    """
+    for path in sorted((output / STAGES).glob("*/config.json")):
+        held = json.loads(path.read_text())
+        for name in ("recipe", "recipe_options"):
+            if held.get(name) != json.loads(json.dumps(about[name])):
+                raise CheckpointError(
+                    f"{path.parent} is a stage of another run: (then, now) {name} is {held.get(name)}, {about[name]}. "
+                    "Give another output folder, restore the old configuration, or start anew without resuming."
+                )

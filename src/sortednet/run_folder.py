@@ -60,6 +60,8 @@ def clear(output: str | Path) -> None:
         if folder.is_dir():
             with alone(folder):
                 clear_folder(folder)
+                if folder != Path(output):
+                    (folder / "config.json").unlink(missing_ok=True)
 
 
 def clear_folder(folder: Path) -> None:

@@ -147,8 +147,10 @@ def run(
     """
     on_gpu = conditions.scale == "gpu" and torch.accelerator.is_available()
     count = (1 if on_gpu else os.cpu_count() or 1) if workers is None else workers
-    if count < 1 or (minutes is not None and not minutes > 0):
-        raise ConfigError(f"workers={workers} must be at least 1, and minutes={minutes} above 0.")
+    if count < 1:
+        raise ConfigError(f"workers={workers} is below 1. Give the number of jobs at a time.")
+    if minutes is not None and not minutes > 0:
+        raise ConfigError(f"minutes={minutes} is not above 0. Give how long to run, or leave it out.")
     folder = Path(output) / conditions.folder
     jobs = experiment.jobs(conditions)
     results = {name: found for name, job in jobs.items() if (found := _finished(folder, name, job)) is not None}
@@ -287,7 +289,8 @@ def _process(
                 return False
     if process.returncode != 0:
         lines = log.read_text().strip().splitlines()
-        raise TrainingError(f"{command[-1]} failed: {' '.join(lines[-3:]) or 'no message'} The whole log is {log}.")
+        said = " ".join(lines[-3:]).removeprefix("error: ") or "it said nothing."
+        raise TrainingError(f"Job {command[-1].removeprefix('--job=')} failed: {said} The whole log is {log}.")
     return True
 
 

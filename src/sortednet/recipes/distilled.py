@@ -39,7 +39,7 @@ def once_for_all(space: Space, depth: str | None = None, order: bool = True) -> 
         elastic kernel size, and a sub-model has one width and keeps its first blocks.
     """
     name = _depth(space, depth)
-    if order and not any(len(support.values) > 1 for other, support in space.supports.items() if other != name):
+    if order and not _has_widths(space, name):
         raise ConfigError(f"{space!r} sorts {name} alone, whose blocks have no units to order. Give order=False.")
     shallow = [one for one in space if all(one[n] == v for n, v in space.full.items() if n != name)]
 
@@ -74,6 +74,11 @@ def dynabert(space: Space, depth: str | None = None, hidden: float = 0.1) -> Rec
         keep the first.
     """
     name = _depth(space, depth)
+    if not _has_widths(space, name):
+        raise ConfigError(
+            f"{space!r} sorts {name} alone, and DynaBERT shrinks widths first. Sort heads or feed-forward widths too, "
+            "or use once_for_all with order=False."
+        )
     narrow = [one for one in space if one[name] == space.full[name]]
 
     def widths(weight: float, net: Any, seed: int, teacher: nn.Module | None) -> Objective:
@@ -106,6 +111,10 @@ def _depth(space: Space, depth: str | None) -> str:
     if len(space) < 2:
         raise ConfigError(f"{space!r} has one sub-model, and there is nothing to shrink. Give several.")
     return depth_of(space, depth)
+
+
+def _has_widths(space: Space, depth: str) -> bool:
+    return any(len(support.values) > 1 for name, support in space.supports.items() if name != depth)
 
 
 def _by_magnitude(net: SortedNet, batches: Iterable[Any], loss_fn: LossFunction) -> None:
