@@ -128,7 +128,12 @@ def _outcome(conditions: Conditions, results: Mapping[str, Result]) -> Outcome:
     }
     columns = ["run", "full", "of baseline, %", "mean of sub-models", "of baseline, %", "full, papers", "mean, papers"]
     curves = {name: found["curve"] for name, found in results.items() if name != "mobilenet-sorted"}
-    return Outcome(columns, rows, figures, _notes(conditions), curves)
+    sizes = results["mobilenet-sorted"]["parameters"]
+    alike = (
+        f" Channels are rounded to multiples of 8, as the class has it, so that {len(set(sizes.values()))} of the "
+        f"{len(sizes)} cells are different sub-models."
+    )
+    return Outcome(columns, rows, figures, _notes(conditions) + alike, curves)
 
 
 def _row(
