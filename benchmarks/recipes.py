@@ -76,8 +76,8 @@ def _merged(runs: list[dict]) -> dict:
 
 
 def _cell(values: tuple) -> object:
-    if any(isinstance(value, str) or value is None for value in values):
-        return values[0]
+    if any(isinstance(value, str) or value is None for value in values) or len(set(values)) == 1:
+        return values[0]  # a name, or a figure of the papers
     mean = statistics.mean(values)
     return [mean, statistics.stdev(values)] if len(values) > 1 else mean
 

@@ -224,7 +224,7 @@ def papers(found: dict[str, Any]) -> str:
     parts = [
         f"The {scale} scale (`sortednet reproduce NAME --scale {about['scale']}`). Numbers are means, with the "
         "standard deviation over the seeds in brackets; columns of the papers are quoted.",
-        "| experiment | seeds | minutes a seed | figures |\n| --- | ---: | ---: | --- |",
+        "| experiment | seeds | minutes of jobs a seed, two at a time | figures |\n| --- | ---: | ---: | --- |",
     ]
     for name, one in about["experiments"].items():
         keys = one["figures"][0]
