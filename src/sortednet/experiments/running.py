@@ -253,7 +253,7 @@ def _stopping(processes: _Processes) -> Iterator[None]:
         processes.ending.set()
         for process in processes.started:
             if process.poll() is None:
-                process.send_signal(signal.SIGINT)
+                process.send_signal(signal.SIGTERM)
         raise
 
 
@@ -275,11 +275,11 @@ def _process(
         )
         processes.started.append(process)
         if processes.ending.is_set():  # another failed while this one started
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
         try:
             process.wait(None if deadline is None else max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
             try:
                 process.wait(_GRACE_S)
             except subprocess.TimeoutExpired:
