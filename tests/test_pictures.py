@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from sortednet.errors import CheckpointError, ConfigError, DataError
-from sortednet.pictures import write_bars, write_heatmaps, write_lines
+from sortednet.pictures import write_bars, write_heatmaps, write_images, write_lines
 from sortednet.space import Setting
 from sortednet.table import Row, Table
 
@@ -12,6 +12,9 @@ pytest.importorskip("matplotlib")
 
 CURVES = {"split among 4": [(1, 60.5), (2, 71.0)], "one setting": [(1, 52.0), (2, math.nan), (3, 63.5)]}
 GROUPS = {"SST-2": {"sorted": 91.2, "alone": 90.8}, "MRPC": {"sorted": -3.0, "full": math.nan}}
+
+
+PANELS = {"crosses": [[[1, 0], [0, 1]]] * 4, "lines": [[[1, 1], [0, 0]]] * 3}
 
 
 def table_of(depths, widths, keep=lambda depth, width: True, **more):
@@ -178,6 +181,38 @@ def test_errors_that_do_not_fit_the_bars_are_refused(tmp_path, errors, message):
         bars(tmp_path, {"a": {"x": 1.0}}, errors=errors)
 
 
+def images(tmp_path, panels, columns=2, title="Digits"):
+    write_images(tmp_path / "a.png", panels, columns=columns, title=title)
+    return size_of(tmp_path / "a.png")
+
+
+def test_a_panel_of_images_makes_the_picture_wider(tmp_path):
+    assert images(tmp_path, PANELS)[0] > images(tmp_path, {"one": PANELS["lines"]})[0]
+
+
+def test_a_row_of_images_makes_the_picture_higher(tmp_path):
+    assert images(tmp_path, PANELS, columns=1)[1] > images(tmp_path, PANELS, columns=2)[1]
+
+
+@pytest.mark.parametrize(
+    ("panels", "message"),
+    [
+        ({}, r"The images have the sizes \[\]\. Give every panel images"),
+        ({"a": PANELS["lines"], "b": []}, r"The images have the sizes \[\(2, 2, 2\)\]\. Give every panel images"),
+        ({"a": [[[1, 0], [1]]]}, r"The images have the sizes \[\(2, 2, 1\)\]"),
+        ({"a": [[[1, 0]], [[1]]]}, r"The images have the sizes \[\(1, 1\), \(1, 2\)\]\. .* all of one size"),
+    ],
+)
+def test_images_of_no_or_several_sizes_are_refused(tmp_path, panels, message):
+    with pytest.raises(DataError, match=message):
+        images(tmp_path, panels)
+
+
+def test_a_grid_without_columns_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"columns=0 is below 1"):
+        images(tmp_path, PANELS, columns=0)
+
+
 ODD = "_costs $5 and $6_{"
 
 
@@ -187,13 +222,14 @@ ODD = "_costs $5 and $6_{"
         (heatmaps, {ODD: table_of([1], [2], metric=ODD)}),
         (lines, {ODD: [(1, 2.0)]}),
         (bars, {ODD: {ODD: 1.0}}),
+        (images, {ODD: PANELS["lines"]}),
     ],
 )
 def test_names_are_never_taken_for_mathematics(tmp_path, write, content):
     write(tmp_path, content, title=ODD)
 
 
-EACH = [(heatmaps, {"a": table_of([1], [2])}), (lines, CURVES), (bars, GROUPS)]
+EACH = [(heatmaps, {"a": table_of([1], [2])}), (lines, CURVES), (bars, GROUPS), (images, PANELS)]
 
 
 @pytest.mark.parametrize(("write", "content"), EACH)

@@ -6,6 +6,7 @@ from .analysis import curvature, distance_bound, gradient_gap, loss_bound, param
 from .buffers import BufferPolicy
 from .classifiers import adjust_classifiers
 from .comparison import compare_submodels
+from .conditional import Conditioned, condition
 from .cost import count_flops, count_parameters, measure_latency, measure_memory
 from .decoding import EarlyExit, FixedDepth, SelfSpeculative, calibrate
 from .errors import SortedNetError
@@ -47,6 +48,7 @@ from .training import StepResult, apply_update, step
 
 __all__ = [
     "BufferPolicy",
+    "Conditioned",
     "Cycle",
     "Distillation",
     "EarlyExit",
@@ -86,6 +88,7 @@ __all__ = [
     "apply_update",
     "calibrate",
     "compare_submodels",
+    "condition",
     "count_flops",
     "count_parameters",
     "curvature",

@@ -1,16 +1,14 @@
-"""The command line: train, evaluate, select, extract, generate, report, reproduce."""
+"""The command line: train, evaluate, select, extract, generate, report, symbolic, reproduce."""
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import json
-import re
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal
 
 import torch
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -18,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 
-from . import checkpoint, evaluation, export, generation_job, image_job
+from . import checkpoint, config_file, evaluation, export, generation_job, image_job, symbolic_commands
 from ._version import __version__
 from .config import RunConfig
 from .errors import ConfigError, SettingError, SortedNetError
@@ -31,15 +29,11 @@ from .recipes import plain
 from .report import write_picture, write_report
 from .run_folder import read_curves
 from .space import Setting
+from .symbolic_commands import FitConfig
 from .table import Row, Table
 
 __all__ = ["main"]
 
-# What the parser says of a section that may be null, such as `adapter`: what is wrong with it stands furthest inside.
-_OPTIONAL = re.compile(
-    r'Parser key "run\.(?P<section>\w+)":\n.*?Problem with given class_path .*?:\n(?P<problem>(?: {8}[^\n]*\n)+)',
-    re.DOTALL,
-)
 CONFIG, TABLE, CHOSEN, EVALUATED = "config.json", "table.json", "chosen.json", "evaluated.json"
 
 
@@ -63,17 +57,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 parser.print_help()
                 return 2
         except ArgumentError as error:
-            raise ConfigError(f"{_detail(error)}. See sortednet --help.") from None
+            raise ConfigError(f"{config_file.detail_of(error)}. See sortednet --help.") from None
         _COMMANDS[parsed.command](parsed[parsed.command], console)
     except (SortedNetError, ImportError) as error:
         console.print("[bold red]error:[/]", end=" ")
         console.print(str(error), markup=False)
         return 2
     except KeyboardInterrupt:
-        saved = " What was trained is saved; the same command goes on from there." if parsed.command == "train" else ""
+        saved = " What was trained is saved; the same command goes on from there." if _trains(parsed) else ""
         console.print(f"Interrupted.{saved}")
         return 130
     return 0
+
+
+def _trains(parsed: Namespace) -> bool:
+    return parsed.command == "train" or (parsed.command == "symbolic" and parsed.symbolic.command == "train")
 
 
 def _parser() -> ArgumentParser:
@@ -89,10 +87,7 @@ def _parser() -> ArgumentParser:
 
     run = "the run's folder"
     train = command("train", "Train or fine-tune a network as a YAML file says; goes on from the last checkpoint.")
-    train.add_argument("config", type=str, help="the YAML file")
-    train.add_argument("changes", nargs="*", type=str, help="values to change, such as training.updates=100")
-    train.add_argument("--output", type=str | None, default=None, help="the run's folder, instead of the file's")
-    train.add_argument("--resume", type=bool, default=True, help="go on from the last checkpoint in the folder")
+    _add_training(train)
     evaluate = command("evaluate", "Measure every sub-model of a run; writes table.json and table.csv.")
     evaluate.add_argument("run", type=str, help=run)
     evaluate.add_argument("--measure", type=list[str], default=["flops", "latency", "memory"], help="costs to measure")
@@ -125,6 +120,7 @@ def _parser() -> ArgumentParser:
     report = command("report", "Write report.html and report.png of a measured run.")
     report.add_argument("run", type=str, help=run)
     report.add_argument("--title", type=str | None, default=None, help="heading of the page")
+    _add_symbolic(command("symbolic", "Find formulas for tables of numbers, and train models that do."))
     reproduce = command("reproduce", "Repeat an experiment of the papers; goes on where it was stopped.")
     reproduce.add_argument("experiment", type=str, help=f"which one: {', '.join(EXPERIMENTS)}")
     reproduce.add_argument("--scale", type=Scale, default="cpu", help="a small version, or the papers' size on a GPU")
@@ -136,6 +132,32 @@ def _parser() -> ArgumentParser:
     reproduce.add_argument("--minutes", type=float | None, default=None, help="save what runs after these, and stop")
     reproduce.add_argument("--job", type=str | None, default=None, help="do this job alone, in this process")
     return parser
+
+
+def _add_symbolic(parser: ArgumentParser) -> None:
+    commands = parser.add_subcommands(dest="command", required=False)
+
+    def command(name: str, purpose: str) -> ArgumentParser:
+        one = ArgumentParser(description=purpose, exit_on_error=False)
+        commands.add_subcommand(name, one, help=purpose)
+        return one
+
+    train = command("train", "Train a model that writes formulas, as a YAML file says; goes on where it was stopped.")
+    _add_training(train)
+    fit = command("fit", "Find a formula for the points of a CSV file; writes fit.json.")
+    fit.add_argument("points", type=str, help="the CSV or TSV file, names in its first line")
+    fit.add_argument("--columns", nargs="+", type=str, default=None, help="what y may depend on; all where left out")
+    fit.add_class_arguments(FitConfig)
+    report = command("report", "Write report.html and report.png of a formula that was found.")
+    report.add_argument("folder", type=str, help="the folder that fit wrote to")
+    report.add_argument("--title", type=str | None, default=None, help="heading of the page")
+
+
+def _add_training(parser: ArgumentParser) -> None:
+    parser.add_argument("config", type=str, help="the YAML file")
+    parser.add_argument("changes", nargs="*", type=str, help="values to change, such as training.updates=100")
+    parser.add_argument("--output", type=str | None, default=None, help="the run's folder, instead of the file's")
+    parser.add_argument("--resume", type=bool, default=True, help="go on from the last checkpoint in the folder")
 
 
 def read_config(path: str | Path, changes: Sequence[str] = ()) -> RunConfig | FineTuningConfig:
@@ -151,66 +173,13 @@ def read_config(path: str | Path, changes: Sequence[str] = ()) -> RunConfig | Fi
     Raises:
         ConfigError: If the file is missing, a key is unknown, or a value has the wrong type.
     """
-    if not Path(path).is_file():
-        raise ConfigError(f"There is no configuration at {path}. Give a YAML file, such as configs/digits.yaml.")
     kind: type[RunConfig | FineTuningConfig] = RunConfig
-    words = ["--run", str(path)]
-    for one in changes:
-        key, equals, value = one.partition("=")
-        if not equals:
-            raise ConfigError(f"{one!r} changes nothing. Write key=value, such as training.updates=100.")
-        words += [f"--run.{key}", value]
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            if "pretrained" in _parser_of(dict).parse_args(words[:2]).run:
-                kind = FineTuningConfig
-            parser = _parser_of(kind)
-            return parser.instantiate(parser.parse_args(words)).run  # type: ignore[no-any-return]
-    except SortedNetError:
-        raise
-    except (ArgumentError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be used: {_detail(error)}.{_meant(str(error), kind)}") from None
-
-
-def _parser_of(kind: type) -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--run", type=kind, **({"sub_configs": True} if kind is dict else {}))
-    return parser
-
-
-def _detail(error: Exception) -> str:
-    """Keep of a parser's message the lines that say what is wrong."""
-    inner = _OPTIONAL.search(str(error))
-    message = str(error) if inner is None else f"{inner['section']}: {inner['problem'].strip()}"
-    lines = [line.strip(" -\n") for line in message.splitlines()]
-    kept = [line for line in lines if line and not re.match(r'Parser key "run":|Unable to load config', line)]
-    text = " ".join(kept).replace("run.", "").replace("Group 'run'", "It").rstrip(".")
-    return text or "it is empty, or no mapping of keys to values"
-
-
-def _meant(message: str, kind: type[RunConfig | FineTuningConfig]) -> str:
-    """Suggest the key that a misspelt one was meant to be."""
-    found = re.search(r"(?:option '|arguments: --run\.)([\w.]+)", message)
-    inner = _OPTIONAL.search(message)
-    if inner is not None and (other := re.match(r"\s*Option '(\w+)'", inner["problem"])):
-        found, name = other, f"{inner['section']}.{other[1]}"
-    elif found:
-        name = found[1]
-    else:
-        return ""
-    types = get_type_hints(kind)
-    known = [
-        one
-        for field in fields(kind)
-        for one in (field.name, *(f"{field.name}.{part}" for part in _parts(types[field.name])))
-    ]
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f" Did you mean {' or '.join(close)}?" if close else f" The keys are {', '.join(known)}."
-
-
-def _parts(kind: Any) -> list[str]:
-    held = next((one for one in (kind, *get_args(kind)) if is_dataclass(one)), None)  # also `AdapterConfig | None`
-    return [] if held is None else [part.name for part in fields(held)]
+    keys = config_file.read_keys(path, "configs/digits.yaml")
+    if {"generator", "problems"} & keys and "space" not in keys:
+        raise ConfigError(f"{path} is for another command. Use it so: sortednet symbolic train {path}")
+    if "pretrained" in keys:
+        kind = FineTuningConfig
+    return config_file.read(path, kind, changes)
 
 
 def _train(given: Namespace, console: Console) -> None:
@@ -431,6 +400,19 @@ def _report(given: Namespace, console: Console) -> None:
     console.print(f"Wrote {Path(given.run) / 'report.html'} and report.png; open the page in a browser.")
 
 
+def _symbolic(given: Namespace, console: Console) -> None:
+    if given.command is None:
+        raise ConfigError("symbolic does nothing alone. Add train, fit or report; see sortednet symbolic --help.")
+    own = given[given.command]
+    if given.command == "train":
+        symbolic_commands.train(own.config, own.changes, own.output, own.resume, console)
+    elif given.command == "fit":
+        config = FitConfig(**{one.name: own[one.name] for one in fields(FitConfig)})
+        symbolic_commands.fit(own.points, own.columns, config, console)
+    else:
+        symbolic_commands.report(own.folder, own.title, console)
+
+
 def _reproduce(given: Namespace, console: Console) -> None:
     if given.experiment not in EXPERIMENTS:
         raise ConfigError(f"experiment={given.experiment!r} is unknown. Choose one of {', '.join(EXPERIMENTS)}.")
@@ -455,5 +437,6 @@ _COMMANDS = {
     "extract": _extract,
     "generate": _generate,
     "report": _report,
+    "symbolic": _symbolic,
     "reproduce": _reproduce,
 }

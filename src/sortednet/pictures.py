@@ -1,28 +1,23 @@
-"""Pictures of experiments as PNG files: heat maps side by side, lines, and grouped bars."""
+"""Pictures of experiments as PNG files: heat maps side by side, lines, grouped bars, and images in a grid."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from textwrap import fill
 from typing import Any, NamedTuple
 
 from . import figures
-from .checkpoint import write_bytes
+from .canvas import COLOURS, LINE_FONT, head, inches, legend, legend_width, name_axes, start, wrapped, write
 from .errors import ConfigError, DataError
 from .space import Number
 from .table import Row, Table
 
-__all__ = ["write_bars", "write_heatmaps", "write_lines"]
+__all__ = ["write_bars", "write_heatmaps", "write_images", "write_lines"]
 
-_DPI, _MOST_PIXELS = 200, 32_000
-# Of Okabe and Ito, told apart by colour-blind people, without the yellow that vanishes on white; then shapes.
-_COLOURS = (figures.ACCENT, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", figures.INK, figures.MUTED)
 _MARKERS = ("o", "s", "^", "D", "v", "<", ">")
 _ERROR_BARS = {"elinewidth": 1, "capsize": 2.5}
-_SMALL_FONT, _LINE_FONT = 7.5, 9.0
+_SMALL_FONT = 7.5
 # In inches.
 _CELL_HEIGHT, _LINES_WIDTH, _LEGEND_LINE, _WIDEST_FLAT = 0.3, 5.6, 0.22, 14.0
 _GROUP_SHARE = 0.82  # of a group's width that its bars take
@@ -69,25 +64,25 @@ def write_heatmaps(path: str | Path, panels: Mapping[str, Table], *, x: str, y: 
     columns = sorted({place[0] for found in cells.values() for place in found})
     lines = sorted({place[1] for found in cells.values() for place in found})
     texts = [table.text(row, "quality") for table in tables for row in table]
-    cell = _inches(max(map(len, [*texts, *map(str, columns)])), _SMALL_FONT) + 0.12
+    cell = inches(max(map(len, [*texts, *map(str, columns)])), _SMALL_FONT) + 0.12
     panel = max(2.0, len(columns) * cell)
     width = len(panels) * (panel + 0.15) + 1.7
-    picture = _picture(width, max(2.0, len(lines) * _CELL_HEIGHT) + 1.3)
-    picture.suptitle(_wrapped(title, width - 0.4, 12), fontsize=12, color=figures.INK, parse_math=False)
+    picture = start(width, max(2.0, len(lines) * _CELL_HEIGHT) + 1.3)
+    picture.suptitle(wrapped(title, width - 0.4, 12), fontsize=12, color=figures.INK, parse_math=False)
     shown = [row.quality for table in tables for row in table if math.isfinite(row.quality)]
     low, high = min(shown, default=0.0), max(shown, default=1.0)
     axes = list(picture.subplots(1, len(panels), squeeze=False)[0])
     for one, (name, table) in zip(axes, panels.items(), strict=True):
         image = _heatmap(one, table, cells[name], columns, lines, (low, high))
-        _named(one, x, y if one is axes[0] else "")
-        _headed(one, name, 10, panel)
+        name_axes(one, x, y if one is axes[0] else "")
+        head(one, name, 10, panel)
         if one is not axes[0]:
             one.tick_params(labelleft=False)
     bar = picture.colorbar(image, ax=axes, pad=0.01, aspect=30)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, colors=figures.INK)
     bar.set_label(_worth(tables[0]), color=figures.INK, parse_math=False)
-    _write(path, picture)
+    write(path, picture)
 
 
 def _worth(table: Table) -> str:
@@ -181,7 +176,7 @@ def write_lines(
         b'PNG'
     """
     _check_lines(curves, errors or {}, log)
-    picture = _picture(_LINES_WIDTH + 0.9 + _legend_width(curves), max(4.2, 0.8 + _LEGEND_LINE * len(curves)))
+    picture = start(_LINES_WIDTH + 0.9 + legend_width(curves), max(4.2, 0.8 + _LEGEND_LINE * len(curves)))
     axes = picture.subplots()
     look = {"markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.6, "linewidth": 1.6, **_ERROR_BARS}
     drawn = [
@@ -190,7 +185,7 @@ def write_lines(
             [up for _, up in points],
             # nan, where matplotlib would draw the ends of a bar of no length.
             yerr=[length or math.nan for length in (errors or {}).get(name, ())] or None,
-            color=_COLOURS[place % len(_COLOURS)],
+            color=COLOURS[place % len(COLOURS)],
             marker=_MARKERS[place % len(_MARKERS)],
             **look,
         )
@@ -199,10 +194,10 @@ def write_lines(
     _number_across([across for points in curves.values() for across, _ in points], axes, log)
     axes.grid(color=figures.LINE)
     axes.set_axisbelow(True)
-    _named(axes, f"{x} (log scale)" if log else x, y)
-    _headed(axes, title, 12, _LINES_WIDTH)
-    _legend(axes, drawn, curves)
-    _write(path, picture)
+    name_axes(axes, f"{x} (log scale)" if log else x, y)
+    head(axes, title, 12, _LINES_WIDTH)
+    legend(axes, drawn, curves)
+    write(path, picture)
 
 
 def _number_across(values: Sequence[float], axes: Any, log: bool) -> None:
@@ -282,13 +277,13 @@ def write_bars(
     bars = _bars(groups, series, errors or {})
     group_width, upright = _group_width(groups, len(series), max(len(bar.text) for bar in bars))
     height = max(4.2, 0.8 + _LEGEND_LINE * len(series))
-    picture = _picture(len(groups) * group_width + 0.9 + _legend_width(series), height)
+    picture = start(len(groups) * group_width + 0.9 + legend_width(series), height)
     axes = picture.subplots()
     drawn = []
     for place, one in enumerate(series):
         own = [bar for bar in bars if bar.series == one]
         width = 0.92 * _GROUP_SHARE / len(series)
-        colour = _COLOURS[place % len(_COLOURS)]
+        colour = COLOURS[place % len(COLOURS)]
         drawn.append(axes.bar([bar.x for bar in own], [bar.height for bar in own], width, color=colour))
     for bar in bars:
         _label_bar(axes, bar, upright)
@@ -297,13 +292,62 @@ def write_bars(
     axes.margins(y=0.2 if upright else 0.09)
     axes.grid(axis="y", color=figures.LINE)
     axes.set_axisbelow(True)
-    _named(axes, "", y)
-    axes.tick_params(axis="x", length=0, labelsize=_LINE_FONT)
-    names = [_wrapped(group, group_width - 0.1, _LINE_FONT) for group in groups]
+    name_axes(axes, "", y)
+    axes.tick_params(axis="x", length=0, labelsize=LINE_FONT)
+    names = [wrapped(group, group_width - 0.1, LINE_FONT) for group in groups]
     axes.set_xticks(range(len(groups)), names, parse_math=False)
-    _headed(axes, title, 12, len(groups) * group_width)
-    _legend(axes, drawn, series)
-    _write(path, picture)
+    head(axes, title, 12, len(groups) * group_width)
+    legend(axes, drawn, series)
+    write(path, picture)
+
+
+def write_images(
+    path: str | Path,
+    panels: Mapping[str, Sequence[Sequence[Sequence[float]]]],
+    *,
+    columns: int,
+    title: str,
+) -> None:
+    """Write a PNG of small grey images in grids side by side: 0 is white, 1 is black.
+
+    Args:
+        path: File; what was there is replaced once all is written.
+        panels: Images by heading, row by row of their grid, each as rows of numbers in [0, 1]; all of one size.
+        columns: Images in a row of a grid, at least 1.
+        title: Line above all.
+
+    Raises:
+        ConfigError: If there is no column.
+        DataError: If there is no image, or they are not of one size.
+        CheckpointError: If the file cannot be written.
+        ImportError: If matplotlib is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_images(f"{folder}/a.png", {"crosses": [[[1, 0], [0, 1]]] * 4}, columns=2, title="Drawn")
+        ...     Path(folder, "a.png").read_bytes()[1:4]
+        b'PNG'
+    """
+    if columns < 1:
+        raise ConfigError(f"columns={columns} is below 1. Give how many images stand in a row.")
+    sizes = {(len(image), *map(len, image)) for images in panels.values() for image in images}
+    if len(sizes) != 1 or not all(panels.values()) or any(len(set(one[1:])) != 1 for one in sizes):
+        raise DataError(f"The images have the sizes {sorted(sizes)}. Give every panel images, all of one size.")
+    rows = max(-(-len(images) // columns) for images in panels.values())
+    width, (down, across, *_) = max(2.6, 0.3 * columns), sizes.pop()
+    picture = start(len(panels) * (width + 0.2), rows * width / columns * down / across + 1.5)
+    picture.suptitle(wrapped(title, len(panels) * width, 12), fontsize=12, color=figures.INK, parse_math=False)
+    for axes, (name, images) in zip(picture.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for place, image in enumerate(images):
+            line, column = divmod(place, columns)
+            left, top = column * (across + 1), line * (down + 1)
+            axes.imshow(image, cmap="gray_r", vmin=0, vmax=1, extent=(left, left + across, top + down, top))
+        axes.set_xlim(-0.5, columns * (across + 1) - 0.5)
+        axes.set_ylim(rows * (down + 1) - 0.5, -0.5)
+        axes.set_axis_off()
+        head(axes, name, LINE_FONT, width)
+    write(path, picture)
 
 
 class _Bar(NamedTuple):
@@ -344,8 +388,8 @@ def _group_width(groups: Iterable[str], series: int, characters: int) -> tuple[f
     """Find the width of a group in inches, and whether the values must stand upright to keep the picture narrow."""
     names = list(groups)
     word = max(len(word) for name in names for word in (name.split() or [""]))
-    least = max(_inches(word, _LINE_FONT) + 0.15, 3.6 / len(names))
-    flat = max(least, series * (_inches(characters, _SMALL_FONT) + 0.08) / _GROUP_SHARE)
+    least = max(inches(word, LINE_FONT) + 0.15, 3.6 / len(names))
+    flat = max(least, series * (inches(characters, _SMALL_FONT) + 0.08) / _GROUP_SHARE)
     upright = flat * len(names) > _WIDEST_FLAT
     return (max(least, series * 0.17 / _GROUP_SHARE) if upright else flat), upright
 
@@ -371,60 +415,3 @@ def _three_digits(value: float) -> str:
     if not math.isfinite(value) or abs(value) >= 1e6:
         return f"{value:.3g}"
     return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
-
-
-def _inches(characters: int, font: float) -> float:
-    """Estimate the width of text; digits and letters are about 0.62 of the font's size wide."""
-    return 0.62 * characters * font / 72
-
-
-def _wrapped(text: str, width: float, font: float) -> str:
-    """Break lines at `width` inches."""
-    most = max(1, int(width / _inches(1, font)))
-    return "\n".join(fill(line, most, break_long_words=False, break_on_hyphens=False) for line in text.split("\n"))
-
-
-def _picture(width: float, height: float) -> Any:
-    """Start a picture of a size in inches."""
-    if max(width, height) * _DPI > _MOST_PIXELS:
-        raise DataError(
-            f"The picture would be {width * _DPI:,.0f} x {height * _DPI:,.0f} pixels; {_MOST_PIXELS:,} are allowed. "
-            "Draw less in one picture, or shorten the names."
-        )
-    canvas = figures.optional("matplotlib.backends.backend_agg").FigureCanvasAgg
-    picture = figures.optional("matplotlib.figure").Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
-    canvas(picture)
-    return picture
-
-
-def _headed(axes: Any, text: str, font: float, width: float) -> None:
-    axes.set_title(_wrapped(text, width, font), fontsize=font, color=figures.INK, parse_math=False)
-
-
-def _named(axes: Any, across: str, up: str) -> None:
-    axes.set_xlabel(across, color=figures.INK, parse_math=False)
-    axes.set_ylabel(up, color=figures.INK, parse_math=False)
-    axes.tick_params(labelsize=8, colors=figures.INK)
-    for side in axes.spines.values():
-        side.set_color(figures.MUTED)
-
-
-def _legend_width(names: Iterable[str]) -> float:
-    return 0.6 + _inches(max(map(len, names)), _LINE_FONT)
-
-
-def _legend(axes: Any, drawn: Sequence[Any], names: Iterable[str]) -> None:
-    """Name the colours beside the plot, where nothing is covered."""
-    texts = list(names)
-    # Names come in afterwards: some versions of matplotlib leave out those that start with an underscore.
-    legend = axes.legend(
-        drawn, ["-"] * len(texts), loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=_LINE_FONT, frameon=False
-    )
-    for text, name in zip(legend.get_texts(), texts, strict=True):
-        text.set(text=name, parse_math=False, color=figures.INK)
-
-
-def _write(path: str | Path, picture: Any) -> None:
-    data = io.BytesIO()
-    picture.savefig(data, format="png")
-    write_bytes(Path(path), data.getvalue())

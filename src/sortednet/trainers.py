@@ -143,6 +143,9 @@ class Trainer:
         accumulation: Whether the gradients of accumulated batches are averaged or summed.
         title: What the progress bar says.
         transform: Changes a batch before use, given it and a seeded generator, such as random shifts.
+        collate: Joins the examples of a batch, or takes what the data set's own `__getitems__` returned; torch's default
+            where left out.
+        workers: Processes that fetch batches beside this one, at least 0; the batches are the same.
         description: Whatever else must be the same for a run to be continued, such as its data; plain JSON values. It
             is written to `output/config.json`.
         console: Where progress is shown; standard error where left out.
@@ -163,6 +166,8 @@ class Trainer:
         accumulation: Reduction = "mean",
         title: str = "training",
         transform: Callable[[Any, torch.Generator], Batch] | None = None,
+        collate: Callable[[Any], Batch] | None = None,
+        workers: int = 0,
         description: Mapping[str, Any] | None = None,
         console: Console | None = None,
     ) -> None:
@@ -176,6 +181,7 @@ class Trainer:
         self.data = held
         length = len(held)
         self.transform, self.accumulation, self.title = transform, accumulation, title
+        self.collate, self.workers = collate, workers
         self.console = console or Console(stderr=True)
         if length < config.batch_size:
             raise DataError(
@@ -289,8 +295,8 @@ class Trainer:
         """Yield a process's share of every batch from an update on."""
         config = self.config
         order = _Order(len(self.data), config.batch_size, config.seed, start * config.accumulate, rank, processes)
-        collate = _as_is if isinstance(self.data, _Tensors) else default_collate
-        loader: Iterable[Any] = DataLoader(self.data, batch_sampler=order, collate_fn=collate)
+        collate = self.collate or (_as_is if isinstance(self.data, _Tensors) else default_collate)
+        loader: Iterable[Any] = DataLoader(self.data, batch_sampler=order, collate_fn=collate, num_workers=self.workers)
         for number, batch in enumerate(loader, start * config.accumulate):
             if self.transform is not None:
                 generator = torch.Generator().manual_seed(_seed(config.seed, "transform", number, rank))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from .encoder import TABLE_4_3, TABLE_C_3
 from .mobilenet import BEST_RETRAINED, SUB_MODELS, THRESHOLD
+from .node_control import NODE_CONTROL
 from .order_dependency import ORDER_DEPENDENCY
 from .running import Conditions, Experiment, Job, Outcome, Scale, main_job, markdown, run
+from .symbolic import SYMBOLIC
 from .widths import ACCUMULATION, TABLE_4_2, TIME_PER_EPOCH
 
 __all__ = ["EXPERIMENTS", "Conditions", "Experiment", "Job", "Outcome", "Scale", "main_job", "markdown", "run"]
@@ -22,5 +24,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         TABLE_4_3,
         TABLE_C_3,
         ORDER_DEPENDENCY,
+        NODE_CONTROL,
+        SYMBOLIC,
     )
 }

@@ -1,0 +1,226 @@
+"""What was found for a table of points, as a file: the formulas, the points, and how the search went."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from ._version import __version__
+from .checkpoint import write_bytes
+from .errors import ConfigError, DataError
+from .symbolic import Formula, readable_names
+from .symbolic.expressions import FUNCTIONS, parse, to_text
+
+__all__ = ["FormulaRecord", "SearchFacts", "error_text", "mathml_of", "python_of", "r2_text"]
+
+FORMAT = 1
+MOST_POINTS = 2000
+_PLAIN_NAME = re.compile(r"[^\W\d_]+(?:_?\d+)?", re.ASCII)  # that sympy prints well, such as theta_1
+
+
+@final
+@dataclass(frozen=True)
+class SearchFacts:
+    """How a search went.
+
+    Attributes:
+        seconds: That it took.
+        written: Texts that the model wrote; 0 where y is constant, and nothing was written.
+        invalid: How many of them were no skeleton.
+        distinct: Skeletons among them.
+        familiar: Whether the data are like those that the model learned from.
+        finished: Whether it was not stopped by the time limit.
+        seed: Of all that was drawn.
+        model: The model's file; the one that comes with the package where None.
+        warnings: What the user was told.
+    """
+
+    seconds: float
+    written: int
+    invalid: int
+    distinct: int
+    familiar: bool
+    finished: bool
+    seed: int
+    model: str | None
+    warnings: tuple[str, ...]
+
+    @property
+    def invalid_share(self) -> float:
+        """Share of the texts that were no skeleton, in [0, 1]."""
+        return self.invalid / self.written if self.written else 0.0
+
+
+@final
+@dataclass(frozen=True)
+class FormulaRecord:
+    """What was found.
+
+    Attributes:
+        source: Where the points are from.
+        target: Name of what the formula gives.
+        columns: Names of what it may depend on, in the order of the formulas' `names`, as they stand in the source.
+        best: The formula.
+        candidates: Formulas of which none has another one that is both shorter and closer, the shortest first.
+        x: Points, at most 2,000 of them. Shape (N, D).
+        y: Their values. Shape (N,).
+        total: Points that the formulas were fitted to.
+        facts: How the search went.
+    """
+
+    source: str
+    target: str
+    columns: tuple[str, ...]
+    best: Formula
+    candidates: tuple[Formula, ...]
+    x: Any
+    y: Any
+    total: int
+    facts: SearchFacts
+
+    @property
+    def r2(self) -> float:
+        """Share of the variance of y that the formula explains."""
+        return 1 - self.best.error
+
+    def sampled(self) -> FormulaRecord:
+        """Return the record with at most 2,000 of its points, drawn with a fixed seed."""
+        if len(self.y) <= MOST_POINTS:
+            return self
+        kept = np.sort(np.random.default_rng(0).permutation(len(self.y))[:MOST_POINTS])
+        return FormulaRecord(**{**vars(self), "x": self.x[kept], "y": self.y[kept]})
+
+    def to_json(self, path: str | Path) -> None:
+        """Write it.
+
+        Raises:
+            CheckpointError: If the file cannot be written.
+        """
+        held = {
+            "format": FORMAT,
+            "sortednet": __version__,
+            "source": self.source,
+            "target": self.target,
+            "columns": list(self.columns),
+            "names": list(self.best.names),
+            "formula": self._described(self.best),
+            "r2": _finite(self.r2),
+            "candidates": [self._described(one) for one in self.candidates],
+            "points": {"total": self.total, "x": self.x.tolist(), "y": self.y.tolist()},
+            "facts": {**asdict(self.facts), "invalid_share": self.facts.invalid_share},
+        }
+        write_bytes(Path(path), json.dumps(held, ensure_ascii=False, indent=1, allow_nan=False).encode())
+
+    @staticmethod
+    def _described(formula: Formula) -> dict[str, Any]:
+        return {
+            "text": str(formula),
+            "plain": to_text(formula.terms),
+            "latex": formula.latex(),
+            "mathml": mathml_of(formula),
+            "complexity": formula.complexity,
+            "error": _finite(formula.error),
+        }
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> FormulaRecord:
+        """Read it.
+
+        Raises:
+            ConfigError: If there is no such file, or it is damaged or of another version.
+        """
+        if not Path(path).is_file():
+            raise ConfigError(
+                f"There is no {Path(path).name} in {Path(path).parent}. Give the folder that 'sortednet symbolic fit' "
+                "wrote to."
+            )
+        try:
+            held = json.loads(Path(path).read_text(encoding="utf-8"))
+            found = held["format"]
+            return _read(held) if found == FORMAT else _refuse(path, found)
+        except ConfigError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, DataError) as error:
+            raise ConfigError(
+                f"{path} is damaged ({type(error).__name__}: {error}). Write it again: sortednet symbolic fit."
+            ) from None
+
+
+def _refuse(path: str | Path, found: Any) -> FormulaRecord:
+    raise ConfigError(
+        f"{path} is of format {found}, and this version of sortednet reads {FORMAT}. Write it again: sortednet "
+        "symbolic fit."
+    )
+
+
+def _read(held: Mapping[str, Any]) -> FormulaRecord:
+    columns, names = tuple(map(str, held["columns"])), tuple(map(str, held["names"]))
+    x, y = np.array(held["points"]["x"], float), np.array(held["points"]["y"], float)
+    if x.shape != (len(y), len(columns)) or len(names) != len(columns) or not len(y):
+        raise ValueError(f"points of shape {x.shape}, {len(y)} values, {len(columns)} columns, {len(names)} names")
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError("a point is no finite number")
+
+    def formula_of(one: Mapping[str, Any]) -> Formula:
+        error = math.inf if one["error"] is None else float(one["error"])
+        # The text without names: what is read is printed as it was, and needs no evaluation as code.
+        return Formula.of(parse(one["plain"]), names, error)
+
+    facts = {name: value for name, value in held["facts"].items() if name != "invalid_share"}
+    facts["warnings"] = tuple(map(str, facts["warnings"]))
+    return FormulaRecord(
+        str(held["source"]), str(held["target"]), columns, formula_of(held["formula"]),
+        tuple(map(formula_of, held["candidates"])), x, y, int(held["points"]["total"]), SearchFacts(**facts),
+    )  # fmt: skip
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def mathml_of(formula: Formula) -> str:
+    """Return a formula in presentation MathML, its names as they are written, but `theta_1` as θ with an index."""
+    from sympy import Symbol
+    from sympy.printing.mathml import mathml
+
+    # Where sympy would read an index or a power into a name, a letter of private use stands for it.
+    kept = {chr(0xE000 + place): name for place, name in enumerate(formula.names) if not _PLAIN_NAME.fullmatch(name)}
+    expression = formula.sympy().xreplace({Symbol(name): Symbol(letter) for letter, name in kept.items()})
+    dot = any(len(name.rstrip("0123456789")) > 1 for name in formula.variables())  # `speed time` reads like one name
+    text: str = mathml(expression, printer="presentation", mul_symbol="dot" if dot else None)
+    for letter, name in {**kept, "&InvisibleTimes;": "\u2062", "&ExponentialE;": "e"}.items():
+        text = text.replace(letter, name)
+    return f'<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">{text}</math>'
+
+
+def error_text(error: float) -> str:
+    """Print an error, a share of the variance."""
+    return "exact" if error < 1e-12 else f"{error:.2e}" if math.isfinite(error) else "no value"
+
+
+def python_of(record: FormulaRecord) -> str:
+    """Return the formula as a function of numpy arrays, in Python."""
+    text = str(record.best)
+    used = [name for name in FUNCTIONS if re.search(rf"\b{name}\(", text)]
+    imports = ", ".join("arcsin as asin" if name == "asin" else name for name in used)
+    name = readable_names([record.target], 1)[0]
+    lines = [f"from numpy import {imports}\n\n"] if used else []
+    return "\n".join([*lines, f"def {name}({', '.join(record.best.names)}):", f"    return {text}"])
+
+
+def r2_text(record: FormulaRecord) -> str:
+    """Print R2, never rounded up to 1."""
+    r2 = record.r2
+    if not math.isfinite(r2):
+        return "none"
+    if record.best.error < 1e-12:
+        return "1"
+    digits = max(4, math.ceil(-math.log10(record.best.error)) + 1)
+    return f"{math.floor(r2 * 10**digits) / 10**digits:.{digits}f}"

@@ -1,0 +1,299 @@
+"""Symbolic regression with the interface of scikit-learn."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.ensemble import ExtraTreesRegressor
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from ..errors import ConfigError, DataError
+from .expressions import NoFormulaError, Sum, evaluate, freeze, number
+from .files import Pretrained, load_model, shipped
+from .fit import Search, SearchConfig, search
+from .formula import Formula, readable_names, tidy
+from .scaling import standardise
+
+__all__ = ["SymbolicGPTRegressor", "UnfamiliarDataWarning"]
+
+Columns = Literal["select", "all"]
+_SHOWN = 12  # formulas of the front
+_SMALLEST, _LARGEST = 1e-30, 1e30  # of numbers; a column that is 0 throughout is none
+
+
+class UnfamiliarDataWarning(UserWarning):
+    """The data are unlike those that the model learned from, so that it may have no good formula for them."""
+
+
+class SymbolicGPTRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Finds a readable formula for a table of numbers, by a language model that reads the points.
+
+    A pretrained model comes with the package, so that `fit` works at once and without a network.
+
+    Args:
+        model: A file that `sortednet symbolic train` wrote, or what `load_model` returned; the model that comes with
+            the package where None.
+        candidates: Skeletons that the model writes, at least 1. More take longer and find more.
+        top_k: Tokens that are drawn among, at least 1.
+        temperature: Of the draws, above 0.
+        beams: Skeletons of a beam search beside the drawn ones, at least 0.
+        parsimony: What a node of a formula costs, in units of the logarithm of its likelihood, at least 0. More give
+            shorter formulas.
+        time_limit_s: Seconds after which no new work is begun, above 0; none where None.
+        columns: What happens where X has more columns than the model was trained for: `select` keeps those that
+            matter most to an ensemble of trees, and warns; `all` is an error.
+        random_state: Seed of all that is drawn; the same seed gives the same formula.
+
+    Attributes:
+        formula_: The formula, a callable of numpy arrays and of tensors.
+        expression_: Its text, with the names of the columns, which Python and sympy read.
+        sympy_: As an expression of sympy.
+        latex_: In LaTeX.
+        candidates_: Formulas of which none has another one that is both shorter and closer, the shortest first.
+        search_: What was found in detail: what the model wrote, seconds, whether time was up.
+        familiar_: Whether the data are like those that the model learned from.
+        columns_: Numbers of the columns that the model saw.
+        n_features_in_: Columns of X.
+        feature_names_in_: Their names, if X has names.
+
+    Raises:
+        ConfigError: By `fit`, if an argument is out of its range.
+        DataError: By `fit`, if there are too many columns and `columns="all"`.
+        ValueError: By `fit` and `predict`, if X or y are no finite numbers or have wrong shapes.
+
+    Source:
+        Valipour et al. (2021), arXiv:2106.14131. Ours keeps signs, scales the data, fits constants from many starts,
+        puts terms together anew, and ranks by error and length on the training points.
+
+    Example:
+        >>> from sortednet.symbolic import SymbolicGPTRegressor
+        >>> X = np.linspace(-2, 2, 40).reshape(-1, 1)
+        >>> regressor = SymbolicGPTRegressor(random_state=0).fit(X, 3 * X[:, 0] ** 2 - 1)
+        >>> regressor.expression_
+        '3*x1**2-1'
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Pretrained | None = None,
+        *,
+        candidates: int = 64,
+        top_k: int = 40,
+        temperature: float = 1.0,
+        beams: int = 0,
+        parsimony: float = 2.0,
+        time_limit_s: float | None = None,
+        columns: Columns = "select",
+        random_state: int | None = None,
+    ) -> None:
+        self.model = model
+        self.candidates = candidates
+        self.top_k = top_k
+        self.temperature = temperature
+        self.beams = beams
+        self.parsimony = parsimony
+        self.time_limit_s = time_limit_s
+        self.columns = columns
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, sample_weight: Any | None = None) -> SymbolicGPTRegressor:  # noqa: N803
+        """Find a formula.
+
+        Args:
+            X: Numbers, a column for each variable. Shape (N, D), N at least 2.
+            y: Their values. Shape (N,).
+            sample_weight: Of the points, at least 0; equal where left out. Shape (N,).
+
+        Returns:
+            The estimator itself.
+        """
+        x, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
+        y = y.astype(np.float64)
+        weights = np.ones(len(y))
+        if sample_weight is not None:
+            weights = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
+            if not weights.any():
+                raise ValueError("sample_weight is 0 for every point. Give at least two points a weight above 0.")
+        if self.columns not in get_args(Columns):
+            raise ConfigError(f"columns={self.columns!r} is unknown. Choose one of {', '.join(get_args(Columns))}.")
+        config = SearchConfig(
+            candidates=self.candidates, top_k=self.top_k, temperature=self.temperature, beams=self.beams,
+            parsimony=self.parsimony, time_limit_s=self.time_limit_s,
+        )  # fmt: skip
+        seed = int(check_random_state(self.random_state).randint(2**31))
+        x, y, weights = _merged(x, y, weights)
+        _check_sizes(x, "X")
+        _check_sizes(y, "y")
+        pretrained = _opened(self.model)
+        self.columns_ = self._select(x, y, weights, pretrained.model.config.variables, seed)
+        names = readable_names(getattr(self, "feature_names_in_", None), x.shape[1])
+        used = [names[place] for place in self.columns_]
+        self.search_: Search | None = None
+        self.familiar_ = True
+        if np.ptp(y) <= 1e-14 * np.abs(y).max(initial=0.0):
+            self.candidates_ = [Formula.of(number(float(y[0])), used, 0.0)]
+            self.formula_ = self.candidates_[0]
+            return self
+        x = x[:, self.columns_]
+        self.familiar_ = self._is_familiar(pretrained, x, y)
+        self.search_ = search(pretrained.model, x, y, config, seed=seed, weights=weights)
+        self.formula_, self.candidates_ = _presented(self.search_, x, y, weights, used)
+        return self
+
+    def predict(self, X: Any) -> Any:  # noqa: N803
+        """Return the formula's values.
+
+        Args:
+            X: Shape (N, D).
+
+        Returns:
+            Shape (N,); nan, with a warning, where the formula has no value, such as the root of a negative number.
+        """
+        check_is_fitted(self, "formula_")
+        x = validate_data(self, X, dtype=np.float64, reset=False)
+        values = self.formula_(x[:, self.columns_])
+        missing = int((~np.isfinite(values)).sum())
+        if missing:
+            warnings.warn(
+                f"{self.expression_} has no finite value at {missing} of {len(values)} points.",
+                UserWarning,
+                stacklevel=2,
+            )
+            values = np.where(np.isfinite(values), values, np.nan)
+        return values
+
+    @property
+    def expression_(self) -> str:
+        """The formula as text."""
+        check_is_fitted(self, "formula_")
+        return str(self.formula_)
+
+    @property
+    def sympy_(self) -> Any:
+        """The formula as an expression of sympy."""
+        check_is_fitted(self, "formula_")
+        return self.formula_.sympy()
+
+    @property
+    def latex_(self) -> str:
+        """The formula in LaTeX."""
+        check_is_fitted(self, "formula_")
+        return self.formula_.latex()
+
+    def _select(self, x: Any, y: Any, weights: Any, most: int, seed: int) -> Any:
+        """Return the numbers of the columns that the model sees."""
+        if x.shape[1] <= most:
+            return np.arange(x.shape[1])
+        remedy = "Give fewer columns, or train a model for more variables (sortednet symbolic train)."
+        if self.columns == "all":
+            raise DataError(f"X has {x.shape[1]} columns, and the model was trained for up to {most}. {remedy}")
+        trees = ExtraTreesRegressor(50, random_state=seed).fit(x, y, sample_weight=weights)
+        chosen = np.sort(np.argsort(-trees.feature_importances_, kind="stable")[:most])
+        warnings.warn(
+            f"X has {x.shape[1]} columns, and the model was trained for up to {most}. Only columns {chosen.tolist()} "
+            f"are used, which matter most to an ensemble of trees. {remedy}",
+            UserWarning,
+            stacklevel=3,
+        )
+        return chosen
+
+    def _is_familiar(self, pretrained: Pretrained, x: Any, y: Any) -> bool:
+        """Return whether the model learned from such data, and warn if not."""
+        fewest = min(low for low, _ in pretrained.generator.points)
+        why = None
+        if len(y) < fewest:
+            why = f"There are {len(y)} points, and the model was trained on at least {fewest}"
+        else:
+            scaled_x, scaled_y, *_ = standardise(x, y)
+            shown = np.random.default_rng(0).permutation(len(y))[: SearchConfig().shown]
+            points = torch.zeros(1, len(shown), pretrained.model.config.variables + 1)
+            points[0, :, : x.shape[1]] = torch.from_numpy(scaled_x[shown])
+            points[0, :, -1] = torch.from_numpy(scaled_y[shown])
+            with torch.no_grad():
+                embedded = pretrained.model.data(points, torch.ones(1, len(shown)))
+            if not pretrained.familiarity.is_familiar(embedded):
+                why = (
+                    "The data are unlike those that the model learned from (noise, steps, or another kind of function)"
+                )
+        if why is not None:
+            warnings.warn(
+                f"{why}: the formula may be poor. Compare its error (candidates_), give more points, or train a model "
+                "on such data (sortednet symbolic train).",
+                UnfamiliarDataWarning,
+                stacklevel=3,
+            )
+        return why is None
+
+
+def _merged(x: Any, y: Any, weights: Any) -> tuple[Any, Any, Any]:
+    """Join equal points and leave out those without weight, so that weights do what repeating points does."""
+    rows, places = np.unique(np.column_stack([x, y])[weights > 0], axis=0, return_inverse=True)
+    return rows[:, :-1], rows[:, -1], np.bincount(places.ravel(), weights[weights > 0])
+
+
+def _check_sizes(values: Any, name: str) -> None:
+    """Refuse numbers whose powers are beyond what floats hold.
+
+    Raises:
+        DataError: If the largest number of a column is.
+    """
+    for largest in np.atleast_1d(np.abs(values).max(0)):
+        if largest and not _SMALLEST <= largest <= _LARGEST:
+            raise DataError(
+                f"The largest number of {name} is {largest:g}, and formulas are looked for between {_SMALLEST:g} and "
+                f"{_LARGEST:g}. Choose other units."
+            )
+
+
+@cache
+def _file(path: str, changed: float) -> Pretrained:
+    return load_model(path)
+
+
+@cache
+def _shipped() -> Pretrained:
+    return shipped()
+
+
+def _opened(model: str | Path | Pretrained | None) -> Pretrained:
+    if model is None:
+        return _shipped()
+    if isinstance(model, Pretrained):
+        return model
+    if not isinstance(model, (str, Path)):
+        raise ConfigError(f"model={model!r} is no model. Give a file, what load_model returned, or None.")
+    path = Path(model)
+    return _file(str(path), path.stat().st_mtime if path.is_file() else 0.0)
+
+
+def _presented(found: Search, x: Any, y: Any, weights: Any, names: Sequence[str]) -> tuple[Formula, list[Formula]]:
+    """Return the best formula, and those that none is both shorter and closer than, in the data's own units."""
+    columns = list(x.T)
+    share = weights / weights.sum()
+    variance = found.scaling.spread**2
+
+    def error_of(terms: Sum) -> float:
+        with np.errstate(all="ignore"):
+            error = float((share * (evaluate(terms, columns) - y) ** 2).sum() / variance)
+        return error if np.isfinite(error) else np.inf
+
+    ranked: list[Formula] = []
+    for candidate in found.candidates[:_SHOWN]:
+        with suppress(NoFormulaError):  # a constant beyond what floats hold
+            poly = tidy(found.scaling.back(candidate.formula), error_of)
+            ranked.append(Formula.of(poly, names, error_of(freeze(poly))))
+    ranked = ranked or [Formula.of(number(found.scaling.mean), names, 1.0)]
+    front: list[Formula] = []
+    for one in sorted(ranked, key=lambda one: (one.complexity, one.error)):
+        if not front or one.error < front[-1].error:
+            front.append(one)
+    return ranked[0], front

@@ -1,0 +1,231 @@
+"""What `sortednet symbolic train | fit | report` do."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from . import config_file
+from .errors import ConfigError
+from .points_file import PointsFile, read_points
+
+if TYPE_CHECKING:
+    from .formula_record import FormulaRecord
+
+__all__ = ["FitConfig", "fit", "report", "train"]
+
+RECORD, PAGE, PICTURE = "fit.json", "report.html", "report.png"
+_EXAMPLE = "configs/symbolic.yaml"
+_POOR = 0.9  # R2 below which the user is told
+_MOST_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How a formula is looked for.
+
+    Args:
+        target: Column that the formula gives; the last one where left out.
+        model: Model file; the one that comes with the package where left out.
+        candidates: Skeletons that the model writes; more take longer and find more.
+        beams: Skeletons of a beam search beside them.
+        seed: Of all that is drawn; the same seed gives the same formula.
+        time_limit_s: Seconds after which no new work is begun; none where left out.
+        parsimony: What a node of a formula costs; more give shorter formulas.
+        output: Folder for fit.json.
+    """
+
+    target: str | None = None
+    model: str | None = None
+    candidates: int = 64
+    beams: int = 0
+    seed: int = 0
+    time_limit_s: float | None = None
+    parsimony: float = 2.0
+    output: str = "runs/symbolic_fit"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed <= _MOST_SEED:
+            raise ConfigError(f"seed={self.seed} must be from 0 to {_MOST_SEED}.")
+        if not self.output:
+            raise ConfigError("output is empty. Give a folder, such as --output runs/mine.")
+
+
+def train(path: str, changes: Sequence[str], output: str | None, resume: bool, console: Console) -> None:
+    """Train a model that writes formulas.
+
+    Args:
+        path: The YAML file.
+        changes: Values to change, such as `training.updates=100`.
+        output: The run's folder, instead of the file's.
+        resume: Whether to go on from the last checkpoint in the folder.
+        console: Where progress is shown.
+    """
+    keys = config_file.read_keys(path, _EXAMPLE)
+    if keys & {"space", "pretrained"}:
+        raise ConfigError(f"{path} is for another command. Use it so: sortednet train {path}")
+    with _Needed():
+        from . import symbolic_job
+    config = config_file.read(path, symbolic_job.SymbolicConfig, changes)
+    config = replace(config, output=config.output if output is None else output)
+    if not config.output:
+        raise ConfigError("output is empty. Give the run's folder, such as --output runs/mine.")
+    net = symbolic_job.train(config, resume=resume, console=console)
+    file = Path(config.output) / symbolic_job.FILE
+    console.print(f"Trained a model of {len(net.space)} depths: {file}", markup=False)
+    console.print(f"Use it: sortednet symbolic fit POINTS.csv --model {file}", markup=False)
+
+
+def fit(path: str, columns: Sequence[str] | None, config: FitConfig, console: Console) -> None:
+    """Find a formula for the points of a file, print it, and write `fit.json`.
+
+    Args:
+        path: The file, see `points_file.read_points`.
+        columns: What the formula may depend on; all columns but the target where left out.
+        config: How to look.
+        console: Where notes are shown; the formulas go to the standard output.
+    """
+    points = read_points(path, config.target, columns)
+    record = _found(path, points, config)
+    _print(record)
+    for one in record.facts.warnings:
+        console.print("[bold yellow]warning:[/]", end=" ")
+        console.print(one, markup=False)
+    record.to_json(Path(config.output) / RECORD)
+    console.print(
+        f"Wrote {Path(config.output) / RECORD}. See it as a page: sortednet symbolic report {config.output}",
+        markup=False,
+    )
+
+
+def report(folder: str, title: str | None, console: Console) -> None:
+    """Write `report.html` and `report.png` beside a `fit.json`.
+
+    Args:
+        folder: What `fit` wrote to.
+        title: Heading of the page.
+        console: Where it is told.
+    """
+    with _Needed():
+        from .formula_record import FormulaRecord
+        from .symbolic_report import write_formula_page, write_formula_picture
+    record = FormulaRecord.from_json(Path(folder) / RECORD)
+    write_formula_page(Path(folder) / PAGE, record, title=title)
+    write_formula_picture(Path(folder) / PICTURE, record)
+    console.print(f"Wrote {Path(folder) / PAGE} and {PICTURE}; open the page in a browser.", markup=False)
+
+
+class _Needed:
+    """Says how to install what formulas need, where it is missing."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, ImportError) and not (error.name or "").startswith("sortednet"):
+            raise ImportError(
+                f"Formulas need {error.name or 'a package'}, which cannot be imported ({error}). Install it: "
+                "pip install 'sortednet[cli,symbolic]'."
+            ) from None
+
+
+def _found(path: str, points: PointsFile, config: FitConfig) -> FormulaRecord:
+    with _Needed():
+        from .formula_record import FormulaRecord, SearchFacts
+        from .symbolic import Formula, SymbolicGPTRegressor, readable_names
+    regressor = SymbolicGPTRegressor(
+        config.model, candidates=config.candidates, beams=config.beams, parsimony=config.parsimony,
+        time_limit_s=config.time_limit_s, random_state=config.seed,
+    )  # fmt: skip
+    began = time.monotonic()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        regressor.fit(points.x, points.y)
+    seconds = time.monotonic() - began
+    used = [points.columns[place] for place in regressor.columns_]
+    told = [" ".join(str(one.message).split()) for one in caught]
+    if len(used) < len(points.columns):
+        told = [one for one in told if not one.startswith("X has ")]
+        told.insert(0, _left_out(points, used))
+    found = regressor.search_
+    names = readable_names(points.columns, len(points.columns))
+    names = [names[place] for place in regressor.columns_]
+
+    def named(formula: Formula) -> Formula:
+        return replace(formula, names=tuple(names))
+
+    best = named(regressor.formula_)
+    told += _notes(points, best, found, config)
+    proposals = None if found is None else found.proposals
+    facts = SearchFacts(
+        seconds=seconds,
+        written=proposals.written if proposals else 0,
+        invalid=proposals.invalid if proposals else 0,
+        distinct=len(proposals.skeletons) if proposals else 0,
+        familiar=regressor.familiar_,
+        finished=found is None or found.finished,
+        seed=config.seed,
+        model=config.model,
+        warnings=tuple(dict.fromkeys(told)),
+    )
+    return FormulaRecord(
+        Path(path).name, points.target, tuple(used), best, tuple(map(named, regressor.candidates_)),
+        points.x[:, regressor.columns_], points.y, len(points.y), facts,
+    ).sampled()  # fmt: skip
+
+
+def _left_out(points: PointsFile, used: Sequence[str]) -> str:
+    return (
+        f"There are {len(points.columns)} columns beside {points.target}, and the model was trained for up to "
+        f"{len(used)}. Only {', '.join(used)} are used, which matter most to an ensemble of trees. Choose others by "
+        "--columns, or train a model for more variables (sortednet symbolic train)."
+    )
+
+
+def _notes(points: PointsFile, best: Any, found: Any, config: FitConfig) -> list[str]:
+    """Say what is to be known of a formula that the estimator does not warn of."""
+    if found is None:
+        return [f"Column {points.target} is constant: so is the formula, and the model wrote nothing."]
+    notes = []
+    if not found.finished:
+        notes.append(
+            f"Time was up after {config.time_limit_s:g} s, before all was tried. Give a larger --time_limit_s to look "
+            "further."
+        )
+    if not 1 - best.error >= _POOR:
+        notes.append(
+            f"The formula leaves {min(best.error, 1):.0%} of the variance of {points.target} unexplained. Try more "
+            "--candidates or another --seed; noise cannot be explained."
+        )
+    return notes
+
+
+def _print(record: FormulaRecord) -> None:
+    """Print the formula and those beside it."""
+    from .formula_record import error_text, r2_text
+
+    out = Console(soft_wrap=True, highlight=False)
+    out.print(f"{record.target} = {record.best}", markup=False, style="bold")
+    points = f"{record.total:,} points" + (f", {len(record.y):,} of them kept" if len(record.y) < record.total else "")
+    out.print(
+        f"R2 {r2_text(record)} on the {points}; {record.facts.seconds:.1f} s; {record.facts.written} skeletons written, "
+        f"{record.facts.invalid_share:.0%} invalid",
+        markup=False,
+    )
+    shown = RichTable(title="Formulas that no shorter one is as close as (* chosen):", title_justify="left")
+    shown.add_column("")
+    shown.add_column("complexity", justify="right")
+    shown.add_column("error", justify="right")
+    shown.add_column("formula", overflow="fold")
+    for one in record.candidates:
+        mark = "*" if str(one) == str(record.best) else ""
+        shown.add_row(mark, str(one.complexity), error_text(one.error), Text(str(one)))
+    Console(width=max(out.width, 80)).print(shown)
