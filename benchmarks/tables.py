@@ -14,6 +14,7 @@ BEGIN, END = "<!-- results: made by benchmarks/tables.py -->", "<!-- end of resu
 BEGIN_RANKS, END_RANKS = "<!-- dylora: made by benchmarks/tables.py -->", "<!-- end of dylora -->"
 BEGIN_RECIPES, END_RECIPES = "<!-- recipes: made by benchmarks/tables.py -->", "<!-- end of recipes -->"
 BEGIN_SPEED, END_SPEED = "<!-- speed: made by benchmarks/tables.py -->", "<!-- end of speed -->"
+BEGIN_SYMBOLIC, END_SYMBOLIC = "<!-- symbolic: made by benchmarks/tables.py -->", "<!-- end of symbolic -->"
 
 
 def results() -> dict[str, Any]:
@@ -262,6 +263,84 @@ def recipe_summary(found: dict[str, Any]) -> str:
     return textwrap.fill(text, 119, break_long_words=False, break_on_hyphens=False)
 
 
+def symbolic(found: dict[str, Any]) -> str:
+    about, m = found["symbolic"]["context"], found["symbolic"]["metrics"]
+    columns, rows = about["table"]["columns"], about["table"]["rows"]
+    lines = [f"| {' | '.join(columns)} |", f"| --- | ---{' | ---:' * (len(columns) - 2)} |"]
+    lines += [f"| {' | '.join(map(cell, row))} |" for row in rows]
+    parts = [
+        f"A model of {about['parameters'] / 1e6:.2f} M parameters. {about['notes']}",
+        "\n".join(lines),
+        "![Cumulative curves of the error](symbolic.png)",
+        "![Data against formulas](symbolic-formulas.png)",
+    ]
+    if "hybrid" in m:
+        parts.append(
+            f"Started from our formulas, pyoperon solves {m['hybrid_gained']:.0f} problems that it does not solve in "
+            f"the same time from a cold start, and loses {m['hybrid_lost']:.0f}."
+        )
+    parts.append(f"The generator draws {m['examples_per_second']:,.0f} training examples a second with two workers.")
+    for title, key in (("Depths of one sorted model", "depths"), ("Node control", "conditional")):
+        if about[key]:
+            parts += [f"### {title}", _by_part(about[key])]
+    if "conditional_gain" in m:
+        sd = f" (sd {m['conditional_gain_sd']:.1f})" if "conditional_gain_sd" in m else ""
+        parts.append(f"Node control minus the summed condition: {m['conditional_gain']:.1f} points{sd}.")
+    parts += ["### What ours does not solve", _failures(about["failures"])]
+    return "\n\n".join(parts)
+
+
+def _by_part(found: dict[str, Any]) -> str:
+    lines = [
+        "| model | layers | solved in the outer range, % | inside, % | invalid texts, % | seconds | of these writing |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, one in found.items():
+        label = name.split("-", 1)[1].replace("-", " ")
+        cells = [
+            label,
+            str(one["layers"]),
+            f"{100 * one['share']:.1f} ± {100 * one['sd']:.1f}",
+            f"{100 * one['inside']:.1f}",
+            f"{100 * one['invalid']:.1f}",
+            f"{one['seconds']:.2f}",
+            f"{one['writing_seconds']:.2f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    problems = next(iter(found.values()))["problems"]
+    return f"{problems} drawn problems of 1, 2 and 3 variables, R2 > 0.999.\n\n" + "\n".join(lines)
+
+
+def _failures(found: dict[str, Any]) -> str:
+    lines = ["| set | problem | what ours found | R2 | solved by |", "| --- | --- | --- | ---: | --- |"]
+    for name, rows in found.items():
+        for row in rows:
+            r2 = "" if row["r2"] is None else f"{row['r2']:.4f}" if row["r2"] > -10 else "below -10"
+            truth, own = (
+                textwrap.shorten(row[key].replace("+", " + "), 70, placeholder=" ...") for key in ("truth", "found")
+            )
+            solved = ", ".join(row["solved_by"])
+            lines.append(f"| {name} {row['name']} | `{truth}` | `{own}` | {r2} | {solved} |")
+    return "R2 > 0.999, in the outer range for drawn problems (the first of each set).\n\n" + "\n".join(lines)
+
+
+def symbolic_summary(found: dict[str, Any]) -> str:
+    m = found["symbolic"]["metrics"]
+    text = (
+        f"On drawn problems of one variable with skeletons it was not trained on, it has R2 > 0.999 on "
+        f"{m['generated_1_ours_inside_0.999']:.0f} % inside of the training range (gplearn "
+        f"{m['generated_1_gplearn_inside_0.999']:.0f} %, pyoperon {m['generated_1_pyoperon_inside_0.999']:.0f} %) and "
+        f"on {m['generated_1_ours_outside_0.999']:.0f} % outside of it ({m['generated_1_gplearn_outside_0.999']:.0f} %, "
+        f"{m['generated_1_pyoperon_outside_0.999']:.0f} %), in {m['seconds_per_problem']:.1f} s of one core a problem "
+        f"({m['speed_over_gplearn']:.1f} times as fast as gplearn). On Nguyen's problems {m['nguyen']:.0f} % of runs have "
+        f"R2 > 0.999 (gplearn {m['nguyen_gplearn']:.0f} %, pyoperon {m['nguyen_pyoperon']:.0f} %), and on AI Feynman's "
+        f"with up to three variables {m['feynman3']:.0f} % R2 > 0.99 ({m['feynman3_gplearn']:.0f} %, "
+        f"{m['feynman3_pyoperon']:.0f} %). pyoperon started from its formulas gains {m['hybrid_gained']:.0f} problems and "
+        f"loses {m['hybrid_lost']:.0f} against as long a cold start ([results](docs/results.md))."
+    )
+    return textwrap.fill(text, 119, break_long_words=False, break_on_hyphens=False)
+
+
 def cell(value: Any) -> str:
     if isinstance(value, list):
         return f"{value[0]:.1f} ({value[1]:.1f})"
@@ -291,6 +370,8 @@ def main() -> None:
         page += ["", "## An adapter for every rank", "", ranks(found)]
     if "recipes" in found:
         page += ["", "## The papers' experiments", "", papers(found)]
+    if "symbolic" in found:
+        page += ["", "## Symbolic regression", "", symbolic(found)]
     (ROOT / "docs" / "results.md").write_text("\n".join(page) + "\n")
     readme = (ROOT / "README.md").read_text()
     parts = [(BEGIN, END, table), (BEGIN_SPEED, END_SPEED, speed)]
@@ -298,6 +379,8 @@ def main() -> None:
         parts.append((BEGIN_RANKS, END_RANKS, rank_summary))
     if "recipes" in found:
         parts.append((BEGIN_RECIPES, END_RECIPES, recipe_summary))
+    if "symbolic" in found and BEGIN_SYMBOLIC in readme:
+        parts.append((BEGIN_SYMBOLIC, END_SYMBOLIC, symbolic_summary))
     for begin, end, made in parts:
         before, after = readme.split(begin)[0], readme.split(end)[1]
         readme = f"{before}{begin}\n{made(found)}\n{end}{after}"

@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _trains(parsed: Namespace) -> bool:
-    return parsed.command == "train" or (parsed.command == "symbolic" and parsed.symbolic.command == "train")
+    return "train" in (parsed.command, parsed.symbolic.command if parsed.command == "symbolic" else None)
 
 
 def _parser() -> ArgumentParser:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from .plots import ACCENT, INK, LINE, MUTED, blank, optional, plotly, plotly_source, span, ticks_of
 from .similarity import Similarity
 from .space import Setting
 from .table import Row, Table, readable
@@ -40,7 +40,6 @@ __all__ = [
 Grid = list[list[Row | None]]
 Curve = Sequence[tuple[int, float]]
 
-ACCENT, INK, MUTED, LINE = "#0b62a8", "#1f2933", "#9aa8b8", "#e4e8ee"
 _SCALE = "Viridis"
 COSTS = {
     "params": "parameters",
@@ -50,31 +49,6 @@ COSTS = {
 }
 HEADS = {"params": "Parameters", "flops": "FLOPs", "latency_ms": "Latency", "memory_bytes": "Memory"}
 _CURVE_POINTS = 200
-
-
-def _plotly(module: str) -> Any:
-    return optional(f"plotly.{module}")
-
-
-def plotly_source() -> str:
-    """Return plotly's script, to be put into a page."""
-    source: str = _plotly("offline").get_plotlyjs()
-    return source
-
-
-def optional(module: str) -> Any:
-    """Import a module of the extra `report`.
-
-    Raises:
-        ImportError: If its package is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        name = module.partition(".")[0]
-        raise ImportError(
-            f"A report needs {name}, which cannot be imported ({error}). Install it: pip install 'sortednet[report]'."
-        ) from error
 
 
 def axes_of(table: Table) -> tuple[str, str, list[str]]:
@@ -117,28 +91,9 @@ def _hover(table: Table, row: Row | None, label: str = "") -> str:
     return "<br>".join(lines)
 
 
-def _figure(data: Iterable[Any], height: int, **layout: Any) -> Any:
-    axis = {"gridcolor": LINE, "linecolor": MUTED, "zeroline": False, "automargin": True, "ticks": "outside"}
-    meta = {"options": {}, "choose": "", "least_width": 0, **layout.pop("meta", {})}
-    figure = _plotly("graph_objects").Figure(list(data))
-    figure.update_layout(
-        template="none",
-        height=height,
-        font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": INK},
-        margin={"l": 60, "r": 12, "t": 34, "b": 52},
-        hoverlabel={"align": "left", "bgcolor": "#ffffff", "bordercolor": MUTED, "font": {"color": INK}},
-        hovermode="closest",
-        showlegend=False,
-        xaxis=axis,
-        yaxis=axis,
-        meta=meta,
-    )
-    return figure.update_layout(**layout)
-
-
 def grid_figure(table: Table) -> Any:
     """Draw quality over the dimensions: a heat map with a choice for every further dimension, or a line for one."""
-    graph = _plotly("graph_objects")
+    graph = plotly("graph_objects")
     if len(table.dimensions) == 1:
         return _line_figure(table)
     across, up, others = axes_of(table)
@@ -185,7 +140,7 @@ def grid_figure(table: Table) -> Any:
             )
             for place, (key, grid) in enumerate(grids.items())
         ]
-    return _figure(
+    return blank(
         traces,
         90 + max(180, len(lines) * (40 if legible else 14)),
         plot_bgcolor="#eef1f5",
@@ -200,7 +155,7 @@ def grid_figure(table: Table) -> Any:
 
 
 def _line_figure(table: Table) -> Any:
-    graph = _plotly("graph_objects")
+    graph = plotly("graph_objects")
     name = table.dimensions[0]
     rows = sorted(table, key=lambda row: row.setting[name])
     line = graph.Scatter(
@@ -216,7 +171,7 @@ def _line_figure(table: Table) -> Any:
         cliponaxis=False,
     )
     low, high = span([row.quality for row in rows])
-    return _figure(
+    return blank(
         [line],
         380,
         xaxis={"title": {"text": escape(name)}, "type": "category"},
@@ -249,28 +204,9 @@ def worth_title(table: Table) -> str:
     return f"{escape(table.metric)} ({'higher' if table.higher_is_better else 'lower'} is better)"
 
 
-def span(values: Iterable[float]) -> tuple[float, float]:
-    """Return the range of the finite values with a margin."""
-    finite = [value for value in values if math.isfinite(value)] or [0.0]
-    margin = 0.05 * (max(finite) - min(finite)) or 0.05 * abs(max(finite)) or 1.0
-    return min(finite) - margin, max(finite) + margin
-
-
-def ticks_of(values: Sequence[float]) -> list[float]:
-    """Choose round ticks for a logarithmic axis, at most about eight."""
-    low, high = min(values), max(values)
-    ticks: list[float] = []
-    for steps in ([1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 4, 6, 8]):
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        ticks = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
-        if len(ticks) >= 4:
-            return ticks
-    return ticks if len(ticks) > 1 else sorted({low, high})
-
-
 def cost_figure(table: Table, marked: Mapping[str, Row]) -> Any:
     """Draw quality against each measured cost, with the Pareto front and the marked rows by label."""
-    graph = _plotly("graph_objects")
+    graph = plotly("graph_objects")
     low, high = span([row.quality for row in table])
     traces, options = [], {}
     for place, (cost, title) in enumerate((c, t) for c, t in COSTS.items() if c in table.columns):
@@ -308,7 +244,7 @@ def cost_figure(table: Table, marked: Mapping[str, Row]) -> Any:
             },
         }
     room = 0.22 * (high - low) if marked else 0.0
-    return _figure(
+    return blank(
         traces,
         460,
         yaxis={
@@ -372,12 +308,12 @@ def _smoothed(points: Curve) -> tuple[list[float], list[float]]:
 
 def curves_figure(table: Table, curves: Mapping[str, Curve], marked: Mapping[str, Row]) -> Any:
     """Draw the loss of each sub-model over the updates, coloured by parameters, the marked rows bold."""
-    graph = _plotly("graph_objects")
+    graph = plotly("graph_objects")
     rows = {str(row.setting): row for row in table}
     bold = {str(row.setting): label for row, label in labelled(marked)}
     low, high = (math.log10(max(table[place].params, 1)) for place in (0, -1))
     # Viridis without its lightest part, which vanishes on white.
-    scale = _plotly("colors").sample_colorscale(_SCALE, [0.85 * step / 20 for step in range(21)])
+    scale = plotly("colors").sample_colorscale(_SCALE, [0.85 * step / 20 for step in range(21)])
     traces, losses = [], []
     for name, points in sorted(curves.items(), key=lambda pair: pair[0] in bold):
         if not points:
@@ -400,7 +336,7 @@ def curves_figure(table: Table, curves: Mapping[str, Curve], marked: Mapping[str
         )
     traces.append(_size_bar(low, high, scale))
     log = bool(losses) and min(losses) > 0 and max(losses) > 20 * min(losses)
-    return _figure(
+    return blank(
         traces,
         480,
         xaxis={"title": {"text": "update"}, "rangemode": "tozero"},
@@ -415,7 +351,7 @@ def curves_figure(table: Table, curves: Mapping[str, Curve], marked: Mapping[str
 def _size_bar(low: float, high: float, scale: Sequence[str]) -> Any:
     """Draw no point, only the bar that tells parameters by colour; `low` and `high` are powers of ten."""
     ticks = [low + (high - low) * part for part in (0, 0.5, 1)] if high > low else [low]
-    return _plotly("graph_objects").Scatter(
+    return plotly("graph_objects").Scatter(
         x=[None],
         y=[None],
         mode="markers",
@@ -439,7 +375,7 @@ def _size_bar(low: float, high: float, scale: Sequence[str]) -> Any:
 
 def similarity_figure(found: Similarity) -> Any:
     """Draw a heat map, sub-models over output positions; the lighter, the closer to the reference."""
-    graph = _plotly("graph_objects")
+    graph = plotly("graph_objects")
     parsed = [Setting.parse(one) for one in found.settings]
     alike = {tuple(one) for one in parsed}
     up = next(iter(parsed[0])) if len(alike) == 1 and len(parsed[0]) == 1 else ""
@@ -486,7 +422,7 @@ def similarity_figure(found: Similarity) -> Any:
             "ticktext": None if ticks is None else [f"{tick:.3g}" for tick in ticks],
         },
     )
-    return _figure(
+    return blank(
         [heat],
         90 + max(180, len(lines) * (30 if legible else 20)),
         plot_bgcolor="#eef1f5",

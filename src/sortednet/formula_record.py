@@ -18,10 +18,12 @@ from .errors import ConfigError, DataError
 from .symbolic import Formula, readable_names
 from .symbolic.expressions import FUNCTIONS, parse, to_text
 
-__all__ = ["FormulaRecord", "SearchFacts", "error_text", "mathml_of", "python_of", "r2_text"]
+__all__ = ["EXACT", "FormulaRecord", "SearchFacts", "error_text", "mathml_of", "python_of", "r2_text", "shortened"]
 
 FORMAT = 1
 MOST_POINTS = 2000
+EXACT = 1e-12
+"""Errors below this are nothing but rounding."""
 _PLAIN_NAME = re.compile(r"[^\W\d_]+(?:_?\d+)?", re.ASCII)  # that sympy prints well, such as theta_1
 
 
@@ -200,9 +202,14 @@ def mathml_of(formula: Formula) -> str:
     return f'<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">{text}</math>'
 
 
+def shortened(text: str, most: int = 70) -> str:
+    """Cut a text to so many characters."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def error_text(error: float) -> str:
     """Print an error, a share of the variance."""
-    return "exact" if error < 1e-12 else f"{error:.2e}" if math.isfinite(error) else "no value"
+    return "exact" if error < EXACT else f"{error:.2e}" if math.isfinite(error) else "no value"
 
 
 def python_of(record: FormulaRecord) -> str:
@@ -211,7 +218,7 @@ def python_of(record: FormulaRecord) -> str:
     used = [name for name in FUNCTIONS if re.search(rf"\b{name}\(", text)]
     imports = ", ".join("arcsin as asin" if name == "asin" else name for name in used)
     name = readable_names([record.target], 1)[0]
-    lines = [f"from numpy import {imports}\n\n"] if used else []
+    lines = [f"from numpy import {imports}\n"] if used else []
     return "\n".join([*lines, f"def {name}({', '.join(record.best.names)}):", f"    return {text}"])
 
 
@@ -220,7 +227,7 @@ def r2_text(record: FormulaRecord) -> str:
     r2 = record.r2
     if not math.isfinite(r2):
         return "none"
-    if record.best.error < 1e-12:
+    if record.best.error < EXACT:
         return "1"
     digits = max(4, math.ceil(-math.log10(record.best.error)) + 1)
     return f"{math.floor(r2 * 10**digits) / 10**digits:.{digits}f}"

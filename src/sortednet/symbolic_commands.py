@@ -216,11 +216,12 @@ def _print(record: FormulaRecord) -> None:
     out.print(f"{record.target} = {record.best}", markup=False, style="bold")
     points = f"{record.total:,} points" + (f", {len(record.y):,} of them kept" if len(record.y) < record.total else "")
     out.print(
-        f"R2 {r2_text(record)} on the {points}; {record.facts.seconds:.1f} s; {record.facts.written} skeletons written, "
-        f"{record.facts.invalid_share:.0%} invalid",
+        f"R2 {r2_text(record)} on the {points}; {record.facts.seconds:.1f} s; the model wrote {record.facts.written} "
+        f"skeletons, {record.facts.invalid_share:.0%} invalid",
         markup=False,
     )
-    shown = RichTable(title="Formulas that no shorter one is as close as (* chosen):", title_justify="left")
+    out.print("\nFormulas of which none has another one that is both shorter and closer; the chosen one has a *:")
+    shown = RichTable()
     shown.add_column("")
     shown.add_column("complexity", justify="right")
     shown.add_column("error", justify="right")

@@ -4,13 +4,15 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import sortednet as sn
-from sortednet.symbolic import ModelConfig, SymbolicGPT, token_loss
+from sortednet.symbolic import ModelConfig, SearchConfig, SymbolicGPT, token_loss
 from sortednet.symbolic.expressions import PAD, START
+from sortednet.symbolic.fit import propose
 
 CONFIG = ModelConfig(variables=2, width=16, layers=4, heads=2)
 DEPTHS = (1, 2, 4)
@@ -29,8 +31,8 @@ def sorted_net(embedding: str) -> sn.SortedNet:
         with torch.no_grad():
             for parameter in full.decoder.controls.parameters():
                 parameter.normal_(0, 0.3)
-            for parameter in full.decoder.network.parameters():
-                parameter.mul_(3)
+            for name, parameter in full.decoder.network.named_parameters():
+                parameter.normal_(0, 1) if "wpe" in name else parameter.mul_(2)
     return net.eval()
 
 
@@ -90,9 +92,10 @@ def test_shallower_models_write_something_else(embedding: str) -> None:
     assert not torch.allclose(net.at(n_layer=1)(*inputs()), net(*inputs()), atol=1e-3)
 
 
-def written(model: Any, given: tuple[Tensor, Tensor], **options: Any) -> list[list[int]]:
-    start = torch.full((len(given[0]), 1), START)
-    with torch.no_grad(), model.given(*given):
+def written(model: Any, points: Tensor, texts: int = 1, **options: Any) -> list[list[int]]:
+    """Return the greedy texts about one set of points, each with another second token."""
+    start = torch.tensor([[START, 3 + text] for text in range(texts)])
+    with torch.no_grad(), model.given(points, torch.ones(points.shape[:2])):
         found = model.decoder.network.generate(
             start, attention_mask=torch.ones_like(start), max_length=24, pad_token_id=PAD, do_sample=False, **options
         )
@@ -101,37 +104,34 @@ def written(model: Any, given: tuple[Tensor, Tensor], **options: Any) -> list[li
 
 @every_embedding
 @pytest.mark.parametrize("exit_layer", [1, 2])
-def test_invariant_6_self_speculation_gives_the_tokens_of_greedy_decoding(embedding: str, exit_layer: int) -> None:
+@pytest.mark.parametrize("texts", [1, 4])
+def test_invariant_6_self_speculation_gives_the_tokens_of_greedy_decoding(
+    embedding: str, exit_layer: int, texts: int
+) -> None:
     full: Any = sorted_net(embedding).full
-    points, mask, _ = inputs()
+    points = inputs()[0][:1]
     policy = sn.SelfSpeculative(exits=exit_layer, adaptive=False)
-    assert written(full, (points, mask), custom_generate=policy) == written(full, (points, mask))
+    assert written(full, points, texts, custom_generate=policy) == written(full, points, texts)
 
 
 @every_embedding
 def test_points_decide_what_is_written(embedding: str) -> None:
     full: Any = sorted_net(embedding).full
-    points, mask, _ = inputs()
-    assert len({str(row) for row in written(full, (points, mask))}) > 1
+    assert len({str(written(full, points[None])) for points in inputs(8)[0]}) > 1
 
 
 @every_embedding
 def test_a_sub_model_writes_as_the_extracted_one(embedding: str) -> None:
     net = sorted_net(embedding)
-    points, mask, _ = inputs()
-    assert written(net.submodel(n_layer=2), (points, mask)) == written(net.extract(n_layer=2), (points, mask))
+    points = inputs()[0][:1]
+    assert written(net.submodel(n_layer=2), points, 4) == written(net.extract(n_layer=2), points, 4)
 
 
-def test_the_search_takes_self_speculation() -> None:
-    from sortednet.symbolic import SearchConfig
-    from sortednet.symbolic.fit import propose
-
-    import numpy as np
-
+@pytest.mark.parametrize("shown", [10, 128])
+def test_the_search_takes_self_speculation(shown: int) -> None:
     full: Any = sorted_net("add").full
     generator = np.random.default_rng(0)
     x, y = generator.uniform(-3, 3, (20, 2)), generator.normal(size=20)
-    found = propose(
-        full, x, y, SearchConfig(candidates=4), generator, {"custom_generate": sn.SelfSpeculative(exits=2, adaptive=False)}
-    )
+    policy = sn.SelfSpeculative(exits=2, adaptive=False)
+    found = propose(full, x, y, SearchConfig(candidates=4, shown=shown), generator, {"custom_generate": policy})
     assert found.written == 4

@@ -114,6 +114,7 @@ _DIGITS_METHODS = {
     "shift": Method("summed behind every hidden layer", "hidden.*", "add"),
 }
 _WEIGHT_DECAY, _WARMUP_SHARE, _MAX_NORM = 0.01, 0.1, 1.0
+_CONTROL_RATE = 10  # times the rate of the network, for controls of every method
 _CURVE_POINTS = 40
 _SHOWN = 4  # generated images of each class in the picture
 
@@ -143,7 +144,10 @@ def _controlled(network: nn.Module, method: Method, size: int, first: int | None
 
 def _optimise(model: nn.Module, losses: Iterator[Tensor], rate: float, updates: int) -> list[tuple[int, float]]:
     """Take a step for each loss, by AdamW with a short warm-up and a cosine; return the training curve."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=_WEIGHT_DECAY)
+    controls = list(getattr(model, "controls", nn.Module()).parameters())
+    others = [one for one in model.parameters() if all(one is not control for control in controls)]
+    groups = [{"params": others}, {"params": controls, "lr": _CONTROL_RATE * rate}][: 2 if controls else 1]
+    optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=_WEIGHT_DECAY)
     warmup = max(1, round(_WARMUP_SHARE * updates))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,

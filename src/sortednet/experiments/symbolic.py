@@ -77,7 +77,7 @@ def jobs(
             raise ConfigError(f"{name} is not installed, which ours is compared with. pip install 'sortednet[peers]'.")
     sizes = sizes or SIZES[conditions.scale]
     folder = published_folder(conditions.data)
-    model = None if conditions.model is None else hashlib.sha256(Path(conditions.model).read_bytes()).hexdigest()[:16]
+    model = None if conditions.model is None else _digest(conditions.model)
     shared = {"seed": conditions.seed, "points": sizes.points}
     counts = {"generated-1": sizes.generated, **dict.fromkeys(_GENERATED[1:], sizes.more_variables)}
     if folder is not None:
@@ -98,6 +98,12 @@ def jobs(
                 described |= {"method": "hybrid", "model": model}
                 found[f"symbolic-{name}-hybrid"] = Job(partial(_measure, conditions, described), described)
     return found
+
+
+def _digest(path: str) -> str:
+    if not Path(path).is_file():
+        raise ConfigError(f"model={path!r} is no file. Give one that sortednet symbolic train wrote, or leave it out.")
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
 def _parts(name: str, count: int, most: int) -> Iterator[tuple[int, int | None]]:
@@ -355,7 +361,8 @@ def _draw(path: Path, conditions: Conditions, results: Mapping[str, Result]) -> 
     shown = {
         label: [row["grid"] for row in rows["generated-1"] if "grid" in row] for label, rows in held.items() if rows
     }
-    problems = load_problems("generated-1", _SHOWN, conditions.seed, None)
+    count = min(map(len, shown.values()))
+    problems = load_problems("generated-1", count, conditions.seed, None)
     first = {problem.shape: place for place, problem in reversed(list(enumerate(problems)))}
     chosen = sorted(first.values())[:_DRAWN]
     write_fits(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from ..symbolic import Pretrained, SymbolicGPTRegressor
-from ..symbolic.expressions import Sum, complexity, freeze
+from ..symbolic.expressions import NoFormulaError, Sum, complexity, freeze
 from ..symbolic.fit import Search
 from .symbolic_methods import Found, operon_found, operon_settings, peer, quiet
 
@@ -24,6 +25,7 @@ _MOST_FORMULAS = 20
 _EXACT = 1e-13
 _PARSIMONY = 2.0  # what a node costs, in units of the logarithm of the likelihood: as in our own ranking
 _MARGIN = 1.05  # of the time that the cold start gets beyond the other's
+_STARTS = 4
 
 
 def cold_and_started(
@@ -34,7 +36,7 @@ def cold_and_started(
     Started: our estimator looks for formulas; if one is exact on the training points, that is the answer. Otherwise its
     best formulas are a fifth of pyoperon's first population, and the answer is what pyoperon ends with or our own
     formula, whichever has the better score on the training points (likelihood and length). The time is that of both.
-    Cold: the same pyoperon with as many evaluations more as bring it to that time, from the rate just seen, and 5 %.
+    Cold: the same pyoperon with so many evaluations more that it takes at least that time, unless it stops by itself.
 
     Args:
         x: Points. Shape (N, D).
@@ -61,16 +63,31 @@ def cold_and_started(
             regressor = module.SymbolicRegressor(**settings)
             _start_from(regressor, x, y, formulas)
             seconds = _since(began)
-            rate = regressor.stats_["residual_evaluations"] / max(1e-9, seconds[1] - own_seconds[1])
+            rate = _evaluations(regressor) / max(1e-9, seconds[1] - own_seconds[1])
             started = _better(operon_found(regressor, seconds), own, x, y, seconds)
         if rate is None:
             rate = _rate(module, settings, x, y)
-        budget = max(1000, math.ceil(_MARGIN * rate * started.cpu_seconds))
+        cold = _cold(module, settings, x, y, rate, started.cpu_seconds)
+    return {"started": started, "cold": cold, "ours": own}
+
+
+def _cold(module: Any, settings: Mapping[str, Any], x: Any, y: Any, rate: float, least: float) -> Found:
+    """Start pyoperon cold, again with more evaluations where it ended before its time; the last start counts."""
+    budget = max(1000, math.ceil(_MARGIN * rate * least))
+    for _ in range(_STARTS):
         regressor = module.SymbolicRegressor(**{**settings, "max_evaluations": budget})
         began = time.perf_counter(), time.process_time()
         regressor.fit(x, y)
-        cold = operon_found(regressor, _since(began))
-    return {"started": started, "cold": cold, "ours": own}
+        seconds = _since(began)
+        if seconds[1] >= least or _evaluations(regressor) < budget:
+            break
+        budget = math.ceil(_MARGIN * budget * least / seconds[1])
+    return operon_found(regressor, seconds)
+
+
+def _evaluations(regressor: Any) -> float:
+    """Return how many evaluations a fit took, as its budget counts them: of values and of derivatives."""
+    return float(regressor.stats_["residual_evaluations"] + regressor.stats_["jacobian_evaluations"])
 
 
 def _since(began: tuple[float, float]) -> tuple[float, float]:
@@ -78,14 +95,18 @@ def _since(began: tuple[float, float]) -> tuple[float, float]:
 
 
 def _formulas(found: Search) -> list[Sum]:
-    return [freeze(found.scaling.back(one.formula)) for one in found.candidates[:_MOST_FORMULAS]]
+    formulas = []
+    for one in found.candidates[:_MOST_FORMULAS]:
+        with suppress(NoFormulaError):
+            formulas.append(freeze(found.scaling.back(one.formula)))
+    return formulas
 
 
 def _rate(module: Any, settings: Mapping[str, Any], x: Any, y: Any) -> float:
     """Return evaluations a second, measured on a short run whose result is thrown away."""
     began = time.perf_counter(), time.process_time()
     regressor = module.SymbolicRegressor(**{**settings, "max_evaluations": 20_000}).fit(x, y)
-    return float(regressor.stats_["residual_evaluations"]) / max(1e-9, _since(began)[1])
+    return _evaluations(regressor) / max(1e-9, _since(began)[1])
 
 
 def _start_from(regressor: Any, x: Any, y: Any, formulas: Sequence[Sum]) -> None:

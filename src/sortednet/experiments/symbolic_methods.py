@@ -103,17 +103,19 @@ def ours(pretrained: Pretrained | None = None, candidates: int = 64) -> Method:
     return fit
 
 
-def gplearn() -> Method:
-    """Return gplearn: the papers' population of 1000 and 10 generations, the mean squared error, exp beside its own.
+def gplearn(population: int = _POPULATION, generations: int = _GENERATIONS) -> Method:
+    """Return gplearn with the mean squared error and with exp beside its own functions; else its defaults.
 
-    The other settings are its defaults.
+    Args:
+        population: Programs of a generation; the papers' 1000.
+        generations: How many; the papers' 10.
     """
     genetic = peer("gplearn")
     functions = gplearn_functions()
 
     def fit(x: Any, y: Any, seed: int) -> Found:
         regressor = genetic.SymbolicRegressor(
-            population_size=_POPULATION, generations=_GENERATIONS, metric="mse", function_set=functions,
+            population_size=population, generations=generations, metric="mse", function_set=functions,
             random_state=seed, low_memory=True,
         )  # fmt: skip
         with quiet(), _Clock() as clock:
@@ -156,12 +158,16 @@ def operon_settings(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def pyoperon() -> Method:
-    """Return pyoperon, a compiled genetic programme that fits constants by Levenberg and Marquardt."""
+def pyoperon(evaluations: int = _EVALUATIONS) -> Method:
+    """Return pyoperon, a compiled genetic program that fits constants by Levenberg and Marquardt.
+
+    Args:
+        evaluations: Of values and of derivatives.
+    """
     module = peer("pyoperon")
 
     def fit(x: Any, y: Any, seed: int) -> Found:
-        regressor = module.SymbolicRegressor(**operon_settings(random_state=seed + 1))
+        regressor = module.SymbolicRegressor(**operon_settings(random_state=seed + 1, max_evaluations=evaluations))
         with quiet(), _Clock() as clock:
             regressor.fit(x, y)
         return operon_found(regressor, clock.seconds)
@@ -198,7 +204,7 @@ def mlp() -> Method:
     return fit
 
 
-METHODS: dict[str, Callable[[], Method]] = {"gplearn": gplearn, "pyoperon": pyoperon, "mlp": mlp}
+METHODS: dict[str, Callable[..., Method]] = {"gplearn": gplearn, "pyoperon": pyoperon, "mlp": mlp}
 """The methods that ours is compared with."""
 
 

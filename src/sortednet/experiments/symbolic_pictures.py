@@ -44,18 +44,19 @@ def write_curves(path: str | Path, panels: Mapping[str, Mapping[str, Sequence[fl
     picture, cells = _cells(len(panels) + 1, title)
     end = math.log(CEILING)
     drawn: dict[str, Any] = {}
-    for axes, (heading, errors) in zip(cells, panels.items(), strict=False):
+    for place, (heading, errors) in enumerate(panels.items()):
+        axes = cells[place]
         for name, values in errors.items():
             points = curve(values)
             across, up = zip(*points, strict=True)
-            place = names.index(name)
+            look = names.index(name) % len(_STYLES)
             (drawn[name],) = axes.plot(
-                across, up, color=COLOURS[place], linestyle=_STYLES[place % 4], linewidth=_WIDTHS[place % 4]
+                across, up, color=COLOURS[look], linestyle=_STYLES[look], linewidth=_WIDTHS[look]
             )
         axes.set_xlim(-end, end)
         axes.set_ylim(0, 103)
         axes.grid(color=figures.LINE)
-        name_axes(axes, "ln MSE_N", "problems at or below, %")
+        name_axes(axes, "ln MSE_N", "" if place % _COLUMNS else "problems at or below, %")
         head(axes, heading, 9.5, _PANEL[0])
     _name_all(cells[len(panels)], drawn)
     write(path, picture)
@@ -86,6 +87,8 @@ def write_fits(
         grid = np.linspace(-5, 5, 1001)
         with np.errstate(all="ignore"):
             truth = np.broadcast_to(evaluate(problem.truth, [grid]), grid.shape)
+        limits = _limits(problem, truth)
+        truth = _without_jumps(truth, limits[1] - limits[0])
         (drawn["true formula"],) = axes.plot(grid, truth, color=figures.MUTED, linewidth=4.5, alpha=0.45)
         for number, (name, values) in enumerate(found.items()):
             own = [math.nan if value is None else value for value in values[place]]
@@ -95,7 +98,7 @@ def write_fits(
         drawn["training points"] = axes.scatter(problem.x[:, 0], problem.y, s=11, color=figures.INK, zorder=4)
         axes.axvspan(-3, 3, color=figures.LINE, alpha=0.45, zorder=0, linewidth=0)
         axes.set_xlim(-5, 5)
-        axes.set_ylim(*_limits(problem, truth))
+        axes.set_ylim(*limits)
         name_axes(axes, "x1", "")
         head(axes, shorten(_rounded(problem.truth), 110, placeholder=" ..."), 7.5, _PANEL[0])
     _name_all(cells[len(problems)], drawn)
@@ -119,14 +122,19 @@ def _name_all(axes: Any, drawn: Mapping[str, Any]) -> None:
 
 
 def _limits(problem: Problem, truth: Any) -> tuple[float, float]:
-    """Return the ends of the axis: of what is shown of the truth, but not all of a pole."""
+    """Return the ends of the axis: the training points, and of the truth beyond them as much again at either end."""
     held = truth[np.isfinite(truth)]
-    inside = problem.y
-    room = 3 * float(np.ptp(inside))
-    low = max(float(held.min()), float(inside.min()) - room)
-    high = min(float(held.max()), float(inside.max()) + room)
+    least, most = float(problem.y.min()), float(problem.y.max())
+    low = max(float(held.min()), 2 * least - most)
+    high = min(float(held.max()), 2 * most - least)
     margin = 0.08 * (high - low)
     return low - margin, high + margin
+
+
+def _without_jumps(values: Any, largest: float) -> Any:
+    """Return values with a gap wherever a function jumps further than all that is shown, as at a pole."""
+    steps = np.abs(np.diff(values, prepend=values[:1]))
+    return np.where(steps > largest, math.nan, values)
 
 
 def _rounded(formula: Sum) -> str:
@@ -141,4 +149,5 @@ def _rounded(formula: Sum) -> str:
             for monomial, coefficient in inner
         )
 
-    return to_text(short(formula)).replace("+", " + ").replace("-", " - ").replace("** - ", "**-")
+    text = to_text(short(formula))
+    return text[0] + text[1:].replace("+", " + ").replace("-", " - ").replace("** - ", "**-").replace("( - ", "(-")

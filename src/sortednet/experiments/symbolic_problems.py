@@ -39,6 +39,7 @@ SETS = ("generated-1", "generated-2", "generated-3", "generated-mixed", "nguyen"
 
 _MIXED = GeneratorConfig(variables=(1, 2, 3), points=((20, 250),))
 _TEST_POINTS = 1000
+_DRAWS = 20_000  # trees that skeletons are from, for each number of variables
 _LARGEST = 100.0  # the source of Nguyen's points drops larger |y|
 _MOST_VARIABLES = 3
 _FILES = {"nguyen": "nguyen.csv", "constants": "nguyen_constants.csv", "feynman": "ai_feynman.csv"}
@@ -81,7 +82,7 @@ def load_problems(
     *,
     points: int = 100,
     split: Split = "test",
-    draws: int = 20_000,
+    draws: int | None = None,
 ) -> list[Problem]:
     """Make the problems of a set.
 
@@ -92,7 +93,7 @@ def load_problems(
         folder: With the published lists.
         points: Training points of an AI Feynman problem.
         split: Which skeletons the drawn problems have.
-        draws: Trees that their skeletons are from, for each number of variables.
+        draws: Trees that their skeletons are from, for each number of variables; 20,000 where left out.
 
     Raises:
         ConfigError: If the set is unknown, or a number below 1.
@@ -110,7 +111,7 @@ def load_problems(
 
 
 def generated(
-    config: GeneratorConfig, count: int, seed: int, *, split: Split = "test", draws: int = 20_000
+    config: GeneratorConfig, count: int, seed: int, *, split: Split = "test", draws: int | None = None
 ) -> list[Problem]:
     """Draw problems of the papers' generator, tested inside of the range and in the papers' outer one.
 
@@ -119,9 +120,9 @@ def generated(
         count: Problems.
         seed: Of the skeletons, constants and points. The first problems do not depend on the count.
         split: Which skeletons: those of `test` no model of ours was trained on.
-        draws: Trees that the skeletons are from, for each number of variables.
+        draws: Trees that the skeletons are from, for each number of variables; 20,000 where left out.
     """
-    pool = _pool(config, draws, seed, split)
+    pool = _pool(config, draws or _DRAWS, seed, split)
     generator = np.random.default_rng([seed, *config.variables])
     found: list[Problem] = []
     while len(found) < count:

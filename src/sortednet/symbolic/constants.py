@@ -15,6 +15,7 @@ __all__ = ["Fitted", "Points", "fit_constants", "least_squares_of"]
 
 _BEYOND = 1e6  # the error of constants that give no finite value
 _RIDGE = 1e-10
+_REACH = 3.0
 
 
 @final
@@ -145,9 +146,14 @@ def _matrix(terms: Sequence[Any], count: int) -> Any:
 
 
 def _starts(count: int, starts: int, generator: np.random.Generator) -> Any:
-    """Draw values of either sign, most between 0.1 and 3. Shape (count, starts)."""
+    """Draw values of either sign: half of them most between 0.1 and 3, half equally often up to the largest x.
+
+    Shape (count, starts).
+    """
     sizes = np.exp(generator.normal(-0.2, 1.0, size=(count, starts)))
-    values = sizes * np.where(generator.random((count, starts)) < 0.35, -1.0, 1.0)
+    near = sizes * np.where(generator.random((count, starts)) < 0.35, -1.0, 1.0)
+    anywhere = generator.uniform(-_REACH, _REACH, size=(count, starts))
+    values = np.where(generator.random((count, starts)) < 0.5, near, anywhere)
     values[:, 0] = 1.0
     return values
 

@@ -27,6 +27,7 @@ __all__ = ["SymbolicGPTRegressor", "UnfamiliarDataWarning"]
 
 Columns = Literal["select", "all"]
 _SHOWN = 12  # formulas of the front
+_EXACT = 1e-13  # errors below this share of the variance are nothing but rounding
 _SMALLEST, _LARGEST = 1e-30, 1e30  # of numbers; a column that is 0 throughout is none
 
 
@@ -294,6 +295,6 @@ def _presented(found: Search, x: Any, y: Any, weights: Any, names: Sequence[str]
     ranked = ranked or [Formula.of(number(found.scaling.mean), names, 1.0)]
     front: list[Formula] = []
     for one in sorted(ranked, key=lambda one: (one.complexity, one.error)):
-        if not front or one.error < front[-1].error:
+        if not front or (one.error < front[-1].error and front[-1].error > _EXACT):
             front.append(one)
     return ranked[0], front

@@ -68,7 +68,7 @@ class SearchConfig:
     temperature: float = 1.0
     beams: int = 0
     shown: int = 128
-    bags: int = 4
+    bags: int = 2
     fitted_points: int = 128
     followed: int = 16
     refined: int = 6
@@ -234,21 +234,22 @@ def propose(
         points[bag, :, :variables], points[bag, :, -1] = x[chosen], y[chosen]
     told = torch.as_tensor(points, dtype=parameter.dtype, device=parameter.device)
     embedded = model.data(told, torch.ones(told.shape[:2], device=parameter.device))
-    each = -(-config.candidates // bags)
-    rows = embedded.repeat_interleave(each, 0)[: config.candidates]
-    drawn = {"do_sample": True, "top_k": config.top_k, "temperature": config.temperature}
+    drawn = {"do_sample": True, "top_k": config.top_k, "temperature": config.temperature, **(writing or {})}
+    texts: list[str] = []
     with torch.random.fork_rng(devices=_devices(parameter)):
         torch.manual_seed(int(generator.integers(2**62)))
-        texts = _write(model, rows, {**drawn, **(writing or {})})
+        for bag, count in enumerate(len(part) for part in np.array_split(range(config.candidates), bags)):
+            texts += _write(model, embedded[bag : bag + 1], count, drawn)
         if config.beams:
-            texts += _write(model, embedded[:1], {"num_beams": config.beams, "num_return_sequences": config.beams})
+            beams = {"num_beams": config.beams, "num_return_sequences": config.beams}
+            texts += _write(model, embedded[:1], 1, beams)
     return _read(texts, variables)
 
 
-def _write(model: SymbolicGPT, embedded: torch.Tensor, options: Mapping[str, Any]) -> list[str]:
-    """Let the model write a text about each row of embedded data; empty where it does not come to an end."""
+def _write(model: SymbolicGPT, embedded: torch.Tensor, count: int, options: Mapping[str, Any]) -> list[str]:
+    """Let the model write texts about embedded data, shape (1, W); empty where one does not come to an end."""
     tokenizer = Tokenizer(model.config.tokenizer)
-    start = torch.full((len(embedded), 1), START, device=embedded.device)
+    start = torch.full((count, 1), START, device=embedded.device)
     common = {"max_length": model.config.positions, "pad_token_id": PAD, "eos_token_id": END}
     gpt: Any = model.decoder.network
     with model.decoder.given(embedded):
@@ -306,7 +307,7 @@ class _Fitting:
         for fitted in sorted(self._fits.values(), key=self._score_of)[: self.config.followed]:
             if self._is_late() or self._is_exact():
                 break
-            self._fit(fitted.skeleton, self.few, known=fitted.values)
+            self._fit(fitted.skeleton, self.few, known=fitted.values, starts=_MANY_STARTS, kept=3)
         if self.config.pooled and not self._is_exact() and not self._is_late():
             self._recombine()
         kept = min(self.config.refined, _MOST_EXACT) if self._is_exact() else self.config.refined
@@ -444,6 +445,7 @@ class _Fitting:
 
 
 _FIRST_STEPS = 8
+_MANY_STARTS = 200
 _MOST_EXACT = 2
 _MOST_TERMS = 9
 _MOST_POINTS = 5000
