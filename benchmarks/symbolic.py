@@ -45,7 +45,21 @@ class Part:
 
     @property
     def key(self) -> str:
-        return hashlib.sha256(json.dumps(self.described, sort_keys=True).encode()).hexdigest()[:10]
+        """Name what it depends on, but for the number of problems: more of them go on from fewer."""
+        fixed = {**self.described, "rows": self.described.get("rows", [0])[0]}
+        return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:10]
+
+    def is_done(self, path: Path) -> bool:
+        """Return whether the kept result has enough problems."""
+        if not path.is_file():
+            return False
+        wanted = self.described.get("rows", [0, None])
+        return wanted[1] is None or len(json.loads(path.read_text())["rows"]) >= wanted[1] - wanted[0]
+
+    def read(self, path: Path) -> dict:
+        found = json.loads(path.read_text())
+        wanted = self.described.get("rows", [0, None])
+        return found if wanted[1] is None else {**found, "rows": found["rows"][: wanted[1] - wanted[0]]}
 
 
 def main() -> None:
@@ -57,17 +71,20 @@ def main() -> None:
         (KEPT / f"{given.run}.json").write_text(json.dumps(found))
         return
     chosen = [key for key in parts if not given.only or key.startswith(tuple(given.only))]
+    for key in chosen:
+        if not parts[key][1].is_done(KEPT / f"{key}.json"):
+            (KEPT / f"{key}.json").unlink(missing_ok=True)
     apart = [key for key in chosen if not key.startswith("generator")]
     run_apart(__file__, apart, KEPT, given.workers, given.only)
     run_apart(__file__, [key for key in chosen if key not in apart], KEPT, 1, given.only)  # it takes both cores itself
     if given.only:
         return
-    results = {name: json.loads((KEPT / f"{key}.json").read_text()) for key, (name, _) in parts.items()}
+    results = {name: own.read(KEPT / f"{key}.json") for key, (name, own) in parts.items()}
     experiment = {name: found for name, found in results.items() if name.startswith("symbolic-")}
     outcome = symbolic.summarise(conditions_of(given), experiment)
     picture = KEPT / "symbolic.png"
     symbolic.SYMBOLIC.draw(picture, conditions_of(given), experiment)
-    for one in (picture, picture.with_name("symbolic-formulas.png")):
+    for one in (picture, *(picture.with_name(f"symbolic-{part}.png") for part in ("curves", "formulas"))):
         shutil.copy(one, PICTURES / one.name)
     metrics = {**headlines(outcome.figures, experiment), **of_depths(results), **of_conditions(results)}
     metrics["examples_per_second"] = results["generator"]["examples_per_second"]

@@ -271,7 +271,7 @@ def symbolic(found: dict[str, Any]) -> str:
     parts = [
         f"A model of {about['parameters'] / 1e6:.2f} M parameters. {about['notes']}",
         "\n".join(lines),
-        "![Cumulative curves of the error](symbolic.png)",
+        "![Cumulative curves of the error](symbolic-curves.png)",
         "![Data against formulas](symbolic-formulas.png)",
     ]
     if "hybrid" in m:
@@ -326,17 +326,19 @@ def _failures(found: dict[str, Any]) -> str:
 
 def symbolic_summary(found: dict[str, Any]) -> str:
     m = found["symbolic"]["metrics"]
+
+    def all_three(key: str) -> str:
+        ours, gplearn, pyoperon = (m[key.format(one)] for one in ("ours", "gplearn", "pyoperon"))
+        return f"{ours:.0f} % (gplearn {gplearn:.0f} %, pyoperon {pyoperon:.0f} %)"
+
     text = (
-        f"On drawn problems of one variable with skeletons it was not trained on, it has R2 > 0.999 on "
-        f"{m['generated_1_ours_inside_0.999']:.0f} % inside of the training range (gplearn "
-        f"{m['generated_1_gplearn_inside_0.999']:.0f} %, pyoperon {m['generated_1_pyoperon_inside_0.999']:.0f} %) and "
-        f"on {m['generated_1_ours_outside_0.999']:.0f} % outside of it ({m['generated_1_gplearn_outside_0.999']:.0f} %, "
-        f"{m['generated_1_pyoperon_outside_0.999']:.0f} %), in {m['seconds_per_problem']:.1f} s of one core a problem "
-        f"({m['speed_over_gplearn']:.1f} times as fast as gplearn). On Nguyen's problems {m['nguyen']:.0f} % of runs have "
-        f"R2 > 0.999 (gplearn {m['nguyen_gplearn']:.0f} %, pyoperon {m['nguyen_pyoperon']:.0f} %), and on AI Feynman's "
-        f"with up to three variables {m['feynman3']:.0f} % R2 > 0.99 ({m['feynman3_gplearn']:.0f} %, "
-        f"{m['feynman3_pyoperon']:.0f} %). pyoperon started from its formulas gains {m['hybrid_gained']:.0f} problems and "
-        f"loses {m['hybrid_lost']:.0f} against as long a cold start ([results](docs/results.md))."
+        "On drawn problems of one variable with skeletons that it was not trained on, it has R2 > 0.999 on "
+        f"{all_three('generated_1_{}_inside_0.999')} inside of the training range and on "
+        f"{all_three('generated_1_{}_outside_0.999')} outside of it, in {m['seconds_per_problem']:.1f} s of one core a "
+        f"problem ({m['speed_over_gplearn']:.1f} times as fast as gplearn). On Nguyen's problems it has R2 > 0.999 in "
+        f"{all_three('nguyen_{}_inside_0.999')} of runs, and on AI Feynman's with up to three variables R2 > 0.99 on "
+        f"{all_three('feynman_{}_inside_0.99')}. pyoperon started from its formulas gains {m['hybrid_gained']:.0f} "
+        f"problems and loses {m['hybrid_lost']:.0f} against as long a cold start ([results](docs/results.md))."
     )
     return textwrap.fill(text, 119, break_long_words=False, break_on_hyphens=False)
 

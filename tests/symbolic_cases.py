@@ -132,11 +132,4 @@ def tiny() -> Pretrained:
     """Return a model that was trained for a few seconds."""
     model = fresh(1)
     train(model, 400, rate=3e-3)
-    familiarity = Familiarity(TINY.width)
-    with torch.no_grad():
-        embedded = []
-        for seed in (2, 3):
-            points, mask, *_ = ProblemData(pool(), SIMPLE, TINY, 400, seed=seed).__getitems__(range(400))
-            embedded.append(model.data(points, mask))
-    familiarity.learn(*embedded)
-    return Pretrained(model.requires_grad_(False), SIMPLE, familiarity, {"steps": 400})
+    return Pretrained(model.requires_grad_(False), SIMPLE, Familiarity({}, 20), {"steps": 400})

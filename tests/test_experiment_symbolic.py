@@ -368,7 +368,7 @@ def test_pictures_are_written(tmp_path, monkeypatch):
     rows = [row(1.0, grid=[0.0, None, 1.0]) for _ in range(2)]
     results = {"a": fake("generated-1", "ours", rows), "b": fake("nguyen", "ours", rows)}
     SYMBOLIC.draw(tmp_path / "symbolic.png", Conditions(), results)
-    for name in ("symbolic.png", "symbolic-formulas.png"):
+    for name in ("symbolic.png", "symbolic-curves.png", "symbolic-formulas.png"):
         assert (tmp_path / name).read_bytes()[1:4] == b"PNG"
 
 

@@ -45,7 +45,7 @@ def test_a_column_without_a_name_can_be_left_out(tmp_path: Path) -> None:
 BAD = {
     "": "is empty. Give a line of names, such as x,y",
     "\n \n": "is empty",
-    "x,y\n": "has too few points below its line of names: 0. Give at least 2",
+    "x,y\n": "has too few points below its line of names: 0. Give 2, better 20",
     "x,y\n1,2\n": "has too few points below its line of names: 1",
     "1,2\n3,4\n": "begins with the numbers 1, 2, not with names. Put a line of names first, such as x,y",
     "x,y,x\n1,2,3\n4,5,6\n": "has two columns 'x', number 1 and 3. Rename one",

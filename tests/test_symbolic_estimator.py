@@ -17,11 +17,19 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sortednet.errors import CheckpointError, ConfigError, DataError
-from sortednet.symbolic import Familiarity, SymbolicGPTRegressor, UnfamiliarDataWarning, estimator, fit, save_model
+from sortednet.symbolic import (
+    Familiarity,
+    SymbolicGPTRegressor,
+    UnfamiliarDataWarning,
+    estimator,
+    fit,
+    save_model,
+    shipped,
+)
 from sortednet.symbolic.expressions import freeze, parse, read_skeleton
 from sortednet.symbolic.fit import Proposals
 
-from .symbolic_cases import TINY, fresh, tiny
+from .symbolic_cases import fresh, tiny
 
 X = np.random.default_rng(0).uniform(-3, 3, (60, 2))
 Y = 1.5 * np.sin(2 * X[:, 0]) + 0.5 * X[:, 1]
@@ -219,8 +227,9 @@ def test_arguments_out_of_range_are_refused_by_fit(own: dict[str, Any], message:
 
 # Names of columns.
 
-ODD = ["speed", "speed of it", "2nd", "class", "lambda", "I", "beta", "id", "sum", "sin", "C", "a-b", "ä", "", "x1", "N",
-       "gamma", "zeta", "Symbol", "max", "None", "True", "pi", "e", "__class__", "S", "test", "log", "print"]  # fmt: skip
+ODD = ["speed", "speed of it", "2nd", "class", "lambda", "I", "beta", "id", "sum", "sin", "C", "a-b", "ä", "", "x1",
+       "N", "gamma", "zeta", "Symbol", "max", "None", "True", "pi", "e", "__class__", "S", "test", "log",
+       "print"]  # fmt: skip
 
 
 @quiet
@@ -360,7 +369,12 @@ def test_complex_numbers_are_an_error() -> None:
 def test_predict_before_fit_is_an_error() -> None:
     from sklearn.exceptions import NotFittedError
 
-    for what in (lambda own: own.predict(X), lambda own: own.expression_, lambda own: own.sympy_, lambda own: own.latex_):
+    for what in (
+        lambda own: own.predict(X),
+        lambda own: own.expression_,
+        lambda own: own.sympy_,
+        lambda own: own.latex_,
+    ):
         with pytest.raises(NotFittedError, match="is not fitted yet"):
             what(regressor())
 
@@ -392,7 +406,9 @@ def test_any_usual_scale_of_data_gives_a_formula(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("name", ["X", "y"])
 def test_numbers_whose_powers_are_beyond_floats_are_an_error(name: str, scale: float) -> None:
     x, y = (scale * X, Y) if name == "X" else (X, scale * Y)
-    with pytest.raises(DataError, match=rf"The largest number of {name} is .*, and formulas are looked for between .*unit"):
+    with pytest.raises(
+        DataError, match=rf"The largest number of {name} is .*, and formulas are looked for between .*unit"
+    ):
         regressor().fit(x, y)
 
 
@@ -404,7 +420,9 @@ def test_few_points_are_fitted(count: int) -> None:
 
 
 def test_few_points_are_warned_of() -> None:
-    with pytest.warns(UnfamiliarDataWarning, match=r"There are 5 points, and the model was trained on at least 20: the fo"):
+    with pytest.warns(
+        UnfamiliarDataWarning, match=r"(?i)there are 5 distinct points, fewer than the 20 of the smallest"
+    ):
         found = regressor().fit(X[:5], Y[:5])
     assert not found.familiar_
 
@@ -415,18 +433,28 @@ def test_data_like_those_of_training_are_familiar() -> None:
 
 
 def test_data_unlike_those_of_training_are_warned_of() -> None:
-    strict = Familiarity(TINY.width)
-    strict.limit.fill_(0.0)
-    model = dataclasses.replace(tiny(), familiarity=strict)
-    with pytest.warns(UnfamiliarDataWarning, match=r"unlike those that the model learned from .*\. Compare its error \(c"):
-        found = regressor(model=model).fit(X, Y)
+    model = dataclasses.replace(tiny(), familiarity=Familiarity({"roughness": (0.1, 0.1)}))
+    with pytest.warns(
+        UnfamiliarDataWarning, match=r"(?i)neighbouring points .* noise .*Compare its error \(candidates_\)"
+    ):
+        found = regressor(model=model).fit(X, np.random.default_rng(0).normal(size=60))
     assert not found.familiar_
+
+
+def test_the_model_of_the_package_warns_of_noise_and_not_of_a_smooth_function() -> None:
+    line = np.linspace(-2, 2, 60)[:, None]
+    own = regressor(model=shipped(), candidates=2)
+    assert own.fit(line, np.sin(line[:, 0])).familiar_
+    with pytest.warns(UnfamiliarDataWarning, match="noise"):
+        own.fit(line, np.random.default_rng(0).normal(size=60))
 
 
 def test_more_columns_than_the_model_takes_are_chosen_with_a_warning() -> None:
     x = np.random.default_rng(0).uniform(-3, 3, (80, 6))
     y = x[:, 1] + x[:, 4] * x[:, 5]
-    with pytest.warns(UserWarning, match=r"X has 6 columns, and the model was trained for up to 3\. Only columns \[1, 4, 5\]"):
+    with pytest.warns(
+        UserWarning, match=r"X has 6 columns, and the model was trained for up to 3\. Only columns \[1, 4, 5\]"
+    ):
         found = regressor().fit(x, y)
     assert found.columns_.tolist() == [1, 4, 5]
     assert found.formula_.names == ("x2", "x5", "x6")
@@ -434,7 +462,9 @@ def test_more_columns_than_the_model_takes_are_chosen_with_a_warning() -> None:
 
 
 def test_more_columns_than_the_model_takes_are_an_error_where_all_are_wanted() -> None:
-    with pytest.raises(DataError, match=r"X has 6 columns, and the model was trained for up to 3\. Give fewer columns, or"):
+    with pytest.raises(
+        DataError, match=r"X has 6 columns, and the model was trained for up to 3\. Give fewer columns, or"
+    ):
         regressor(columns="all").fit(np.ones((60, 6)), Y)
 
 

@@ -1,7 +1,9 @@
 """Models as files: what was written is read, and whatever else is there is refused with a remedy."""
 
 import copy
+import dataclasses
 import json
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from sortednet.errors import CheckpointError
-from sortednet.symbolic import Pretrained, load_model, save_model
+from sortednet.symbolic import Familiarity, Pretrained, load_model, save_model, shipped
 
 from .symbolic_cases import SIMPLE, fresh, tiny
 
@@ -67,9 +69,10 @@ def test_what_is_known_of_the_training_is_read_back(file: Path) -> None:
     assert (found.generator, dict(found.about), found.model.config) == (SIMPLE, {"steps": 400}, tiny().model.config)
 
 
-def test_familiarity_is_read_back_exactly(file: Path) -> None:
-    written, read = tiny().familiarity.state_dict(), load_model(file).familiarity.state_dict()
-    assert all(torch.equal(read[name], one) for name, one in written.items())
+def test_familiarity_is_read_back_exactly(tmp_path: Path) -> None:
+    own = Familiarity({"roughness": (0.3, float("inf")), "repeats": (0.2, 0.25)}, 7)
+    save_model(tmp_path / "m.safetensors", dataclasses.replace(tiny(), familiarity=own))
+    assert load_model(tmp_path / "m.safetensors").familiarity == own
 
 
 def test_a_model_that_was_read_is_for_use_not_for_training(file: Path) -> None:
@@ -96,6 +99,27 @@ def test_files_hold_no_code(file: Path) -> None:
 
 def test_a_copy_of_a_pretrained_model_is_itself() -> None:
     assert copy.deepcopy(tiny()) is tiny()
+
+
+# The model that comes with the package.
+
+
+def test_the_model_of_the_package_is_small() -> None:
+    with as_file(files("sortednet.symbolic") / "pretrained.safetensors") as path:
+        assert 1e6 < path.stat().st_size < 3e6
+
+
+def test_the_model_of_the_package_opens() -> None:
+    found = shipped()
+    assert found.model.config.variables >= 3
+    assert not found.model.training
+    assert all(torch.isfinite(weight).all() for weight in found.model.parameters())
+
+
+def test_the_model_of_the_package_knows_what_is_usual() -> None:
+    found = shipped()
+    assert set(found.familiarity.limits) == {"roughness", "repeats", "outlier", "remoteness"}
+    assert all(len(own) == found.model.config.variables for own in found.familiarity.limits.values())
 
 
 # What cannot be read.
@@ -153,7 +177,9 @@ def test_a_description_of_another_kind_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", [None, 0, 99, "2"])
 def test_another_format_is_an_error(file: Path, version: Any) -> None:
     changed(file, lambda _, described: described.update(format=version))
-    with pytest.raises(CheckpointError, match=rf"is of format {version}, and this version of sortednet reads \d\. {REMEDY}"):
+    with pytest.raises(
+        CheckpointError, match=rf"is of format {version}, and this version of sortednet reads \d\. {REMEDY}"
+    ):
         load_model(file)
 
 
@@ -168,7 +194,8 @@ DAMAGES: dict[str, tuple[Any, str]] = {
         "data.gain",
     ),
     "one weight more": (lambda tensors, _: tensors.update({"model.more": torch.zeros(9)}), "more"),
-    "familiarity missing": (lambda tensors, _: tensors.pop("familiarity.mean"), "mean"),
+    "familiarity missing": (lambda _, described: described.pop("familiarity"), "familiarity"),
+    "familiarity unknown": (lambda _, described: described["familiarity"].update(mean=1), "mean"),
     "no size": (lambda _, described: described.pop("model"), "model"),
     "no generator": (lambda _, described: described.pop("generator"), "generator"),
     "a size unknown": (lambda _, described: described["model"].update(colour=1), "colour"),

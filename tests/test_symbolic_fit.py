@@ -1,4 +1,4 @@
-"""The search: what the model wrote is fitted, put together anew and ranked; one seed one answer; no work after the time."""
+"""The search: what the model wrote is fitted, put together anew and ranked; one seed, one answer; time is kept."""
 
 import dataclasses
 import itertools
@@ -206,7 +206,9 @@ def test_more_arguments_reach_the_writing() -> None:
 
 
 def test_more_variables_than_the_model_takes_are_an_error() -> None:
-    with pytest.raises(DataError, match=r"X has 4 columns, and the model was trained for up to 3\. Choose columns, or tr"):
+    with pytest.raises(
+        DataError, match=r"X has 4 columns, and the model was trained for up to 3\. Choose columns, or tr"
+    ):
         looked(x=np.ones((60, 4)))
 
 
@@ -231,7 +233,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch, texts: int) -> tuple[Any, list[str]
 def test_no_new_skeleton_is_fitted_after_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     _, fits = clocked(monkeypatch, 10)
     found = looked(config=SearchConfig(candidates=8, time_limit_s=5.0))
-    first = [text for text in dict.fromkeys(fits)]
+    first = set(fits)
     assert 2 <= len(first) <= 5
     assert not found.finished
     assert len(found.candidates) >= 1

@@ -1,4 +1,4 @@
-"""Generated problems: the papers' numbers, splits without a shape in common, counts that are exact, one seed one answer."""
+"""Generated problems: the papers' numbers, splits without a shape in common, exact counts, one seed one answer."""
 
 import dataclasses
 import random
@@ -116,27 +116,27 @@ def test_variables_are_drawn_from_all_that_there_are() -> None:
 
 
 def test_splits_have_no_shape_in_common() -> None:
-    found = [fingerprints(make_pool(WIDE, 150, seed, split)) for seed, split in enumerate(SPLITS)]
+    found = [fingerprints(make_pool(WIDE, 80, seed, split)) for seed, split in enumerate(SPLITS)]
     assert all(found)
-    assert not (found[0] & found[1] or found[0] & found[2] or found[1] & found[2])
+    assert len(set().union(*found)) == sum(map(len, found))
 
 
 def test_splits_of_one_seed_are_all_that_was_drawn() -> None:
-    parts = [make_pool(WIDE, 150, 0, split) for split in SPLITS]
-    assert fingerprints(make_pool(WIDE, 150, 0, None)) == set().union(*map(fingerprints, parts))
+    parts = [make_pool(WIDE, 80, 0, split) for split in SPLITS]
+    assert fingerprints(make_pool(WIDE, 80, 0, None)) == set().union(*map(fingerprints, parts))
 
 
 def test_splits_have_the_shares_that_were_asked_for() -> None:
-    texts = make_pool(GeneratorConfig(variables=(2,)), 1500, 0, None).skeletons[2][0]
+    texts = make_pool(GeneratorConfig(variables=(2,)), 800, 0, None).skeletons[2][0]
     config = GeneratorConfig(validation_share=0.1, test_share=0.2)
     found = [split_of(read_skeleton(text), config) for text in texts]
-    assert found.count("test") / len(found) == pytest.approx(0.2, abs=0.05)
+    assert found.count("test") / len(found) == pytest.approx(0.2, abs=0.06)
     assert found.count("validation") / len(found) == pytest.approx(0.1, abs=0.04)
 
 
 def test_no_excluded_shape_is_in_a_pool() -> None:
     for split in (*SPLITS, None):
-        assert not fingerprints(make_pool(WIDE, 150, 0, split)) & excluded()
+        assert not fingerprints(make_pool(WIDE, 80, 0, split)) & excluded()
 
 
 def test_what_else_is_excluded_is_in_no_pool() -> None:
@@ -153,20 +153,20 @@ def test_excluded_shapes_are_fingerprints() -> None:
 
 
 def test_a_pool_is_the_same_for_the_same_seed() -> None:
-    assert make_pool(CONFIG, 200, 5, "train") == make_pool(CONFIG, 200, 5, "train")
+    assert make_pool(CONFIG, 60, 5, "train") == make_pool(CONFIG, 60, 5, "train")
 
 
 def test_a_pool_is_another_one_for_another_seed() -> None:
-    assert make_pool(CONFIG, 200, 5, "train") != make_pool(CONFIG, 200, 6, "train")
+    assert make_pool(CONFIG, 60, 5, "train") != make_pool(CONFIG, 60, 6, "train")
 
 
 def test_skeletons_of_a_number_of_variables_do_not_depend_on_the_other_numbers() -> None:
-    alone = make_pool(GeneratorConfig(variables=(2,)), 200, 0, "train")
-    assert make_pool(CONFIG, 200, 0, "train").skeletons[2] == alone.skeletons[2]
+    alone = make_pool(GeneratorConfig(variables=(2,)), 60, 0, "train")
+    assert make_pool(CONFIG, 60, 0, "train").skeletons[2] == alone.skeletons[2]
 
 
 def test_a_pool_holds_only_variables_that_were_asked_for() -> None:
-    for variables, (texts, _) in make_pool(CONFIG, 200, 0, None).skeletons.items():
+    for variables, (texts, _) in make_pool(CONFIG, 80, 0, None).skeletons.items():
         assert all(1 <= max(variables_of(read_skeleton(text))) <= variables for text in texts)
 
 

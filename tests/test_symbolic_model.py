@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from sortednet.errors import ConfigError, DataError, TrainingError
-from sortednet.symbolic import Familiarity, ModelConfig, ProblemData, SymbolicGPT, TNet, Tokenizer, token_loss
+from sortednet.errors import ConfigError, DataError
+from sortednet.symbolic import ModelConfig, ProblemData, SymbolicGPT, TNet, Tokenizer, token_loss
 from sortednet.symbolic.expressions import END, PAD, START
 
 from .symbolic_cases import SIMPLE, TINY, fresh, pool, tiny, train
@@ -103,7 +103,7 @@ def test_what_a_model_writes_are_tokens_of_its_own(embedding: str) -> None:
     with torch.no_grad(), model.given(held, mask):
         written = network.generate(start, attention_mask=torch.ones_like(start), max_length=20, pad_token_id=PAD)
     assert written.shape[0] == 3
-    assert 0 <= written.min() and written.max() < len(Tokenizer().vocabulary)  # noqa: PT018
+    assert written.min() >= 0 and written.max() < len(Tokenizer().vocabulary)  # noqa: PT018
 
 
 def test_the_trained_model_writes_skeletons_it_was_trained_on() -> None:
@@ -182,40 +182,3 @@ def test_the_decoder_is_a_model_of_transformers() -> None:
 def test_sizes_out_of_range_are_refused(own: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ModelConfig(**own)
-
-
-# Familiarity.
-
-
-def test_a_limit_is_a_distance_that_nearly_all_unseen_problems_are_within() -> None:
-    generator = torch.Generator().manual_seed(0)
-    familiarity = Familiarity(4)
-    familiarity.learn(torch.randn(3000, 4, generator=generator), torch.randn(1000, 4, generator=generator))
-    distances = familiarity.distance(torch.randn(4000, 4, generator=generator))
-    assert 0.98 < (distances <= familiarity.limit).float().mean() < 1
-
-
-def test_distances_are_those_of_mahalanobis() -> None:
-    generator = torch.Generator().manual_seed(0)
-    scale = torch.tensor([1.0, 5.0])
-    familiarity = Familiarity(2)
-    familiarity.learn(scale * torch.randn(20_000, 2, generator=generator) + 3, torch.randn(100, 2, generator=generator))
-    found = familiarity.distance(torch.tensor([[3.0, 3.0], [3.0, 13.0], [5.0, 3.0]]))
-    assert found.tolist() == pytest.approx([0.0, 2.0, 2.0], abs=0.35)
-
-
-def test_what_is_far_off_is_not_familiar() -> None:
-    generator = torch.Generator().manual_seed(0)
-    familiarity = Familiarity(4)
-    familiarity.learn(torch.randn(3000, 4, generator=generator), torch.randn(1000, 4, generator=generator))
-    assert familiarity.is_familiar(torch.zeros(1, 4))
-    assert not familiarity.is_familiar(torch.full((1, 4), 10.0))
-
-
-def test_before_learning_everything_is_familiar() -> None:
-    assert Familiarity(4).is_familiar(torch.full((1, 4), 1e6))
-
-
-def test_embeddings_that_are_all_the_same_are_an_error() -> None:
-    with pytest.raises(TrainingError):
-        Familiarity(4).learn(torch.ones(100, 4), torch.ones(100, 4))

@@ -9,6 +9,7 @@ import pytest
 from sortednet.errors import DataError
 from sortednet.symbolic.expressions import (
     GeneratorConfig,
+    NoFormulaError,
     constants_of,
     evaluate,
     fill,
@@ -18,9 +19,13 @@ from sortednet.symbolic.expressions import (
     make_pool,
     parse,
     read_skeleton,
+    rebuild,
+    scale,
+    scale_free,
     skeleton_of,
     term_values,
     to_text,
+    variable,
     variables_of,
 )
 
@@ -101,6 +106,42 @@ def test_text_that_is_no_skeleton_is_refused() -> None:
         read_skeleton("C*(x1")
 
 
+# Skeletons that do not change with the scale of variables.
+
+
+def test_skeletons_of_a_pool_do_not_change_with_the_scale_of_variables() -> None:
+    generator = np.random.default_rng(0)
+    for text in TEXTS[::3]:
+        skeleton = read_skeleton(text)
+        values = generator.uniform(0.5, 1.5, constants_of(skeleton))
+        factors = generator.uniform(0.5, 2, 3)
+        try:
+            scaled = rebuild(fill(skeleton, values), lambda index, own=factors: scale(variable(index), own[index - 1]))
+        except NoFormulaError:
+            continue
+        terms = set(to_text(skeleton_of(scaled)).split("+"))
+        assert terms <= set(text.split("+")), text
+
+
+@pytest.mark.parametrize(
+    ("text", "free"),
+    [
+        ("C*sin(C*x2)*x1+C", "C*sin(C*x2)*x1+C"),
+        ("C*log(x1)*x2+C", "C*x2+C*log(x1)*x2+C"),
+        ("C*cos(C*x2)*log(x1+C)+C", "C*cos(C*x2)+C*cos(C*x2)*log(x1+C)+C"),
+        ("C*sin(C*log(x1))+C", "C*sin(C*log(x1)+C)+C"),
+        ("C*log(x1+C)+C", "C*log(x1+C)+C"),
+    ],
+)
+def test_logarithms_get_the_terms_that_the_scale_of_variables_adds(text: str, free: str) -> None:
+    assert to_text(scale_free(read_skeleton(text))) == free
+
+
+def test_to_be_free_of_scale_is_idempotent() -> None:
+    for text in TEXTS:
+        assert scale_free(read_skeleton(text)) == read_skeleton(text)
+
+
 # Fingerprints.
 
 
@@ -116,7 +157,9 @@ def test_fingerprint_is_the_same_where_numbers_of_variables_are_passed_over() ->
 
 
 def test_fingerprints_of_different_skeletons_of_one_variable_differ() -> None:
-    texts = [text for text in POOL.skeletons[1][0] if "-x1" not in text and "sqrt(-" not in text and "log(-" not in text]
+    texts = [
+        text for text in POOL.skeletons[1][0] if "-x1" not in text and "sqrt(-" not in text and "log(-" not in text
+    ]
     found = {fingerprint(read_skeleton(text)) for text in texts}
     assert len(found) == len(texts)
 

@@ -63,7 +63,9 @@ def test_characters_are_a_token_each() -> None:
 
 
 def test_operators_need_fewer_tokens_than_characters() -> None:
-    operators, characters = (sum(len(Tokenizer(kind).encode(text)) for text in TEXTS) for kind in ("operators", "characters"))
+    operators, characters = (
+        sum(len(Tokenizer(kind).encode(text)) for text in TEXTS) for kind in ("operators", "characters")
+    )
     assert operators < 0.6 * characters
 
 
@@ -72,7 +74,9 @@ def test_operators_need_fewer_tokens_than_characters() -> None:
 def test_unknown_text_is_refused(kind: str, text: str) -> None:
     if kind == "characters" and text == "C*tan(x1)":
         return  # each of its characters is known
-    with pytest.raises(DataError, match=r"holds what is no token\. Write it as to_text does, such as C\*sin\(C\*x1\)\+C"):
+    with pytest.raises(
+        DataError, match=r"holds what is no token\. Write it as to_text does, such as C\*sin\(C\*x1\)\+C"
+    ):
         Tokenizer(kind).encode(text)
 
 

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from html import unescape
 from pathlib import Path
 from typing import Any, final
 
@@ -197,8 +198,10 @@ def mathml_of(formula: Formula) -> str:
     expression = formula.sympy().xreplace({Symbol(name): Symbol(letter) for letter, name in kept.items()})
     dot = any(len(name.rstrip("0123456789")) > 1 for name in formula.variables())  # `speed time` reads like one name
     text: str = mathml(expression, printer="presentation", mul_symbol="dot" if dot else None)
-    for letter, name in {**kept, "&InvisibleTimes;": "\u2062", "&ExponentialE;": "e"}.items():
+    text = unescape(text.replace("&ExponentialE;", "e"))  # what it names and numbers: no mark of HTML is among them
+    for letter, name in kept.items():
         text = text.replace(letter, name)
+    text = re.sub(r"<(mo|mn)>-", "<\\1>\u2212", text)
     return f'<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">{text}</math>'
 
 
@@ -229,5 +232,5 @@ def r2_text(record: FormulaRecord) -> str:
         return "none"
     if record.best.error < EXACT:
         return "1"
-    digits = max(4, math.ceil(-math.log10(record.best.error)) + 1)
+    digits = min(6, max(4, math.ceil(-math.log10(record.best.error)) + 1))
     return f"{math.floor(r2 * 10**digits) / 10**digits:.{digits}f}"

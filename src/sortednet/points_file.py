@@ -65,9 +65,7 @@ def read_points(path: str | Path, target: str | None = None, columns: Sequence[s
     places = _chosen(path, names, target, columns)
     values = np.array([_numbers(path, names, row, line, places) for line, row in rows[1:]], float)
     if len(values) < 2:
-        raise DataError(
-            f"{path} has too few points below its line of names: {len(values)}. Give at least 2, better 20."
-        )
+        raise DataError(f"{path} has too few points below its line of names: {len(values)}. Give 2, better 20.")
     for place, column in zip(places, np.abs(values).max(0), strict=True):
         if column > _LARGEST or 0 < column < _SMALLEST:
             raise DataError(

@@ -41,7 +41,7 @@ def marks_of(errors: Sequence[float]) -> tuple[list[float], list[str]]:
     )
     step = max(1, math.ceil((high - low) / 7))
     powers = list(range(high, low - 1, -step))
-    texts = {power: "1" if power == 0 else f"1e{power}" for power in powers}
+    texts = {power: f"{10.0**power:g}" if abs(power) <= 3 else f"1e{power}" for power in powers}
     if min(errors) < EXACT:
         floor = round(math.log10(_FLOOR))
         texts = {power: text for power, text in texts.items() if power > floor + step / 2} | {floor: "exact"}

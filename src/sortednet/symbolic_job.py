@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from . import checkpoint
 from ._version import __version__
@@ -29,12 +29,14 @@ from .symbolic import (
     save_model,
     token_loss,
 )
+from .symbolic.expressions import stream
+from .symbolic.scaling import standardise
 from .trainers import Trainer, TrainingConfig
 
 __all__ = ["FILE", "ProblemsConfig", "SymbolicConfig", "open_network", "train", "write_models"]
 
 FILE = "symbolic.safetensors"
-_MEASURED = 4096  # problems that familiarity is learned from
+_MEASURED = 2048  # problems that familiarity is learned from
 _VALIDATED = 2048
 _BATCH = 128
 
@@ -139,6 +141,7 @@ def train(config: SymbolicConfig, *, resume: bool, console: Console | None = Non
     """
     net = config.network()
     data = config.data()
+    config.data("validation", _VALIDATED)  # there may be no skeletons for it, which is better found before
     Trainer(
         net, _objective(net), token_loss, data, config.training, config.output, collate=collate_problems,
         workers=config.problems.workers, description=asdict(config), console=console, title="training on problems",
@@ -162,14 +165,13 @@ def write_models(config: SymbolicConfig, net: SortedNet, data: ProblemData) -> N
         data: What it was trained on.
     """
     validation = config.data("validation", _VALIDATED)
+    familiarity = Familiarity.learn(_problems(validation))
     for setting in net.space:
         layers = int(setting["layers"])
         model = net.extract(setting).eval().cpu()
         assert isinstance(model, SymbolicGPT)
         for tensor in model.state_dict().values():
             tensor.copy_(tensor.half())  # what will be read again
-        familiarity = Familiarity(config.model.width)
-        familiarity.learn(_embedded(model, data, _MEASURED), _embedded(model, validation, _VALIDATED))
         about = {
             "updates": config.training.updates,
             "examples": config.training.updates * config.training.batch_size * config.training.accumulate,
@@ -194,9 +196,14 @@ def _batches(data: ProblemData, count: int) -> Any:
     return (data.__getitems__(list(range(first, first + _BATCH))) for first in range(0, count, _BATCH))
 
 
-@torch.no_grad()
-def _embedded(model: SymbolicGPT, data: ProblemData, count: int) -> Tensor:
-    return torch.cat([model.data(points, mask) for points, mask, *_ in _batches(data, count)])
+def _problems(data: ProblemData) -> Iterator[tuple[Any, Any]]:
+    """Yield scaled points and values of problems with as many points as are trained on, without padding."""
+    low, high = data.points or data.generator.points_of(1)
+    for block in range(_MEASURED // _BATCH):
+        points = low + block % (high - low + 1)
+        for drawn in stream(data.pool, data.generator, data.seed, block, _BATCH, 1, points):
+            for x, y in zip(drawn.x, drawn.y, strict=True):
+                yield standardise(x, y)[:2]
 
 
 @torch.no_grad()

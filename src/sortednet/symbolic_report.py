@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from . import canvas, page
@@ -24,7 +26,8 @@ _FRONT_CAPTION = (
     "as a share of the variance. Hover for the formula."
 )
 _TABLE_CAPTION = "Click a heading to sort. Bold: the chosen formula, which weighs error against length."
-_WIDTH, _HEIGHT, _TITLE_FONT = 10.0, 4.6, 13.0  # inches, points
+_WIDTH, _HEIGHT = 10.0, 4.6  # inches
+_TITLE_FONT, _PLAIN_FONT = 13.0, 9.5
 
 
 def write_formula_page(path: str | Path, record: FormulaRecord, *, title: str | None = None) -> None:
@@ -140,13 +143,19 @@ def write_formula_picture(path: str | Path, record: FormulaRecord) -> None:
     left, right = picture.subplots(1, 2, width_ratios=(3, 2))
     _draw_data(left, record)
     _draw_front(right, record)
-    plain = canvas.wrapped(f"{record.target} = {record.best}", _WIDTH - 0.6, 11)
     typeset = _typeset(record)
     if typeset is None:
-        picture.suptitle(plain, fontsize=11, color=INK, parse_math=False)
+        picture.suptitle(_lines(record), fontsize=_PLAIN_FONT, color=INK, parse_math=False)
     else:
         picture.suptitle(typeset, fontsize=_TITLE_FONT, color=INK)
     canvas.write(path, picture)
+
+
+def _lines(record: FormulaRecord) -> str:
+    """Return the formula as text in at most three lines, broken before signs."""
+    text = re.sub(r"(?<![eE(*\s])([-+])", r" \1", f"{record.target} = {record.best}")
+    most = int((_WIDTH - 0.4) / canvas.inches(1, _PLAIN_FONT))
+    return "\n".join(wrap(text, most, max_lines=3, placeholder=" ...", break_on_hyphens=False))
 
 
 def _typeset(record: FormulaRecord) -> str | None:
@@ -183,8 +192,7 @@ def _draw_data(axes: Any, record: FormulaRecord) -> None:
     axes.set_ylim(*drawn_y(record))
     axes.grid(color=LINE)
     axes.set_axisbelow(True)
-    shown = r2_text(record)
-    canvas.head(axes, f"R\u00b2 {shown}", 10, 5)
+    canvas.head(axes, f"R\u00b2 {r2_text(record)}", 10, 5)
 
 
 def _draw_front(axes: Any, record: FormulaRecord) -> None:
@@ -201,7 +209,7 @@ def _draw_front(axes: Any, record: FormulaRecord) -> None:
     axes.set_yticks(marks, texts)
     axes.minorticks_off()
     axes.set_ylim(0.5 * min(marks), 2 * max(marks))
-    axes.set_xlim(0, 1.08 * max((one.complexity for one in shown), default=1))
+    axes.set_xlim(0, 1.08 * max(5, *(one.complexity for one in record.candidates)))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(color=LINE)
     axes.set_axisbelow(True)

@@ -34,6 +34,7 @@ _METHODS = {"ours": "SymbolicGPT (ours)", "gplearn": "gplearn", "pyoperon": "pyo
 _LIMITS = (0.99, 0.999)
 _SHOWN, _DRAWN = 20, 7  # problems whose predictions are kept, and the most that are drawn
 _GRID = 161  # points of these
+_OVERVIEW = (0, 3, 4)  # sets whose curves the overview has
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,9 @@ def jobs(
     for method in methods:
         for name, count in counts.items():
             for start, stop in _parts(name, count, sizes.part):
-                described = {**shared, "set": name, "count": count, "rows": [start, stop], "method": method}
+                described = {**shared, "set": name, "samples": count, "rows": [start, stop], "method": method}
+                if name in _GENERATED:
+                    del described["samples"]
                 if method == "ours":
                     described["model"] = model
                 label = f"symbolic-{name}-{method}" + (f"-{start}" if start else "")
@@ -94,8 +97,9 @@ def jobs(
     if "ours" in methods and "pyoperon" in methods:
         for name, count in {**counts, "generated-mixed": sizes.hybrid}.items():
             if name in ("generated-mixed", "nguyen", "feynman"):
-                described = {**shared, "set": name, "count": 1 if name == "nguyen" else count, "rows": [0, None]}
-                described |= {"method": "hybrid", "model": model}
+                described = {**shared, "set": name, "rows": [0, count], "method": "hybrid", "model": model}
+                if name not in _GENERATED:
+                    described |= {"samples": 1, "rows": [0, None]}
                 found[f"symbolic-{name}-hybrid"] = Job(partial(_measure, conditions, described), described)
     return found
 
@@ -127,7 +131,7 @@ def _measure(
     if pretrained is not None:
         check_unseen(pretrained)
     problems = load_problems(
-        described["set"], described["count"], described["seed"], published_folder(conditions.data),
+        described["set"], described.get("samples", stop), described["seed"], published_folder(conditions.data),
         points=described["points"],
     )[start:stop]  # fmt: skip
     one = _hybrid_row_of(pretrained) if described["method"] == "hybrid" else _row_of(described["method"], pretrained)
@@ -142,7 +146,10 @@ def _kept(path: Path, described: Mapping[str, Any]) -> list[Result]:
         return []
     try:
         found = json.loads(path.read_text())
-        return list(found["rows"]) if found["of"] == json.loads(json.dumps(dict(described))) else []
+        start, stop = described["rows"]
+        own = {**found["of"], "rows": [found["of"]["rows"][0], stop]}  # the first problems do not depend on the last
+        same = own == json.loads(json.dumps(dict(described)))
+        return list(found["rows"])[: None if stop is None else stop - start] if same else []
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(f"{path} is damaged. Remove it to do the job again.") from None
 
@@ -347,30 +354,35 @@ def _notes(conditions: Conditions, results: Mapping[str, Result]) -> str:
 
 
 def _draw(path: Path, conditions: Conditions, results: Mapping[str, Result]) -> None:
-    from .symbolic_pictures import write_curves, write_fits
+    """Write an overview, all curves, and more of the drawn problems, each to a file of its own."""
+    from .symbolic_pictures import Fit, write_overview
     from .symbolic_problems import load_problems
 
     held = {label: gathered(results, method) for method, label in _METHODS.items()}
-    panels = {}
+    curves = {}
     for name, title in _TITLES.items():
         test = "outside" if name in _GENERATED else "inside"
         own = {label: [_error(row, test) for row in rows[name]] for label, rows in held.items() if name in rows}
         if own:
-            panels[title + (": outer range" if test == "outside" else "")] = own
-    write_curves(path, panels, title="Problems whose error is at most so large")
+            curves[title + (": outer range" if test == "outside" else "")] = own
     shown = {
-        label: [row["grid"] for row in rows["generated-1"] if "grid" in row] for label, rows in held.items() if rows
+        label: [row["grid"] for row in rows["generated-1"] if "grid" in row]
+        for label, rows in held.items()
+        if "generated-1" in rows
     }
-    count = min(map(len, shown.values()))
-    problems = load_problems("generated-1", count, conditions.seed, None)
+    problems = load_problems("generated-1", min(map(len, shown.values())), conditions.seed, None)
     first = {problem.shape: place for place, problem in reversed(list(enumerate(problems)))}
-    chosen = sorted(first.values())[:_DRAWN]
-    write_fits(
-        path.with_name(f"{path.stem}-formulas.png"),
-        [problems[place] for place in chosen],
-        {label: [values[place] for place in chosen] for label, values in shown.items()},
-        title="Drawn problems with unseen skeletons: 30 points in the shaded range, and what was found of them",
+    fits = [
+        Fit(problems[place], {label: values[place] for label, values in shown.items()})
+        for place in sorted(first.values())[:_DRAWN]
+    ]
+    title = "Drawn problems with unseen skeletons (training points in the shaded range), and the share of small errors"
+    few = {heading: own for place, (heading, own) in enumerate(curves.items()) if place in _OVERVIEW}
+    write_overview(path, fits[:4], few, title=title)
+    write_overview(
+        path.with_name(f"{path.stem}-curves.png"), [], curves, title="Share of problems with so small an error"
     )
+    write_overview(path.with_name(f"{path.stem}-formulas.png"), fits, {}, title=title.partition(", and")[0])
 
 
 SYMBOLIC = Experiment(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -17,92 +18,101 @@ from ..symbolic.expressions import Sum, evaluate, to_text
 from .symbolic_problems import Problem
 from .symbolic_scores import CEILING, curve
 
-__all__ = ["write_curves", "write_fits"]
+__all__ = ["Fit", "write_overview"]
 
 _PANEL = (3.1, 2.5)  # inches
 _COLUMNS = 4
 _STYLES = ("-", "--", "-.", ":")
-_WIDTHS = (2.0, 1.4, 1.4, 1.4)
 
 
-def write_curves(path: str | Path, panels: Mapping[str, Mapping[str, Sequence[float]]], *, title: str) -> None:
-    """Write a PNG of the papers' cumulative curves side by side: the share of problems below each error.
+@dataclass(frozen=True)
+class Fit:
+    """A problem of one variable, and what methods found of it.
 
-    Args:
-        path: File; what was there is replaced once all is written.
-        panels: MSE_N of each problem by method, by heading.
-        title: Line above all.
-
-    Raises:
-        DataError: If there is no panel.
-        CheckpointError: If the file cannot be written.
-        ImportError: If matplotlib is not installed.
+    Attributes:
+        problem: The problem.
+        found: By method, values on an even grid from -5 to 5, None where there is none.
     """
-    if not panels:
-        raise DataError("There is no curve to draw. Give at least one panel.")
-    names = list(dict.fromkeys(name for errors in panels.values() for name in errors))
-    picture, cells = _cells(len(panels) + 1, title)
-    end = math.log(CEILING)
-    drawn: dict[str, Any] = {}
-    for place, (heading, errors) in enumerate(panels.items()):
-        axes = cells[place]
-        for name, values in errors.items():
-            points = curve(values)
-            across, up = zip(*points, strict=True)
-            look = names.index(name) % len(_STYLES)
-            (drawn[name],) = axes.plot(
-                across, up, color=COLOURS[look], linestyle=_STYLES[look], linewidth=_WIDTHS[look]
-            )
-        axes.set_xlim(-end, end)
-        axes.set_ylim(0, 103)
-        axes.grid(color=figures.LINE)
-        name_axes(axes, "ln MSE_N", "" if place % _COLUMNS else "problems at or below, %")
-        head(axes, heading, 9.5, _PANEL[0])
-    _name_all(cells[len(panels)], drawn)
-    write(path, picture)
+
+    problem: Problem
+    found: Mapping[str, Sequence[float | None]]
 
 
-def write_fits(
-    path: str | Path, problems: Sequence[Problem], found: Mapping[str, Sequence[Sequence[float | None]]], *, title: str
+def write_overview(
+    path: str | Path,
+    fits: Sequence[Fit],
+    curves: Mapping[str, Mapping[str, Sequence[float]]],
+    *,
+    title: str,
 ) -> None:
-    """Write a PNG of problems of one variable: the training points, the true function, and what methods found.
+    """Write a PNG of problems with what methods found of them, and of the papers' cumulative curves.
 
     Args:
         path: File; what was there is replaced once all is written.
-        problems: Of one variable, at least one.
-        found: By method, the values for each problem on an even grid from -5 to 5, None where there is none.
+        fits: Problems of one variable.
+        curves: MSE_N of each problem by method, by heading: the share of problems at or below each error is drawn.
         title: Line above all.
 
     Raises:
-        DataError: If there is no problem.
+        DataError: If there is nothing to draw.
         CheckpointError: If the file cannot be written.
         ImportError: If matplotlib is not installed.
     """
-    if not problems:
-        raise DataError("There is no problem to draw. Give at least one.")
-    picture, cells = _cells(len(problems) + 1, title)
+    if not fits and not curves:
+        raise DataError("There is nothing to draw. Give at least one problem or one curve.")
+    picture, cells = _cells(len(fits) + len(curves) + 1, title)
+    methods = [name for fit in fits for name in fit.found] + [name for errors in curves.values() for name in errors]
+    looks = {
+        name: {"color": COLOURS[place], "linestyle": _STYLES[place % len(_STYLES)], "linewidth": 1.5 if place else 2.0}
+        for place, name in enumerate(dict.fromkeys(methods))
+    }
     drawn: dict[str, Any] = {}
-    for place, problem in enumerate(problems):
-        axes = cells[place]
-        grid = np.linspace(-5, 5, 1001)
-        with np.errstate(all="ignore"):
-            truth = np.broadcast_to(evaluate(problem.truth, [grid]), grid.shape)
-        limits = _limits(problem, truth)
-        truth = _without_jumps(truth, limits[1] - limits[0])
-        (drawn["true formula"],) = axes.plot(grid, truth, color=figures.MUTED, linewidth=4.5, alpha=0.45)
-        for number, (name, values) in enumerate(found.items()):
-            own = [math.nan if value is None else value for value in values[place]]
-            (drawn[name],) = axes.plot(
-                np.linspace(-5, 5, len(own)), own, color=COLOURS[number], linestyle=_STYLES[number % 4], linewidth=1.5
-            )
-        drawn["training points"] = axes.scatter(problem.x[:, 0], problem.y, s=11, color=figures.INK, zorder=4)
-        axes.axvspan(-3, 3, color=figures.LINE, alpha=0.45, zorder=0, linewidth=0)
-        axes.set_xlim(-5, 5)
-        axes.set_ylim(*limits)
-        name_axes(axes, "x1", "")
-        head(axes, shorten(_rounded(problem.truth), 110, placeholder=" ..."), 7.5, _PANEL[0])
-    _name_all(cells[len(problems)], drawn)
+    for axes, fit in zip(cells, fits, strict=False):
+        drawn |= _draw_fit(axes, fit, looks)
+    for place, (heading, errors) in enumerate(curves.items(), len(fits)):
+        drawn |= _draw_curves(cells[place], errors, looks)
+        name_axes(cells[place], "ln MSE_N", "" if place % _COLUMNS and place > len(fits) else "problems at or below, %")
+        head(cells[place], heading, 9.5, _PANEL[0])
+    cells[len(fits) + len(curves)].legend(
+        list(drawn.values()), list(drawn), loc="center", fontsize=LINE_FONT + 1, frameon=False
+    )
     write(path, picture)
+
+
+def _draw_curves(
+    axes: Any, errors: Mapping[str, Sequence[float]], looks: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Draw the cumulative curve of each method; return the lines by name."""
+    drawn = {}
+    for name, values in errors.items():
+        across, up = zip(*curve(values), strict=True)
+        (drawn[name],) = axes.plot(across, up, **looks[name])
+    axes.set_xlim(-math.log(CEILING), math.log(CEILING))
+    axes.set_ylim(0, 103)
+    axes.grid(color=figures.LINE)
+    return drawn
+
+
+def _draw_fit(axes: Any, fit: Fit, looks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Draw the training points, the true function, and what each method found; return what was drawn by name."""
+    problem = fit.problem
+    grid = np.linspace(-5, 5, 1001)
+    with np.errstate(all="ignore"):
+        truth = np.broadcast_to(evaluate(problem.truth, [grid]), grid.shape)
+    limits = _limits(problem, truth)
+    truth = _without_jumps(truth, limits[1] - limits[0])
+    drawn: dict[str, Any] = {}
+    (drawn["true formula"],) = axes.plot(grid, truth, color=figures.MUTED, linewidth=4.5, alpha=0.45)
+    for name, values in fit.found.items():
+        own = [math.nan if value is None else value for value in values]
+        (drawn[name],) = axes.plot(np.linspace(-5, 5, len(own)), own, **looks[name])
+    drawn["training points"] = axes.scatter(problem.x[:, 0], problem.y, s=11, color=figures.INK, zorder=4)
+    axes.axvspan(-3, 3, color=figures.LINE, alpha=0.45, zorder=0, linewidth=0)
+    axes.set_xlim(-5, 5)
+    axes.set_ylim(*limits)
+    name_axes(axes, "x1", "")
+    head(axes, shorten(_rounded(problem.truth), 110, placeholder=" ..."), 7.5, _PANEL[0])
+    return drawn
 
 
 def _cells(count: int, title: str) -> tuple[Any, list[Any]]:
@@ -115,10 +125,6 @@ def _cells(count: int, title: str) -> tuple[Any, list[Any]]:
     for axes in cells[count - 1 :]:
         axes.set_axis_off()
     return picture, cells
-
-
-def _name_all(axes: Any, drawn: Mapping[str, Any]) -> None:
-    axes.legend(list(drawn.values()), list(drawn), loc="center", fontsize=LINE_FONT + 1, frameon=False)
 
 
 def _limits(problem: Problem, truth: Any) -> tuple[float, float]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.utils import check_random_state
@@ -26,7 +25,6 @@ from .scaling import standardise
 __all__ = ["SymbolicGPTRegressor", "UnfamiliarDataWarning"]
 
 Columns = Literal["select", "all"]
-_SHOWN = 12  # formulas of the front
 _EXACT = 1e-13  # errors below this share of the variance are nothing but rounding
 _SMALLEST, _LARGEST = 1e-30, 1e30  # of numbers; a column that is 0 throughout is none
 
@@ -209,26 +207,12 @@ class SymbolicGPTRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def _is_familiar(self, pretrained: Pretrained, x: Any, y: Any) -> bool:
         """Return whether the model learned from such data, and warn if not."""
-        fewest = min(low for low, _ in pretrained.generator.points)
-        why = None
-        if len(y) < fewest:
-            why = f"There are {len(y)} points, and the model was trained on at least {fewest}"
-        else:
-            scaled_x, scaled_y, *_ = standardise(x, y)
-            shown = np.random.default_rng(0).permutation(len(y))[: SearchConfig().shown]
-            points = torch.zeros(1, len(shown), pretrained.model.config.variables + 1)
-            points[0, :, : x.shape[1]] = torch.from_numpy(scaled_x[shown])
-            points[0, :, -1] = torch.from_numpy(scaled_y[shown])
-            with torch.no_grad():
-                embedded = pretrained.model.data(points, torch.ones(1, len(shown)))
-            if not pretrained.familiarity.is_familiar(embedded):
-                why = (
-                    "The data are unlike those that the model learned from (noise, steps, or another kind of function)"
-                )
+        scaled_x, scaled_y, *_ = standardise(x, y)
+        why = pretrained.familiarity.why_not(scaled_x, scaled_y)
         if why is not None:
             warnings.warn(
-                f"{why}: the formula may be poor. Compare its error (candidates_), give more points, or train a model "
-                "on such data (sortednet symbolic train).",
+                f"The data are unlike those that the model learned from: {why}. The formula may be poor. Compare its "
+                "error (candidates_), give more points, or train a model on such data (sortednet symbolic train).",
                 UnfamiliarDataWarning,
                 stacklevel=3,
             )
@@ -287,8 +271,13 @@ def _presented(found: Search, x: Any, y: Any, weights: Any, names: Sequence[str]
             error = float((share * (evaluate(terms, columns) - y) ** 2).sum() / variance)
         return error if np.isfinite(error) else np.inf
 
+    shortest_first = sorted(found.candidates[1:], key=lambda one: (one.complexity, one.error))
+    chosen = [found.candidates[0]]
+    for candidate in shortest_first:
+        if len(chosen) == 1 or candidate.error < chosen[-1].error:
+            chosen.append(candidate)
     ranked: list[Formula] = []
-    for candidate in found.candidates[:_SHOWN]:
+    for candidate in chosen:
         with suppress(NoFormulaError):  # a constant beyond what floats hold
             poly = tidy(found.scaling.back(candidate.formula), error_of)
             ranked.append(Formula.of(poly, names, error_of(freeze(poly))))

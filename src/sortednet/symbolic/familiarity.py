@@ -1,68 +1,111 @@
-"""Whether data are like what a model was trained on."""
+"""Whether data are like those that a model was trained on."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from ..errors import TrainingError
+import numpy as np
+from scipy.spatial import cKDTree
+from scipy.stats import rankdata
 
-__all__ = ["Familiarity"]
+__all__ = ["Familiarity", "statistics_of"]
 
 _QUANTILE = 0.995
-_SHRINKAGE = 0.02
+_LEAST = {
+    "roughness": 0.0,
+    "repeats": 0.2,
+    "outlier": 0.0,
+    "remoteness": 0.0,
+}  # rounded measurements repeat some values
+_REASONS = {
+    "roughness": "neighbouring points have values as different as points far apart, as in noise or fast changes",
+    "repeats": "many points share their values, as in steps or categories",
+    "outlier": "one value is far from all others",
+    "remoteness": "a variable is far from 0 compared with its range, as years are",
+}
 
 
-class Familiarity(nn.Module):
-    """Measures how far embedded data are from those of training problems.
+@dataclass(frozen=True)
+class Familiarity:
+    """What was usual among the problems of training.
 
-    Args:
-        width: Of the embedding, W.
+    Attributes:
+        limits: By statistic, the value that 99.5 % of problems with unseen skeletons were below, for problems of one
+            variable, of two, and so on.
+        fewest: Points of the smallest problem.
 
-    Source:
-        Lee et al. (2018), arXiv:1807.03888, section 2.1: the Mahalanobis distance from the training features, here with
-        one class. The limit is the distance that 99.5 % of problems with unseen skeletons are within.
+    Example:
+        >>> familiarity = Familiarity({"roughness": (0.4,)}, fewest=20)
+        >>> x = np.linspace(0, 1, 50)[:, None]
+        >>> familiarity.why_not(x, np.sin(x[:, 0])) is None
+        True
+        >>> familiarity.why_not(x, np.random.default_rng(0).normal(size=50))
+        'neighbouring points have values as different as points far apart, as in noise or fast changes'
     """
 
-    mean: Tensor
-    precision: Tensor
-    limit: Tensor
+    limits: Mapping[str, tuple[float, ...]]
+    fewest: int = 2
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("precision", torch.eye(width))
-        self.register_buffer("limit", torch.tensor(torch.inf))
-
-    @torch.no_grad()
-    def learn(self, training: Tensor, unseen: Tensor) -> None:
+    @classmethod
+    def learn(cls, problems: Iterable[tuple[Any, Any]]) -> Familiarity:
         """Learn what is usual.
 
         Args:
-            training: Embedded problems of training. Shape (P, W).
-            unseen: Of problems with skeletons that were not trained on. Shape (Q, W).
-
-        Raises:
-            TrainingError: If all problems are embedded alike.
+            problems: Scaled points, shape (N, D), and their values, (N,); some hundred for each number of variables.
         """
-        self.mean.copy_(training.mean(0))
-        if float(training.std(0).max()) < 1e-6:
-            raise TrainingError(
-                "All problems are embedded alike, so that the model does not read them. Train it longer, or at a lower "
-                "learning rate."
-            )
-        covariance = torch.cov(training.double().T)
-        size = covariance.diagonal().mean()
-        covariance = (1 - _SHRINKAGE) * covariance + _SHRINKAGE * size * torch.eye(len(covariance)).to(covariance)
-        self.precision.copy_(torch.linalg.inv(covariance))
-        self.limit.copy_(self.distance(unseen).quantile(_QUANTILE))
+        found: dict[int, list[dict[str, float]]] = {}
+        fewest = 0
+        for x, y in problems:
+            found.setdefault(x.shape[1], []).append(statistics_of(x, y))
+            fewest = min(fewest or len(y), len(y))
+        limits = {}
+        for name, least in _LEAST.items():
+            values = [[one[name] for one in found.get(variables, ())] for variables in range(1, max(found) + 1)]
+            limits[name] = tuple(max(least, float(np.quantile(own, _QUANTILE))) if own else np.inf for own in values)
+        return cls(limits, fewest)
 
-    @torch.no_grad()
-    def distance(self, embedded: Tensor) -> Tensor:
-        """Return the distance of each embedding, at least 0. Shape (B, W) to (B,)."""
-        apart = embedded.to(self.mean) - self.mean
-        return ((apart @ self.precision) * apart).sum(1).clamp(min=0).sqrt()
+    def why_not(self, x: Any, y: Any) -> str | None:
+        """Return in words how scaled data are unlike those of training; None if they are not.
 
-    def is_familiar(self, embedded: Tensor) -> bool:
-        """Return whether the embeddings of a problem, shape (B, W), are on average within the limit."""
-        return bool(self.distance(embedded).mean() <= self.limit)
+        Args:
+            x: Shape (N, D).
+            y: Shape (N,).
+        """
+        if len(y) < self.fewest:
+            return f"there are {len(y)} distinct points, fewer than the {self.fewest} of the smallest problem"
+        statistics = statistics_of(x, y)
+        for name, limits in self.limits.items():
+            if x.shape[1] <= len(limits) and statistics[name] > limits[x.shape[1] - 1]:
+                return _REASONS[name]
+        return None
+
+
+def statistics_of(x: Any, y: Any) -> dict[str, float]:
+    """Return what tells data apart whatever their formula.
+
+    Args:
+        x: Scaled points, at least two. Shape (N, D).
+        y: Their values. Shape (N,).
+
+    Returns:
+        `roughness`: half the mean squared difference of y between each point and its nearest, y as ranks with variance
+        1: 0 for a smooth function, 1 for noise. `repeats`: the share of points whose y another one has. `outlier`: the
+        largest distance of y from its mean, as a share of the most that so many points can have. `remoteness`: the
+        logarithm of the largest size of a variable over its range, the largest of all variables.
+    """
+    ranks = rankdata(y)
+    ranks = (ranks - ranks.mean()) / max(float(ranks.std()), 1e-12)
+    _, nearest = cKDTree(x).query(x, k=2)
+    _, counts = np.unique(y, return_counts=True)
+    apart = np.abs(y - y.mean()).max() / max(float(y.std()), 1e-300)
+    ranges = np.ptp(x, axis=0)
+    sizes = np.abs(x).max(0)
+    far = [size / width for size, width in zip(sizes, ranges, strict=True) if width > 0]
+    return {
+        "roughness": float(((ranks - ranks[nearest[:, 1]]) ** 2).mean() / 2),
+        "repeats": float(counts[counts > 1].sum() / len(y)),
+        "outlier": float(apart / np.sqrt(len(y))),
+        "remoteness": float(np.log(max(far, default=1.0))),
+    }

@@ -9,8 +9,6 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import Tensor
-
 from .. import checkpoint
 from ..errors import CheckpointError, ConfigError
 from .expressions import GeneratorConfig
@@ -23,7 +21,7 @@ FORMAT = 1
 """Of the file; others are refused."""
 
 _REMEDY = "Make it again with sortednet symbolic train, or leave it out to use the one that comes with sortednet."
-_Config = TypeVar("_Config", ModelConfig, GeneratorConfig)
+_Config = TypeVar("_Config", ModelConfig, GeneratorConfig, Familiarity)
 
 
 @dataclass(frozen=True)
@@ -60,11 +58,11 @@ def save_model(path: str | Path, pretrained: Pretrained) -> None:
     gpt: Any = pretrained.model.decoder.network
     for tied in gpt.all_tied_weights_keys:
         tensors.pop(f"model.decoder.network.{tied}", None)
-    tensors.update({f"familiarity.{name}": one.float() for name, one in pretrained.familiarity.state_dict().items()})
     described = {
         "format": FORMAT,
         "model": asdict(pretrained.model.config),
         "generator": asdict(pretrained.generator),
+        "familiarity": asdict(pretrained.familiarity),
         "about": dict(pretrained.about),
     }
     checkpoint.write_bytes(Path(path), checkpoint.to_bytes(tensors, {"sortednet.symbolic": json.dumps(described)}))
@@ -90,15 +88,15 @@ def load_model(path: str | Path) -> Pretrained:
     try:
         model = SymbolicGPT(_read(ModelConfig, described["model"]))
         generator = _read(GeneratorConfig, described["generator"])
-        own = _part(tensors, "model.")
+        own = {name.removeprefix("model."): one.float() for name, one in tensors.items()}
         gpt: Any = model.decoder.network
         for tied, source in gpt.all_tied_weights_keys.items():
             own[f"decoder.network.{tied}"] = own[f"decoder.network.{source}"]
         model.load_state_dict(own)
-        familiarity = Familiarity(model.config.width)
-        familiarity.load_state_dict(_part(tensors, "familiarity."))
+        familiarity = _read(Familiarity, described["familiarity"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is damaged or of another version: {error}. {_REMEDY}") from None
+        why = " ".join(str(error).split())
+        raise CheckpointError(f"{path} is damaged or of another version: {why}. {_REMEDY}") from None
     return Pretrained(model.eval().requires_grad_(False), generator, familiarity, described.get("about", {}))
 
 
@@ -110,10 +108,6 @@ def shipped() -> Pretrained:
         return load_model(path)
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): one.float() for name, one in tensors.items() if name.startswith(prefix)}
-
-
 def _read(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
     names = {one.name for one in fields(kind)}
     unknown = set(dict(values)) - names
@@ -121,6 +115,8 @@ def _read(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
         raise ConfigError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
 
     def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: plain(one) for name, one in value.items()}
         return tuple(map(plain, value)) if isinstance(value, list) else value
 
     return kind(**{name: plain(value) for name, value in values.items()})

@@ -312,8 +312,19 @@ class _Fitting:
             self._recombine()
         kept = min(self.config.refined, _MOST_EXACT) if self._is_exact() else self.config.refined
         best = sorted(self._fits.values(), key=self._score_of)[:kept]
-        for fitted in best or [_mean(self.points)]:
+        for fitted in best:
             self._keep(fitted)
+        for fitted in self._front():
+            self._add(fitted)
+
+    def _front(self) -> Iterator[Fitted]:
+        """Yield the mean, and the fits that none is both shorter and closer than."""
+        best = _mean(self.points)
+        yield best
+        for fitted in sorted(self._fits.values(), key=lambda one: (complexity(one.skeleton), one.error)):
+            if fitted.error < best.error:
+                best = fitted
+                yield fitted
 
     def ranked(self) -> list[Candidate]:
         """Return what was found, the best first."""

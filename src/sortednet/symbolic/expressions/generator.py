@@ -272,7 +272,7 @@ def make_pool(
         kept = {text: times for text, times in free.items() if _belongs(text, config, split, without)}
         if not kept:
             raise ConfigError(
-                f"{draws} trees of {variables} variables have no skeleton for split={split!r}. Draw more."
+                f"{draws} trees of {variables} variables have no skeleton for split={split!r}. Draw more (draws)."
             )
         ordered = sorted(kept.items(), key=lambda item: (len(item[0]), item[0]))
         found[variables] = (tuple(text for text, _ in ordered), tuple(times**config.frequency for _, times in ordered))
