@@ -9,6 +9,7 @@ program on the machine, change little.
 import argparse
 import hashlib
 import json
+import resource
 import shutil
 import statistics
 import time
@@ -70,7 +71,7 @@ def main() -> None:
         KEPT.mkdir(parents=True, exist_ok=True)
         (KEPT / f"{given.run}.json").write_text(json.dumps(found))
         return
-    chosen = [key for key in parts if not given.only or key.startswith(tuple(given.only))]
+    chosen = [key for key in parts if not given.only or key.startswith(tuple(given.only))] if not given.collect else []
     for key in chosen:
         if not parts[key][1].is_done(KEPT / f"{key}.json"):
             (KEPT / f"{key}.json").unlink(missing_ok=True)
@@ -79,27 +80,31 @@ def main() -> None:
     run_apart(__file__, [key for key in chosen if key not in apart], KEPT, 1, given.only)  # it takes both cores itself
     if given.only:
         return
-    results = {name: own.read(KEPT / f"{key}.json") for key, (name, own) in parts.items()}
+    results = {
+        name: own.read(KEPT / f"{key}.json") for key, (name, own) in parts.items() if own.is_done(KEPT / f"{key}.json")
+    }
     experiment = {name: found for name, found in results.items() if name.startswith("symbolic-")}
     outcome = symbolic.summarise(conditions_of(given), experiment)
-    picture = KEPT / "symbolic.png"
-    symbolic.SYMBOLIC.draw(picture, conditions_of(given), experiment)
-    for one in (picture, *(picture.with_name(f"symbolic-{part}.png") for part in ("curves", "formulas"))):
-        shutil.copy(one, PICTURES / one.name)
     metrics = {**headlines(outcome.figures, experiment), **of_depths(results), **of_conditions(results)}
-    metrics["examples_per_second"] = results["generator"]["examples_per_second"]
+    if "generator" in results:
+        metrics |= {name: results["generator"][name] for name in ("examples_per_second", "examples_per_second_clock")}
     write(
         given.out,
         {**metrics, **outcome.figures},
         context(
-            **described(given), sizes=asdict(sizes_of(given)), notes=outcome.notes,
+            **described(given), notes=outcome.notes,
             table={"columns": outcome.columns, "rows": outcome.rows}, curves=outcome.curves,
             depths={name: one for name, one in results.items() if name.startswith("depth-")},
             conditional={name: one for name, one in results.items() if name.startswith("conditional-")},
-            generator=results["generator"], failures=failures(experiment),
+            missing=[name for name in all_parts(given) if name not in results],
+            failures=failures(experiment),
             about=dict(model_of(given.model).about), parameters=parameters(model_of(given.model)),
         ),
     )  # fmt: skip
+    picture = KEPT / "symbolic.png"
+    symbolic.SYMBOLIC.draw(picture, conditions_of(given), experiment)
+    for one in (picture, *(picture.with_name(f"symbolic-{part}.png") for part in ("curves", "formulas"))):
+        shutil.copy(one, PICTURES / one.name)
 
 
 def arguments() -> argparse.Namespace:
@@ -119,6 +124,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--depth-problems", type=int, default=60, help="drawn problems of 1, of 2 and of 3 variables")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", nargs="*", default=[], help="make the parts whose names begin so, and stop")
+    parser.add_argument("--collect", action="store_true", help="make no part, and write what the finished ones found")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -228,13 +234,23 @@ def examples_per_second(given: argparse.Namespace) -> dict:
     pretrained = model_of(given.model)
     pool = make_pool(pretrained.generator, 20_000, given.seed, "train")
     data = ProblemData(pool, pretrained.generator, pretrained.model.config, (BATCHES + WARMUP) * BATCH, given.seed)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     batches = iter(DataLoader(data, batch_size=BATCH, num_workers=WORKERS, collate_fn=collate_problems))
     for _ in range(WARMUP):
         next(batches)
     start = time.perf_counter()
     count = sum(len(points) for points, *_ in batches)
     seconds = time.perf_counter() - start
-    return {"examples_per_second": count / seconds, "examples": count, "seconds": seconds, "skeletons": len(pool)}
+    del batches  # waits for the workers, whose time is counted when they are gone
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {
+        # Of two cores that do nothing else, whatever else this machine did.
+        "examples_per_second": WORKERS * len(data) / busy,
+        "examples_per_second_clock": count / seconds,
+        "examples": len(data),
+        "skeletons": len(pool),
+    }
 
 
 def headlines(figures: dict[str, float], experiment: dict[str, dict]) -> dict[str, float]:
@@ -247,29 +263,28 @@ def headlines(figures: dict[str, float], experiment: dict[str, dict]) -> dict[st
         found[name] = figures[f"generated_1_ours_{test}_0.999"] / 100 / max(theirs, 1 / count)
     drawn_sets = [rows for name, rows in symbolic.gathered(experiment, "ours").items() if name.startswith("generated")]
     own = [row for rows in drawn_sets for row in rows]
-    theirs = [
-        row
-        for name, rows in symbolic.gathered(experiment, "gplearn").items()
-        if name.startswith("generated")
-        for row in rows
-    ]
+    theirs = symbolic.gathered(experiment, "gplearn")["generated-1"]
     found["seconds_per_problem"] = statistics.median(row["cpu_seconds"] for row in own)
+    first = statistics.median(row["cpu_seconds"] for row in symbolic.gathered(experiment, "ours")["generated-1"])
     found["seconds_per_problem_clock"] = statistics.median(row["seconds"] for row in own)
-    found["speed_over_gplearn"] = statistics.median(row["cpu_seconds"] for row in theirs) / found["seconds_per_problem"]
+    found["speed_over_gplearn"] = statistics.median(row["cpu_seconds"] for row in theirs) / first
     for method in ("ours", "gplearn", "pyoperon", "mlp"):
         ending = "" if method == "ours" else f"_{method}"
-        if f"nguyen_{method}_inside_{SOLVED}" in figures:
-            found[f"nguyen{ending}"] = figures[f"nguyen_{method}_inside_{SOLVED}"]
-            found[f"feynman3{ending}"] = figures[f"feynman_{method}_inside_0.99"]
-            found[f"feynman3_shapes{ending}"] = figures[f"feynman_{method}_shapes_0.99"]
+        for name, key in (
+            ("nguyen", f"nguyen_{method}_inside_{SOLVED}"),
+            ("feynman3", f"feynman_{method}_inside_0.99"),
+            ("feynman3_shapes", f"feynman_{method}_shapes_0.99"),
+        ):
+            if key in figures:
+                found[f"{name}{ending}"] = figures[key]
     return found
 
 
 def of_depths(results: dict[str, dict]) -> dict[str, float]:
-    if "depth-sorted-full" not in results:
+    if sum(name.startswith("depth-") for name in results) < 5:
         return {}
     share = {name: 100 * one["share"] for name, one in results.items() if name.startswith("depth-")}
-    seconds = {name: one["writing_seconds"] for name, one in results.items() if name.startswith("depth-")}
+    seconds = {name: one["seconds"] for name, one in results.items() if name.startswith("depth-")}
     return {
         "sorted_depth_gap": share["depth-sorted-full"] - share["depth-sorted-half"],
         "sorted_half_minus_cut": share["depth-sorted-half"] - share["depth-ordinary-half"],
@@ -311,7 +326,7 @@ def failures(experiment: dict[str, dict]) -> dict[str, list[dict]]:
                 "solved_by": [
                     other
                     for other, sets in methods.items()
-                    if other != "ours" and (sets[name][place][test] or -1) > SOLVED
+                    if other != "ours" and name in sets and (sets[name][place][test] or -1) > SOLVED
                 ],
             }
             for place in lost[: SHOWN_FAILURES if name.startswith("generated") else None]

@@ -279,7 +279,10 @@ def symbolic(found: dict[str, Any]) -> str:
             f"Started from our formulas, pyoperon solves {m['hybrid_gained']:.0f} problems that it does not solve in "
             f"the same time from a cold start, and loses {m['hybrid_lost']:.0f}."
         )
-    parts.append(f"The generator draws {m['examples_per_second']:,.0f} training examples a second with two workers.")
+    if "examples_per_second" in m:
+        parts.append(f"The generator draws {m['examples_per_second']:,.0f} training examples a second on two cores.")
+    if about["missing"]:
+        parts.append(f"Not measured for lack of time: {', '.join(about['missing'])}.")
     for title, key in (("Depths of one sorted model", "depths"), ("Node control", "conditional")):
         if about[key]:
             parts += [f"### {title}", _by_part(about[key])]
@@ -292,8 +295,8 @@ def symbolic(found: dict[str, Any]) -> str:
 
 def _by_part(found: dict[str, Any]) -> str:
     lines = [
-        "| model | layers | solved in the outer range, % | inside, % | invalid texts, % | seconds | of these writing |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| model | layers | solved in the outer range, % | inside, % | invalid texts, % | seconds |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, one in found.items():
         label = name.split("-", 1)[1].replace("-", " ")
@@ -304,7 +307,6 @@ def _by_part(found: dict[str, Any]) -> str:
             f"{100 * one['inside']:.1f}",
             f"{100 * one['invalid']:.1f}",
             f"{one['seconds']:.2f}",
-            f"{one['writing_seconds']:.2f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     problems = next(iter(found.values()))["problems"]

@@ -12,7 +12,7 @@ from sortednet import symbolic_commands, symbolic_job
 from sortednet.cli import main
 from sortednet.symbolic import Familiarity, Pretrained, load_model, save_model
 
-from .symbolic_cases import SIMPLE, TINY, fresh
+from .symbolic_cases import SIMPLE, fresh
 from .test_cli import error_of
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -20,7 +20,7 @@ FEW = ["--candidates", "4"]
 
 TRAINING = """
 output: {output}
-generator: {{variables: [1], levels: [0, 1], operators: [id, add, mul], points: [[20, 20]], longest: 24}}
+generator: {{variables: [1], levels: [0, 1, 2], operators: [id, add, mul, sin], points: [[20, 20]], longest: 24}}
 model: {{variables: 1, width: 8, layers: 2, heads: 1}}
 problems: {{draws: 300, points: [20, 20]}}
 depths: [1, 2]
@@ -32,7 +32,7 @@ training: {{updates: 3, batch_size: 4, checkpoint_every: 2}}
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the file of a model that was never trained, and writes nothing but nonsense."""
     file = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    save_model(file, Pretrained(fresh().eval(), SIMPLE, Familiarity(TINY.width), {}))
+    save_model(file, Pretrained(fresh().eval(), SIMPLE, Familiarity({}, fewest=20), {}))
     return str(file)
 
 
@@ -129,7 +129,7 @@ def test_too_many_columns_warn_with_their_names(fit, tmp_path: Path) -> None:
 def test_unfamiliar_data_and_poor_formulas_warn_in_a_line_each(fit, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal(size=(2, 9))
     _, _, notes = fit(file=csv_of(tmp_path, {"x": noise[0], "y": noise[1]}))
-    assert "warning: There are 9 points, and the model was trained on at least 20: the formula may be poor." in notes
+    assert "warning: The data are unlike those that the model learned from: there are 9 distinct points" in notes
     assert "of the variance of y unexplained. Try more --candidates or another --seed" in notes
     assert "UserWarning" not in notes
 
@@ -223,8 +223,7 @@ def config(tmp_path: Path) -> Path:
 
 def test_training_goes_from_a_config_to_a_model_that_fits(config: Path, points: str, monkeypatch, capsys) -> None:
     for name in ("_MEASURED", "_VALIDATED"):
-        monkeypatch.setattr(symbolic_job, name, 16)
-    monkeypatch.setattr(symbolic_job.Familiarity, "learn", lambda *_: None)
+        monkeypatch.setattr(symbolic_job, name, 128)
     assert main(["symbolic", "train", str(config), "training.updates=2"]) == 0
     file = config.parent / "run" / symbolic_job.FILE
     notes = " ".join(capsys.readouterr().err.split())

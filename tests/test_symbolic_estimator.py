@@ -442,11 +442,11 @@ def test_data_unlike_those_of_training_are_warned_of() -> None:
 
 
 def test_the_model_of_the_package_warns_of_noise_and_not_of_a_smooth_function() -> None:
-    line = np.linspace(-2, 2, 60)[:, None]
+    line = np.linspace(-2, 2, 200)[:, None]
     own = regressor(model=shipped(), candidates=2)
     assert own.fit(line, np.sin(line[:, 0])).familiar_
     with pytest.warns(UnfamiliarDataWarning, match="noise"):
-        own.fit(line, np.random.default_rng(0).normal(size=60))
+        own.fit(line, np.random.default_rng(2).normal(size=200))
 
 
 def test_more_columns_than_the_model_takes_are_chosen_with_a_warning() -> None:

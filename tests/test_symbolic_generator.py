@@ -208,7 +208,7 @@ def test_bands_together_keep_the_weights() -> None:
 
 
 def test_a_pool_without_a_skeleton_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"20 trees of 1 variables have no skeleton for split='train'\. Draw more\."):
+    with pytest.raises(ConfigError, match=r"20 trees of 1 variables have no skeleton for split='train'\. Draw more"):
         make_pool(GeneratorConfig(longest=3), 20, 0, "train")
 
 

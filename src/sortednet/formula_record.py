@@ -17,7 +17,7 @@ from ._version import __version__
 from .checkpoint import write_bytes
 from .errors import ConfigError, DataError
 from .symbolic import Formula, readable_names
-from .symbolic.expressions import FUNCTIONS, parse, to_text
+from .symbolic.expressions import FUNCTIONS, parse, to_text, variables_of
 
 __all__ = ["EXACT", "FormulaRecord", "SearchFacts", "error_text", "mathml_of", "python_of", "r2_text", "shortened"]
 
@@ -173,8 +173,10 @@ def _read(held: Mapping[str, Any]) -> FormulaRecord:
 
     def formula_of(one: Mapping[str, Any]) -> Formula:
         error = math.inf if one["error"] is None else float(one["error"])
-        # The text without names: what is read is printed as it was, and needs no evaluation as code.
-        return Formula.of(parse(one["plain"]), names, error)
+        found = Formula.of(parse(one["plain"]), names, error)  # never evaluated as code
+        if max(variables_of(found.terms), default=0) > len(names):
+            raise ValueError(f"{one['plain']!r} has more variables than there are columns")
+        return found
 
     facts = {name: value for name, value in held["facts"].items() if name != "invalid_share"}
     facts["warnings"] = tuple(map(str, facts["warnings"]))

@@ -35,7 +35,7 @@ dd { margin: 0; font-size: 20px; line-height: 1.3; font-variant-numeric: tabular
 dd small { display: block; font-size: 13px; color: var(--soft); }
 .scroll { overflow: auto; }
 .tall { max-height: 70vh; border-bottom: 1px solid var(--line); }
-.choose { display: inline-block; margin: 0 0 8px; color: var(--soft); }
+.choose { display: inline-block; max-width: 100%; margin: 0 0 8px; color: var(--soft); }
 select { font: inherit; color: var(--ink); padding: 3px 8px; border: 1px solid #9aa8b8; border-radius: 4px;
   background: #fff; max-width: 100%; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import statistics
 from collections.abc import Iterable, Mapping
@@ -10,8 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from . import figures, page
-from .checkpoint import write_bytes
+from . import canvas, figures, page
 from .similarity import Similarity
 from .space import Setting
 from .table import Row, Table, readable
@@ -195,9 +193,7 @@ def write_picture(path: str | Path, table: Table, *, title: str | None = None) -
         ...     Path(folder, "table.png").read_bytes()[1:4]
         b'PNG'
     """
-    canvas = figures.optional("matplotlib.backends.backend_agg").FigureCanvasAgg
-    picture = figures.optional("matplotlib.figure").Figure(figsize=(10, 4.3), dpi=200, layout="constrained")
-    canvas(picture)
+    picture = canvas.start(10, 4.3)
     picture.get_layout_engine().set(wspace=0.06)
     left, right = picture.subplots(1, 2)
     if len(table.dimensions) == 1:
@@ -207,17 +203,7 @@ def write_picture(path: str | Path, table: Table, *, title: str | None = None) -
     _picture_front(right, table)
     if title is not None:
         picture.suptitle(title, fontsize=12, color=figures.INK, parse_math=False)
-    data = io.BytesIO()
-    picture.savefig(data, format="png")
-    write_bytes(Path(path), data.getvalue())
-
-
-def _named(axes: Any, across: str, up: str) -> None:
-    axes.set_xlabel(across, color=figures.INK, parse_math=False)
-    axes.set_ylabel(up, color=figures.INK, parse_math=False)
-    axes.tick_params(labelsize=8, colors=figures.INK)
-    for side in axes.spines.values():
-        side.set_color(figures.MUTED)
+    canvas.write(path, picture)
 
 
 def _picture_line(axes: Any, table: Table) -> None:
@@ -226,7 +212,7 @@ def _picture_line(axes: Any, table: Table) -> None:
     axes.plot([row.setting[name] for row in rows], [row.quality for row in rows], "o-", color=figures.ACCENT, ms=4)
     axes.grid(color=figures.LINE)
     axes.set_axisbelow(True)
-    _named(axes, name, table.metric)
+    canvas.name_axes(axes, name, table.metric)
     axes.set_title(f"{table.metric} against {name}", fontsize=10, color=figures.INK, parse_math=False)
 
 
@@ -257,7 +243,7 @@ def _picture_grid(picture: Any, axes: Any, table: Table) -> None:
                         fontsize=7.5,
                         color=figures.ink_on(row.quality, low, high, table),
                     )
-    _named(axes, across, up)
+    canvas.name_axes(axes, across, up)
     axes.set_title(
         f"{table.metric}{' at ' + where if others else ''}", fontsize=10, color=figures.INK, parse_math=False
     )
@@ -291,5 +277,5 @@ def _picture_front(axes: Any, table: Table) -> None:
     axes.grid(color=figures.LINE)
     axes.set_axisbelow(True)
     axes.legend(loc="lower right" if table.higher_is_better else "upper right", fontsize=8, frameon=False)
-    _named(axes, "parameters (log scale)" if table[0].params > 0 else "parameters", table.metric)
+    canvas.name_axes(axes, "parameters (log scale)" if table[0].params > 0 else "parameters", table.metric)
     axes.set_title(f"{table.metric} against parameters", fontsize=10, color=figures.INK, parse_math=False)

@@ -192,9 +192,13 @@ def _left_out(points: PointsFile, used: Sequence[str]) -> str:
 
 def _notes(points: PointsFile, best: Any, found: Any, config: FitConfig) -> list[str]:
     """Say what is to be known of a formula that the estimator does not warn of."""
+    from .formula_record import EXACT
+
     if found is None:
         return [f"Column {points.target} is constant: so is the formula, and the model wrote nothing."]
-    notes = []
+    notes: list[str] = []
+    if best.error < EXACT:
+        return notes
     if not found.finished:
         notes.append(
             f"Time was up after {config.time_limit_s:g} s, before all was tried. Give a larger --time_limit_s to look "

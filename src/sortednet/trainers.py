@@ -143,8 +143,8 @@ class Trainer:
         accumulation: Whether the gradients of accumulated batches are averaged or summed.
         title: What the progress bar says.
         transform: Changes a batch before use, given it and a seeded generator, such as random shifts.
-        collate: Joins the examples of a batch, or takes what the data set's own `__getitems__` returned; torch's default
-            where left out.
+        collate: Joins the examples of a batch, or takes what the data set's own `__getitems__` returned; torch's
+            default where left out.
         workers: Processes that fetch batches beside this one, at least 0; the batches are the same.
         description: Whatever else must be the same for a run to be continued, such as its data; plain JSON values. It
             is written to `output/config.json`.

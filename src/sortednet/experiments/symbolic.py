@@ -316,14 +316,15 @@ def _hybrid_figures(results: Mapping[str, Result]) -> dict[str, float]:
 
 
 def _curves(results: Mapping[str, Result]) -> dict[str, list[tuple[float, float]]]:
-    """Return the cumulative curves of log MSE_N, outside for drawn problems, each thinned to 101 points."""
+    """Return the cumulative curves of log MSE_N, outside for drawn problems, each thinned to 47 points."""
     from .symbolic_scores import curve
 
     found = {}
     for method in _METHODS:
         for name, rows in gathered(results, method).items():
             test = "outside" if name in _GENERATED else "inside"
-            found[f"{name} {method}"] = curve([_error(row, test) for row in rows], bins=101)
+            points = curve([_error(row, test) for row in rows], bins=47)
+            found[f"{name} {method}"] = [(round(across, 2), round(up, 1)) for across, up in points]
     return found
 
 

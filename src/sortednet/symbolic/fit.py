@@ -420,7 +420,7 @@ class _Fitting:
         refined = fit_constants(
             fitted.skeleton, self.points, self.generator, starts=4, kept=1, known=fitted.values, exact=True
         )
-        fitted = fitted if refined is None or refined.error > fitted.error else refined
+        fitted = refined or fitted  # errors of the few points and of all are not comparable
         self._add(fitted)
         while not self._is_late():
             best = min(self._shorter(fitted), key=self._score_of, default=fitted)

@@ -68,7 +68,9 @@ class Formula:
         return cls(terms, tuple(names), error, complexity(terms))
 
     def __str__(self) -> str:
-        return to_text(self.terms, self.names)
+        # A minus sign at the beginning reads badly.
+        ordered = sorted(self.terms, key=lambda term: (not term[0], term[1] < 0))
+        return to_text(tuple(ordered), self.names)
 
     def __call__(self, x: Any) -> Any:
         """Return its values, not finite where it has none.
