@@ -45,7 +45,7 @@ N-2,"{""all"":{""U"":[0,1,15]}}",,Koza
 def pretrained(layers=2, **config):
     torch.manual_seed(0)
     model = SymbolicGPT(ModelConfig(width=16, layers=layers, heads=2, positions=24))
-    return Pretrained(model.eval(), GeneratorConfig(**config), Familiarity(16), {})
+    return Pretrained(model.eval(), GeneratorConfig(**config), Familiarity({}), {})
 
 
 @pytest.fixture(scope="module")

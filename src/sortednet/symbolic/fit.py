@@ -399,9 +399,11 @@ class _Fitting:
                 break
             base = np.concatenate([constant, weighted[:, chosen]], 1)
             rest = least_squares_of(base, np.concatenate([y[:, None], weighted[:, left]], 1))[1]
-            sizes = (rest[:, 1:] ** 2).sum(0)
-            usable = sizes > 1e-12 * (weighted[:, left] ** 2).sum(0)
-            gains = np.where(usable, (rest[:, 1:].T @ rest[:, 0]) ** 2 / np.where(usable, sizes, 1), 0)
+            with np.errstate(all="ignore"):  # of terms beyond what squares can hold
+                sizes = (rest[:, 1:] ** 2).sum(0)
+                usable = sizes > 1e-12 * (weighted[:, left] ** 2).sum(0)
+                gains = (rest[:, 1:].T @ rest[:, 0]) ** 2 / np.where(usable, sizes, 1)
+            gains = np.where(usable & np.isfinite(gains), gains, 0)
             chosen.append(left[int(gains.argmax())])
             remaining = least_squares_of(np.concatenate([constant, weighted[:, chosen]], 1), y)[1]
             error = float((remaining**2).mean())

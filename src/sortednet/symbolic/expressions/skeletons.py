@@ -154,8 +154,8 @@ def scale_free(skeleton: Skeleton) -> Skeleton:
     """Return the skeleton that a formula has once its variables are multiplied by numbers.
 
     That is the skeleton itself, but where a logarithm is inside of a product or a function: log(2 x1) is log(x1) and a
-    number, so that `C*log(x1)*x2+C` becomes `C*log(x1)*x2+C*x2+C`. Where the factor beside the logarithm has constants of
-    its own, as in `C*log(x1)*cos(C*x2)+C`, there is none that does not change, and the last of a few steps is returned.
+    number, so that `C*log(x1)*x2+C` becomes `C*log(x1)*x2+C*x2+C`. Where the factor beside the logarithm has constants
+    of its own, as in `C*log(x1)*cos(C*x2)+C`, there is none that does not change: the last of a few steps is returned.
 
     Example:
         >>> from sortednet.symbolic.expressions import to_text
