@@ -104,7 +104,7 @@ def test_a_run_with_measured_statistics_keeps_them(config: Path) -> None:
 
 def test_no_command_shows_the_commands(capsys) -> None:
     assert main([]) == 2
-    assert "{train,evaluate,select,extract,generate,report,reproduce}" in capsys.readouterr().out
+    assert "{train,evaluate,select,extract,generate,report,symbolic,reproduce}" in capsys.readouterr().out
 
 
 def test_reproduce_does_one_job_of_an_experiment(tmp_path: Path, monkeypatch) -> None:
