@@ -194,6 +194,7 @@ def test_points_where_a_formula_has_no_value_are_left_out() -> None:
     best = formula("log(x1 - 1)", ("x1",), math.inf)
     record = record_of(best=best, candidates=(best,))
     curve = data_figure(record).data[0].y
+    assert len(curve) == 400
     assert None in curve
     assert all(one is None or math.isfinite(one) for one in curve)
     json.dumps([list(left_figure(record).data[0].y), list(front_figure(record).data[0].y)], allow_nan=False)
@@ -206,6 +207,11 @@ def test_a_pole_does_not_stretch_the_axis() -> None:
     assert -6 < low < high < 2
 
 
+def test_a_crowd_of_points_stands_behind_the_curve() -> None:
+    assert [trace.mode for trace in data_figure(record_of()).data] == ["lines", "lines", "lines", "markers"]
+    assert [trace.mode for trace in data_figure(record_of(count=400)).data][0] == "markers"
+
+
 def test_the_front_marks_exact_formulas_and_the_chosen_one() -> None:
     figure = front_figure(record_of())
     assert list(figure.data[0].x) == [1, 5, 7]
@@ -216,7 +222,10 @@ def test_the_front_marks_exact_formulas_and_the_chosen_one() -> None:
 
 @pytest.mark.parametrize(
     ("errors", "texts"),
-    [([1.0, 0.02], ["1", "0.1", "0.01"]), ([1.0, 0.0], ["1", "0.01", "1e-4", "1e-6", "1e-8", "1e-10", "exact"])],
+    [
+        ([1.001, 0.02], ["1", "0.1", "0.01"]),
+        ([1.0, 0.0], ["1", "0.01", "1e-4", "1e-6", "1e-8", "1e-10", "exact"]),
+    ],
 )
 def test_the_marks_of_errors_are_round(errors: list[float], texts: list[str]) -> None:
     assert marks_of(errors)[1] == texts

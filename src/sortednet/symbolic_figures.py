@@ -12,9 +12,9 @@ import numpy as np
 from .formula_record import EXACT, FormulaRecord, error_text, shortened
 from .plots import ACCENT, INK, MUTED, blank, plotly, span
 
-__all__ = ["data_figure", "drawn_y", "front_figure", "grid_of", "left_figure", "marks_of", "shown_error"]
+__all__ = ["data_figure", "drawn_y", "front_figure", "grid_of", "is_crowded", "left_figure", "marks_of", "shown_error"]
 
-_GRID = 400
+_GRID, _CROWD = 400, 300
 _FLOOR = EXACT / 10  # where exact formulas stand on a logarithmic axis
 
 
@@ -29,6 +29,11 @@ def drawn_y(record: FormulaRecord) -> tuple[float, float]:
     return span([*record.y.tolist(), *_finite(record.best(record.x))])
 
 
+def is_crowded(record: FormulaRecord) -> bool:
+    """Return whether there are so many points that they cover each other."""
+    return len(record.y) > _CROWD
+
+
 def shown_error(error: float) -> float:
     """Return where an error stands on a logarithmic axis."""
     return max(error, _FLOOR)
@@ -36,9 +41,8 @@ def shown_error(error: float) -> float:
 
 def marks_of(errors: Sequence[float]) -> tuple[list[float], list[str]]:
     """Return the numbers along a logarithmic axis of errors, and their text."""
-    low, high = (
-        round(f(math.log10(shown_error(one)))) for f, one in ((math.floor, min(errors)), (math.ceil, max(errors)))
-    )
+    low = math.floor(math.log10(shown_error(min(errors))) + 0.01)
+    high = math.ceil(math.log10(shown_error(max(errors))) - 0.01)  # the rounded mean leaves hardly more than 1
     step = max(1, math.ceil((high - low) / 7))
     powers = list(range(high, low - 1, -step))
     texts = {power: f"{10.0**power:g}" if abs(power) <= 3 else f"1e{power}" for power in powers}
@@ -88,7 +92,7 @@ def data_figure(record: FormulaRecord) -> Any:
         label = f"{shortened(str(formula), 60)}  (error {error_text(formula.error)})"
         options[str(place)] = {"label": label, "layout": {}}
     if single:
-        traces.append(_points(record))  # above the curves
+        traces.insert(0 if is_crowded(record) else len(traces), _points(record))  # a crowd would hide the curve
     low, high = drawn_y(record)
     name = escape(record.target)
     return blank(
@@ -186,7 +190,7 @@ def _points(record: FormulaRecord) -> Any:
         x=_digits(record.x[:, 0]),
         y=_digits(record.y),
         mode="markers",
-        marker={**_dots(record), "color": INK, "line": {"width": 0.5, "color": "#ffffff"}},
+        marker={**_dots(record), "color": INK},
         hovertemplate=f"{_plain(record.columns[0])}: %{{x:.5g}}<br>{_plain(record.target)}: %{{y:.5g}}<extra></extra>",
     )
 
@@ -199,8 +203,8 @@ def _diagonal(record: FormulaRecord) -> Any:
 
 
 def _dots(record: FormulaRecord) -> dict[str, Any]:
-    many = len(record.y) > 300
-    return {"size": 5 if many else 7, "color": ACCENT, "opacity": 0.45 if many else 0.7, "line": {"width": 0}}
+    crowded = is_crowded(record)
+    return {"size": 5 if crowded else 7, "color": ACCENT, "opacity": 0.45 if crowded else 0.7, "line": {"width": 0}}
 
 
 def _digits(values: Any) -> list[float | None]:

@@ -12,7 +12,16 @@ from typing import Any
 from . import canvas, page
 from .formula_record import EXACT, FormulaRecord, error_text, mathml_of, python_of, r2_text
 from .plots import ACCENT, INK, LINE, MUTED, optional
-from .symbolic_figures import data_figure, drawn_y, front_figure, grid_of, left_figure, marks_of, shown_error
+from .symbolic_figures import (
+    data_figure,
+    drawn_y,
+    front_figure,
+    grid_of,
+    is_crowded,
+    left_figure,
+    marks_of,
+    shown_error,
+)
 
 __all__ = ["write_formula_page", "write_formula_picture"]
 
@@ -175,11 +184,12 @@ def _upright(name: str) -> str:
 
 def _draw_data(axes: Any, record: FormulaRecord) -> None:
     single = record.x.shape[1] == 1
-    many = len(record.y) > 300
-    look = {"ms": 3 if many else 4, "mew": 0, "alpha": 0.4 if many else 0.65}
+    crowded = is_crowded(record)
+    look = {"ms": 3 if crowded else 4, "mew": 0, "alpha": 0.4 if crowded else 0.65}
     if single:
         grid = grid_of(record)
-        axes.plot(grid, record.best(grid[:, None]), color=ACCENT, linewidth=2, label="formula")
+        above = 3 if crowded else 2  # a crowd would hide the curve; 2 is where lines stand
+        axes.plot(grid, record.best(grid[:, None]), color=ACCENT, linewidth=2, label="formula", zorder=above)
         axes.plot(record.x[:, 0], record.y, "o", color=INK, label="data", **look)
         axes.legend(fontsize=8, frameon=False)
         canvas.name_axes(axes, record.columns[0], record.target)

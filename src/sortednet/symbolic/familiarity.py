@@ -15,10 +15,10 @@ __all__ = ["Familiarity", "statistics_of"]
 _QUANTILE = 0.995
 _LEAST = {
     "roughness": 0.0,
-    "repeats": 0.2,
+    "repeats": 0.8,
     "outlier": 0.0,
     "remoteness": 0.0,
-}  # rounded measurements repeat some values
+}  # a grid gives an even function each value twice or more
 _REASONS = {
     "roughness": "neighbouring points have values as different as points far apart, as in noise or fast changes",
     "repeats": "many points share their values, as in steps or categories",
@@ -91,21 +91,21 @@ def statistics_of(x: Any, y: Any) -> dict[str, float]:
 
     Returns:
         `roughness`: half the mean squared difference of y between each point and its nearest, y as ranks with variance
-        1: 0 for a smooth function, 1 for noise. `repeats`: the share of points whose y another one has. `outlier`: the
+        1: 0 for a smooth function, 1 for noise. `repeats`: 1 less the number of distinct y over that of points.
+        `outlier`: the
         largest distance of y from its mean, as a share of the most that so many points can have. `remoteness`: the
         logarithm of the largest size of a variable over its range, the largest of all variables.
     """
     ranks = rankdata(y)
     ranks = (ranks - ranks.mean()) / max(float(ranks.std()), 1e-12)
     _, nearest = cKDTree(x).query(x, k=2)
-    _, counts = np.unique(y, return_counts=True)
     apart = np.abs(y - y.mean()).max() / max(float(y.std()), 1e-300)
     ranges = np.ptp(x, axis=0)
     sizes = np.abs(x).max(0)
     far = [size / width for size, width in zip(sizes, ranges, strict=True) if width > 0]
     return {
         "roughness": float(((ranks - ranks[nearest[:, 1]]) ** 2).mean() / 2),
-        "repeats": float(counts[counts > 1].sum() / len(y)),
+        "repeats": float(1 - len(np.unique(y)) / len(y)),
         "outlier": float(apart / np.sqrt(len(y))),
         "remoteness": float(np.log(max(far, default=1.0))),
     }

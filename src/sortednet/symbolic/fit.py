@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import numpy as np
@@ -21,6 +21,7 @@ from .expressions import (
     Sum,
     Tokenizer,
     complexity,
+    evaluate,
     fill,
     join,
     read_skeleton,
@@ -315,7 +316,7 @@ class _Fitting:
         for fitted in best:
             self._keep(fitted)
         for fitted in self._front():
-            self._add(fitted)
+            self._add(self._on_all(fitted))
 
     def _front(self) -> Iterator[Fitted]:
         """Yield the mean, and the fits that none is both shorter and closer than."""
@@ -325,6 +326,13 @@ class _Fitting:
             if fitted.error < best.error:
                 best = fitted
                 yield fitted
+
+    def _on_all(self, fitted: Fitted) -> Fitted:
+        """Return a fit with its error on all points."""
+        with np.errstate(all="ignore"):
+            values = evaluate(fill(fitted.skeleton, fitted.values), self.points.columns)
+            error = float(((values - self.points.y) ** 2 * self.points.roots**2).mean())
+        return replace(fitted, error=error if np.isfinite(error) else np.inf)
 
     def ranked(self) -> list[Candidate]:
         """Return what was found, the best first."""
