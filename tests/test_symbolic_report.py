@@ -209,7 +209,7 @@ def test_a_pole_does_not_stretch_the_axis() -> None:
 
 def test_a_crowd_of_points_stands_behind_the_curve() -> None:
     assert [trace.mode for trace in data_figure(record_of()).data] == ["lines", "lines", "lines", "markers"]
-    assert [trace.mode for trace in data_figure(record_of(count=400)).data][0] == "markers"
+    assert next(trace.mode for trace in data_figure(record_of(count=400)).data) == "markers"
 
 
 def test_the_front_marks_exact_formulas_and_the_chosen_one() -> None:

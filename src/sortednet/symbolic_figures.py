@@ -190,7 +190,7 @@ def _points(record: FormulaRecord) -> Any:
         x=_digits(record.x[:, 0]),
         y=_digits(record.y),
         mode="markers",
-        marker={**_dots(record), "color": INK},
+        marker={**_dots(record), "color": MUTED if is_crowded(record) else INK},
         hovertemplate=f"{_plain(record.columns[0])}: %{{x:.5g}}<br>{_plain(record.target)}: %{{y:.5g}}<extra></extra>",
     )
 

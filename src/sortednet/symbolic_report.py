@@ -190,7 +190,7 @@ def _draw_data(axes: Any, record: FormulaRecord) -> None:
         grid = grid_of(record)
         above = 3 if crowded else 2  # a crowd would hide the curve; 2 is where lines stand
         axes.plot(grid, record.best(grid[:, None]), color=ACCENT, linewidth=2, label="formula", zorder=above)
-        axes.plot(record.x[:, 0], record.y, "o", color=INK, label="data", **look)
+        axes.plot(record.x[:, 0], record.y, "o", color=MUTED if crowded else INK, label="data", **look)
         axes.legend(fontsize=8, frameon=False)
         canvas.name_axes(axes, record.columns[0], record.target)
     else:
