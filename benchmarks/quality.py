@@ -13,11 +13,11 @@ from measuring import context, output, write
 from rich.console import Console
 from torch.nn import functional
 
-from sortednet import Setting, evaluate
-from sortednet.cli import read_config
+from sortednet import Setting, evaluate, image_job
 from sortednet.config import RunConfig
 from sortednet.data import ImageData, augment
 from sortednet.experiments import order_dependency
+from sortednet.jobs.configurations import read_config
 from sortednet.trainers import Trainer
 
 ROOT = Path(__file__).parent.parent
@@ -32,10 +32,10 @@ def trained(config: RunConfig, images: ImageData, name: str) -> dict[str, float]
     key = {"model": config.model.options, "training": config.training.__dict__, "recipe": config.recipe}
     if result.is_file() and (held := json.loads(result.read_text()))["config"] == json.loads(json.dumps(key)):
         return held["accuracy"]
-    net = config.make_network(images)
+    net = image_job.make_network(config, images)
     trainer = Trainer(
         net,
-        config.make_recipe().stages[0].objective(net, config.training.seed, None),
+        image_job.make_recipe(config).stages[0].objective(net, config.training.seed, None),
         functional.cross_entropy,
         (images.train_images, images.train_labels),
         config.training,
@@ -58,7 +58,7 @@ def main() -> None:
     path = output(__doc__ or "")
     KEPT.mkdir(parents=True, exist_ok=True)
     config = read_config(ROOT / "configs" / "digits.yaml")
-    images = config.load_data()
+    images = image_job.load_data(config)
     settings = [Setting({"depth": depth, "width": width}) for depth, width in SPREAD]
     gaps: dict[str, list[float]] = {str(setting): [] for setting in settings}
     rows: list[dict] = []
@@ -98,7 +98,7 @@ def main() -> None:
     details = {
         "updates": config.training.updates,
         "batch_size": config.training.batch_size,
-        "draws": config.make_recipe().options["draws"],
+        "draws": image_job.make_recipe(config).options["draws"],
         "train_images": len(images.train_images),
         "test_images": len(images.test_images),
         "seeds": list(SEEDS),

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from measuring import context, write
 
-from sortednet.experiments import EXPERIMENTS, Conditions, run
+from sortednet.experiments import Conditions, run
+from sortednet.names import EXPERIMENTS
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "runs" / "reproduce"

@@ -7,10 +7,13 @@ from transformers import BertConfig, BertForSequenceClassification, LlamaConfig,
 
 from sortednet import Space
 from sortednet.adapter_config import AdapterConfig
-from sortednet.cli import read_config
-from sortednet.config import ObjectiveConfig, SamplerConfig
+from sortednet.config import SamplerConfig
 from sortednet.errors import BuildError, ConfigError, SpaceError
 from sortednet.fine_tuning_config import FineTuningConfig, ImportanceConfig, PretrainedConfig, TextConfig
+from sortednet.fine_tuning_parts import make_adapter, make_arguments
+from sortednet.fine_tuning_stages import identity
+from sortednet.jobs.configurations import read_config
+from sortednet.named import make_objective
 from sortednet.network import SortedNet
 from sortednet.objectives import PerExample
 from sortednet.sampling import Geometric, Weighted
@@ -19,6 +22,10 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 GLUE = ["dylora_minilm_sst2", "dylora_minilm_mrpc", "dylora_minilm_rte"]
 CAUSAL = ["dylora_causal_webnlg", "dylora_causal_e2e"]
 SMALL = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def objective_of_config(config, space):
+    return make_objective(config.objective, config.sampler, space, config.seed)
 
 
 def encoder() -> BertForSequenceClassification:
@@ -32,7 +39,7 @@ def config(adapter: AdapterConfig | None = None, path: str = "a/model", **given)
 
 
 def made(adapter: AdapterConfig, model: nn.Module | SortedNet | None = None) -> SortedNet:
-    return adapter.make_network(encoder() if model is None else model, task_type="SEQ_CLS", path=None)
+    return make_adapter(adapter, encoder() if model is None else model, task_type="SEQ_CLS", path=None)
 
 
 @pytest.mark.parametrize("name", [*GLUE, *CAUSAL])
@@ -42,8 +49,8 @@ def test_every_shipped_config_describes_a_run(name: str, tmp_path: Path) -> None
     space = found.make_space()
     assert list(space.supports) == ["r"]
     assert space.size == (8 if name in GLUE else 5)
-    assert isinstance(found.make_objective(space), PerExample)
-    found.make_arguments(tmp_path)
+    assert isinstance(objective_of_config(found, space), PerExample)
+    make_arguments(found, tmp_path)
 
 
 @pytest.mark.parametrize("name", [*GLUE, *CAUSAL])
@@ -106,17 +113,17 @@ def test_all_linear_layers_leave_out_the_head() -> None:
 
 def test_target_modules_are_those_of_peft_where_left_out() -> None:
     model = LlamaForCausalLM(LlamaConfig(**SMALL))
-    net = AdapterConfig(r=2).make_network(model, task_type="CAUSAL_LM", path=None)
+    net = make_adapter(AdapterConfig(r=2), model, task_type="CAUSAL_LM", path=None)
     assert any("q_proj.lora_A" in name for name, _ in net.full.named_parameters())
 
 
 def test_samplers_draw_ranks() -> None:
     geometric = config(sampler=SamplerConfig("geometric", {"p": 0.15}))
-    found = geometric.make_objective(geometric.make_space())
+    found = objective_of_config(geometric, geometric.make_space())
     assert isinstance(found.sampler, Geometric)
     assert found.sampler.p == 0.15
     weighted = config(sampler=SamplerConfig("weighted", {"weights": {"r=1": 1.0, "r=8": 3.0}}))
-    found = weighted.make_objective(weighted.make_space())
+    found = objective_of_config(weighted, weighted.make_space())
     assert isinstance(found.sampler, Weighted)
     assert {int(one["r"]) for one in found.sampler.draw(50)} == {1, 8}
 
@@ -181,5 +188,5 @@ def test_a_run_without_an_adapter_needs_a_space() -> None:
 
 def test_a_run_of_an_earlier_version_has_the_standard_rule() -> None:
     now = {"space": {}, "update": "standard"}
-    assert config().identity({"space": {}}) == config().identity(now)
-    assert config(objective=ObjectiveConfig()).identity({"update": "unique"}) != config().identity(now)
+    assert identity({"space": {}}) == identity(now)
+    assert identity({"update": "unique"}) != identity(now)

@@ -551,13 +551,13 @@ def test_layouts_that_are_functions_must_be_given_again(tmp_path):
 
 
 def test_the_digest_names_the_weights_not_the_file(tmp_path):
-    from sortednet import checkpoint
+    from sortednet.files.weights import digest
 
     net = network()
     for name in ("one", "two"):
         net.save_pretrained(tmp_path / name)
-    assert checkpoint.digest(tmp_path / "one") == checkpoint.digest(tmp_path / "two")
+    assert digest(tmp_path / "one") == digest(tmp_path / "two")
     with torch.no_grad():
         next(net.parameters()).add_(1)
     net.save_pretrained(tmp_path / "two")
-    assert checkpoint.digest(tmp_path / "one") != checkpoint.digest(tmp_path / "two")
+    assert digest(tmp_path / "one") != digest(tmp_path / "two")

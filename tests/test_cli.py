@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sortednet.cli import main, read_config
+from sortednet.cli import main
 from sortednet.errors import ConfigError
+from sortednet.jobs.configurations import read_config
 from sortednet.models import PreResNet
 
 DIGITS = Path(__file__).parent.parent / "configs" / "digits.yaml"
@@ -104,7 +105,7 @@ def test_a_run_with_measured_statistics_keeps_them(config: Path) -> None:
 
 def test_no_command_shows_the_commands(capsys) -> None:
     assert main([]) == 2
-    assert "{train,evaluate,select,extract,generate,report,symbolic,reproduce}" in capsys.readouterr().out
+    assert "{init,list,train,evaluate,select,extract,generate,report,symbolic,reproduce}" in capsys.readouterr().out
 
 
 def test_reproduce_does_one_job_of_an_experiment(tmp_path: Path, monkeypatch) -> None:

@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import sortednet as sn
-from sortednet.cli import main, read_config
+from sortednet.cli import main
 from sortednet.fine_tuning import SortedTrainer
 from sortednet.fine_tuning_job import open_run
+from sortednet.jobs.configurations import read_config
 from sortednet.objectives import PerExample, Stochastic
 from sortednet.table import Table
 

@@ -17,7 +17,8 @@ import sortednet as sn
 from sortednet import generation_job
 from sortednet.cli import main
 from sortednet.decoding import Emitted, FixedDepth
-from sortednet.generation_job import GenerateConfig, TokenText, generate
+from sortednet.generation_config import GenerateConfig
+from sortednet.generation_job import TokenText, generate, make_policy
 from sortednet.models import MLP
 from sortednet.text import train_tokenizer
 
@@ -183,7 +184,7 @@ def test_each_token_has_the_colour_of_its_exit(folder: Path, tokenizer: Any) -> 
     net = sn.load(folder).eval()
     config = GenerateConfig(decoding="early_exit", thresholds=0.05, max_new_tokens=40)
     inputs = tokenizer(PROMPT, return_tensors="pt")
-    policy = config.make_policy(None, seen.append)
+    policy = make_policy(config, None, seen.append)
     net.generate(**inputs, decoding=policy, max_new_tokens=40, do_sample=False)
     assert len({one.exit for one in seen}) >= 2
     page = Console(record=True, force_terminal=True, color_system="truecolor", file=io.StringIO(), soft_wrap=True)
@@ -415,4 +416,4 @@ def test_a_selection_decodes_by_its_label(folder: Path, tokenizer: Any, capfd, t
 
 
 def test_plain_decoding_is_a_policy_of_its_own() -> None:
-    assert isinstance(GenerateConfig(decoding="plain").make_policy(None, None), FixedDepth)
+    assert isinstance(make_policy(GenerateConfig(decoding="plain"), None, None), FixedDepth)

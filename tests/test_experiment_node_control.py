@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from sortednet.experiments import EXPERIMENTS, main_job, node_control
+from sortednet.experiments import main_job, node_control
 from sortednet.experiments.node_control import NODE_CONTROL
 from sortednet.experiments.running import Conditions, Outcome
+from sortednet.names import EXPERIMENTS
 
 POSITIVE, NEGATIVE = (
     ["a fine film", "fine and warm", "warm , fine , good"],

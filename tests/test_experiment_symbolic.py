@@ -13,13 +13,14 @@ pytest.importorskip("transformers")
 pytest.importorskip("sympy")
 
 from sortednet.errors import ConfigError, DataError
-from sortednet.experiments import EXPERIMENTS, symbolic
+from sortednet.experiments import symbolic
 from sortednet.experiments.running import Conditions, markdown
 from sortednet.experiments.symbolic import SYMBOLIC, Sizes, gathered, share, share_by_shape
 from sortednet.experiments.symbolic_depths import at_depth, compared, solve, solved_share
 from sortednet.experiments.symbolic_methods import METHODS, Found, ours, peer
 from sortednet.experiments.symbolic_problems import check_unseen, generated, listed, load_problems, published_folder
 from sortednet.experiments.symbolic_scores import curve, deviation, is_recovered, log_mse_n, mse_n, r2
+from sortednet.names import EXPERIMENTS
 from sortednet.symbolic import (
     Familiarity,
     GeneratorConfig,

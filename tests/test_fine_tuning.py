@@ -24,7 +24,8 @@ from transformers import (
 import sortednet as sn
 from sortednet.errors import CheckpointError, ConfigError, DataError, SettingError
 from sortednet.fine_tuning import SortedTrainer, SortedTrainerMixin
-from sortednet.named import DEFAULT_OBJECTIVE, OBJECTIVES
+from sortednet.named import DEFAULT_OBJECTIVE
+from sortednet.names import OBJECTIVES
 from sortednet.text import train_tokenizer
 
 DEPTHS = [1, 2, 3]

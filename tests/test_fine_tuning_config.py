@@ -4,15 +4,22 @@ from pathlib import Path
 import pytest
 
 from sortednet import Space
-from sortednet.cli import read_config
 from sortednet.config import ObjectiveConfig, RunConfig
 from sortednet.errors import ConfigError
 from sortednet.fine_tuning_config import FineTuningConfig, PretrainedConfig, TextConfig
+from sortednet.fine_tuning_parts import make_arguments
+from sortednet.fine_tuning_stages import identity
+from sortednet.jobs.configurations import read_config
+from sortednet.named import make_objective
 from sortednet.objectives import PerExample, Stochastic, StochasticSummation, Summation
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SHIPPED = ["minilm_sst2", "minilm_stsb", "causal_gsm8k"]
 SPACE = Space(num_hidden_layers=[1, 2])
+
+
+def objective_of_config(config, space):
+    return make_objective(config.objective, config.sampler, space, config.seed)
 
 
 def config(**given) -> FineTuningConfig:
@@ -24,8 +31,8 @@ def test_every_shipped_config_describes_a_run(name: str, tmp_path: Path) -> None
     found = read_config(CONFIGS / f"{name}.yaml")
     assert isinstance(found, FineTuningConfig)
     assert len(found.make_space()) == 4
-    found.make_objective(found.make_space())
-    found.make_arguments(tmp_path)
+    objective_of_config(found, found.make_space())
+    make_arguments(found, tmp_path)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -79,16 +86,16 @@ def test_a_name_of_the_hub_stays_a_name() -> None:
     ],
 )
 def test_every_objective_can_be_named(name: str, kind: type) -> None:
-    assert isinstance(config(objective=ObjectiveConfig(name=name)).make_objective(SPACE), kind)
+    assert isinstance(objective_of_config(config(objective=ObjectiveConfig(name=name)), SPACE), kind)
 
 
 def test_the_full_models_loss_can_weigh_more() -> None:
-    objective = config(objective=ObjectiveConfig(name="summation", full_weight=10)).make_objective(SPACE)
+    objective = objective_of_config(config(objective=ObjectiveConfig(name="summation", full_weight=10)), SPACE)
     assert [objective.settings_weight(one) for one in SPACE] == [1.0, 10]
 
 
 def test_the_sampler_draws_from_the_trainings_seed() -> None:
-    drawn = [config(training={"seed": seed}).make_objective(SPACE).sampler.draw(20) for seed in (0, 0, 1)]
+    drawn = [objective_of_config(config(training={"seed": seed}), SPACE).sampler.draw(20) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
@@ -105,16 +112,16 @@ def test_paths_are_made_absolute(tmp_path: Path, monkeypatch) -> None:
 def test_what_is_saved_and_logged_does_not_make_another_run() -> None:
     one = {"output": "a", "training": {"max_steps": 5, "save_steps": 1}, "space": {}}
     other = {"output": "b", "training": {"max_steps": 5, "logging_steps": 2}, "space": {}}
-    assert config().identity(one) == config().identity(other)
-    assert config().identity(one) != config().identity({**other, "training": {"max_steps": 6}})
+    assert identity(one) == identity(other)
+    assert identity(one) != identity({**other, "training": {"max_steps": 6}})
 
 
 def test_a_plain_no_of_yaml_is_a_strategy(tmp_path: Path) -> None:
-    assert config(training={"save_strategy": False}).make_arguments(tmp_path).save_strategy == "no"
+    assert make_arguments(config(training={"save_strategy": False}), tmp_path).save_strategy == "no"
 
 
 def test_the_seed_of_the_training_is_0_where_left_out(tmp_path: Path) -> None:
-    assert config().make_arguments(tmp_path).seed == config().seed == 0
+    assert make_arguments(config(), tmp_path).seed == config().seed == 0
 
 
 @pytest.mark.parametrize(
@@ -130,4 +137,4 @@ def test_the_seed_of_the_training_is_0_where_left_out(tmp_path: Path) -> None:
 )
 def test_wrong_training_arguments_are_refused(training: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
-        config(training=training).make_arguments(tmp_path)
+        make_arguments(config(training=training), tmp_path)

@@ -8,8 +8,9 @@ from torch import nn
 
 import sortednet as sn
 from sortednet.errors import BuildError, ConfigError, SpaceError
-from sortednet.lora import check_config, check_ranks
-from sortednet.lora.checks import _UNCUT, rank_at
+from sortednet.lora import check_config
+from sortednet.lora.checks import _UNCUT
+from sortednet.rank_space import check_ranks, rank_at
 
 from .contracts.adapter_cases import QUIET, llama, plain
 

@@ -6,7 +6,8 @@ import torch
 
 import sortednet as sn
 from sortednet.errors import ConfigError
-from sortednet.models import BUILDERS, MLP, PreResNet, Transformer, resolve
+from sortednet.models import MLP, PreResNet, Transformer, resolve
+from sortednet.names import MODELS
 
 
 def images(channels=1, size=8):
@@ -201,7 +202,7 @@ def test_a_sequence_longer_than_the_positions_is_refused():
 
 @pytest.mark.parametrize("name", ["mlp", "preresnet", "transformer"])
 def test_resolve_finds_the_named_builders(name):
-    assert resolve(name).__name__ == BUILDERS[name].partition(":")[2]
+    assert resolve(name).__name__ == MODELS.places[name].partition(":")[2]
 
 
 def test_resolve_finds_a_builder_of_the_user(tmp_path, monkeypatch):
@@ -237,5 +238,5 @@ def test_resolve_refuses_a_missing_attribute():
 
 
 def test_resolve_refuses_what_cannot_be_called():
-    with pytest.raises(ConfigError, match=r"BUILDERS is dict and cannot be called.*Name a function or a class"):
-        resolve("sortednet.models:BUILDERS")
+    with pytest.raises(ConfigError, match=r"VERSION is int and cannot be called.*Name a function or a class"):
+        resolve("sortednet.checkpoint:VERSION")

@@ -236,7 +236,9 @@ def test_training_goes_from_a_config_to_a_model_that_fits(config: Path, points: 
 def test_training_goes_on_and_writes_to_another_folder(config: Path, monkeypatch) -> None:
     given = []
     monkeypatch.setattr(
-        symbolic_job, "train", lambda config, *, resume, console: given.append((config, resume)) or config.network()
+        symbolic_job,
+        "train",
+        lambda config, *, resume, console: given.append((config, resume)) or symbolic_job.make_network(config),
     )
     assert main(["symbolic", "train", str(config), "--output", "elsewhere", "--resume", "false"]) == 0
     assert main(["symbolic", "train", str(config), "model.width=16", "problems.points=[20,30]"]) == 0
@@ -245,9 +247,9 @@ def test_training_goes_on_and_writes_to_another_folder(config: Path, monkeypatch
 
 
 def test_the_shipped_config_describes_a_model() -> None:
-    from sortednet.config_file import read
+    from sortednet.jobs.configurations import read_symbolic_config
 
-    config = read(CONFIGS / "symbolic.yaml", symbolic_job.SymbolicConfig)
+    config = read_symbolic_config(CONFIGS / "symbolic.yaml")
     assert max(config.depths) == config.model.layers
 
 

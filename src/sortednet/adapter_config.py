@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import nn
-
-from .errors import BuildError, ConfigError
-from .lora import RankPattern, Scaling, check_ranks, largest_rank, lora_config
-from .network import SortedNet
-from .ranks import dylora, with_ranks
+from .errors import ConfigError
+from .names import RankPattern, Scaling
+from .rank_space import check_ranks, largest_rank, with_ranks
 from .space import Space
 
 __all__ = ["AdapterConfig"]
@@ -88,55 +85,3 @@ class AdapterConfig:
             inner: The model's own dimensions, if some are sorted.
         """
         return with_ranks(inner, self.sorted_ranks())
-
-    def make_network(self, model: nn.Module | SortedNet, *, task_type: str, path: str | None) -> SortedNet:
-        """Put the adapter into a model.
-
-        Args:
-            model: The pretrained model, which is changed in place; or a network of it.
-            task_type: What PEFT calls the task: `SEQ_CLS` or `CAUSAL_LM`.
-            path: The folder or name of the pretrained model, which is saved with the adapter; None where it has none.
-
-        Raises:
-            ConfigError: If it cannot be cut to a rank.
-            BuildError: If PEFT cannot put it into this model, or a layer cannot be cut.
-        """
-        fields = {
-            "r": self.r,
-            "lora_alpha": int(self.lora_alpha) if self.lora_alpha == int(self.lora_alpha) else self.lora_alpha,
-            "lora_dropout": self.lora_dropout,
-            "target_modules": self.target_modules,
-            "modules_to_save": self.modules_to_save,
-            "use_rslora": self.use_rslora,
-            "rank_pattern": dict(self.rank_pattern),
-            "alpha_pattern": dict(self.alpha_pattern),
-            "init_lora_weights": self.init_lora_weights,
-            "task_type": task_type,
-            "base_model_name_or_path": path,
-        }
-        full = model.full if isinstance(model, SortedNet) else model
-        self._check_names(full)
-        return dylora(
-            model,
-            lora_config(fields),
-            ranks=self.sorted_ranks(),
-            rank_pattern=self.rank_pattern_rule,
-            scaling=self.scaling,
-        )
-
-    def _check_names(self, full: nn.Module) -> None:
-        """Refuse targets that no module of a model has, which PEFT would pass over where it finds others."""
-        names = [name for name, _ in full.named_modules() if name]
-        leaves = sorted({name.rpartition(".")[2] for name, one in full.named_modules() if _is_adaptable(one)})
-        for one in self.target_modules if isinstance(self.target_modules, list) else []:
-            if not any(name == one or name.endswith(f".{one}") for name in names):
-                raise BuildError(
-                    f"adapter.target_modules names {one!r}, which {type(full).__name__} does not have. Choose among "
-                    f"{', '.join(leaves)}, or other names of its modules."
-                )
-
-
-def _is_adaptable(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)) or (
-        type(module).__name__ == "Conv1D"
-    )

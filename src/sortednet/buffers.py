@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .errors import BuildError
+from .names import BufferPolicy
 from .space import Setting
 
 __all__ = ["BufferPolicy", "Private", "estimate_statistics", "refuse_tied"]
-
-BufferPolicy = Literal["shared", "private", "reestimated"]
-"""Whose the persistent buffers (the statistics of batch norm) are.
-
-`shared`: all sub-models update and read the corner of the full model's. `private`: each has its own. `reestimated`:
-shared in training; in evaluation each has its own, once `SortedNet.reestimate` has measured them.
-"""
 
 
 class Private(nn.Module):

@@ -9,8 +9,8 @@ from textwrap import fill
 from typing import Any
 
 from . import figures
-from .checkpoint import write_bytes
 from .errors import DataError
+from .files.writing import write_bytes
 
 __all__ = ["COLOURS", "LINE_FONT", "head", "inches", "legend", "legend_width", "name_axes", "start", "wrapped", "write"]
 

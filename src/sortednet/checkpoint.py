@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,55 +17,24 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .errors import CheckpointError, SpaceError
+from .files.weights import ADAPTER, WEIGHTS, weights_file
+from .files.writing import write_bytes
 from .layouts import Cut
 
 __all__ = [
     "corners",
     "described",
     "fitting",
-    "is_adapter",
-    "is_there",
     "read_file",
     "read_metadata",
     "read_private",
     "read_weights",
     "to_bytes",
     "write",
-    "write_bytes",
 ]
 
-WEIGHTS = "model.safetensors"
-ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's names
 METADATA = "sortednet.json"
 VERSION = 1
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: beside it first, then in its place.
-
-    Raises:
-        CheckpointError: If the disk is full or the folder cannot be written; what was there stays.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for stale in path.parent.glob(f".{path.name}.*.new"):  # of a process that was killed
-            stale.unlink(missing_ok=True)
-        with open(beside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException as error:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
-        if not isinstance(error, OSError):
-            raise
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        raise CheckpointError(
-            f"{path} could not be written ({error.strerror or error}); {len(data):,} bytes are needed. "
-            f"What was there before is unchanged. {'Free space' if full else 'Correct the path'}, or save elsewhere."
-        ) from error
 
 
 def write(
@@ -166,26 +134,9 @@ def described(path: str | Path) -> Iterator[None]:
         raise CheckpointError(f"{Path(path) / METADATA} is damaged ({error}). Restore it or save again.") from None
 
 
-def _file_of(path: str | Path) -> Path:
-    """Return the file of the weights of a checkpoint, a model's or an adapter's."""
-    model, adapter = Path(path) / WEIGHTS, Path(path) / ADAPTER
-    described = (Path(path) / ADAPTER_CONFIG).is_file()
-    return adapter if described or (adapter.is_file() and not model.is_file()) else model
-
-
-def is_there(path: str | Path) -> bool:
-    """Return whether a folder holds weights, a model's or an adapter's."""
-    return _file_of(path).is_file()
-
-
-def is_adapter(path: str | Path) -> bool:
-    """Return whether a folder holds the weights of an adapter alone."""
-    return _file_of(path).name == ADAPTER
-
-
 @contextmanager
 def _weights(path: str | Path) -> Iterator[Any]:
-    file = _file_of(path)
+    file = weights_file(path)
     if not file.is_file():
         raise CheckpointError(
             f"There is no checkpoint at {path}: {file.name} is missing. Give the folder it was saved to."
@@ -217,18 +168,6 @@ def read_file(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
 
 
-def digest(path: str | Path) -> str:
-    """Return a name for the weights of a checkpoint, the same for the same weights.
-
-    Raises:
-        CheckpointError: If it is missing or damaged.
-    """
-    found = hashlib.sha256()
-    for name, tensor in sorted(read_weights(path).items()):
-        found.update(save({name: tensor}))
-    return found.hexdigest()[:16]
-
-
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Read the full model's state dictionary.
 
@@ -236,7 +175,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         CheckpointError: If it is missing or damaged.
     """
     with _weights(path):
-        return read_file(_file_of(path))[0]
+        return read_file(weights_file(path))[0]
 
 
 def read_private(path: str | Path) -> dict[tuple[str, str], Tensor]:
@@ -277,7 +216,7 @@ def corners(
     """
     with _weights(path) as checked:  # its header and size have been checked by safetensors
         names = set(checked.keys())
-    with open(_file_of(path), "rb", buffering=0) as file:
+    with open(weights_file(path), "rb", buffering=0) as file:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
         length = int.from_bytes(_read(file, 0, 8), "little")

@@ -1,40 +1,28 @@
-"""The command line: train, evaluate, select, extract, generate, report, symbolic, reproduce."""
+"""The command line: it parses, and calls a job. Only what a command runs is imported."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
-from collections.abc import Sequence
-from dataclasses import fields, replace
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table as RichTable
-
-from . import checkpoint, config_file, evaluation, export, generation_job, image_job, symbolic_commands
 from ._version import __version__
-from .config import RunConfig
-from .errors import ConfigError, SettingError, SortedNetError
-from .experiments import EXPERIMENTS, Conditions, Scale, main_job, markdown
-from .experiments import run as run_experiment
-from .fine_tuning_config import FineTuningConfig
-from .generation_job import GenerateConfig
-from .network import SortedNet
-from .recipes import plain
-from .report import write_picture, write_report
-from .run_folder import read_curves
-from .space import Setting
-from .symbolic_commands import FitConfig
-from .table import Row, Table
+from .errors import ConfigError, SortedNetError
+from .packages import needs
 
 __all__ = ["main"]
 
-CONFIG, TABLE, CHOSEN, EVALUATED = "config.json", "table.json", "chosen.json", "evaluated.json"
+_CHANGE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
+_WITH_LISTS = (["train"], ["symbolic", "train"], ["select"])  # commands that take a list of words
+_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,53 +32,154 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words behind `sortednet`; those of the process where left out.
 
     Returns:
-        The exit status: 0, or 2 after an error, which is printed in one line without a traceback.
+        The exit status: 0; 2 after an error, and 130 after an interruption, each told in one line without a traceback.
     """
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    parser = _parser()
-    parsed = Namespace(command=None)
-    try:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    with _interruptions() as received:
         try:
-            with contextlib.redirect_stderr(io.StringIO()):
-                parsed = parser.parse_args(arguments)
-            if parsed.command is None:
-                parser.print_help()
+            return _run(words)
+        except BrokenPipeError:  # whoever reads the output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) or received:  # packages turn it into errors of their own
+                saved = " What was trained is saved; the same command goes on from there." if _trains(words) else ""
+                print(f"Interrupted.{saved}", file=sys.stderr)
+                return _INTERRUPTED
+            if isinstance(error, OSError):
+                _tell(f"{error.filename or 'A file'}: {error.strerror or error}. Correct the path or its permissions.")
                 return 2
-        except ArgumentError as error:
-            raise ConfigError(f"{config_file.detail_of(error)}. See sortednet --help.") from None
-        _COMMANDS[parsed.command](parsed[parsed.command], console)
-    except (SortedNetError, ImportError) as error:
-        console.print("[bold red]error:[/]", end=" ")
-        console.print(str(error), markup=False)
+            if isinstance(error, (SortedNetError, ImportError)):
+                _tell(str(error))
+                return 2
+            raise
+
+
+def _tell(message: str) -> None:
+    try:
+        from rich.text import Text
+
+        from .terminal import error_console
+    except ImportError:  # which is what the message is about
+        print(f"error: {message}", file=sys.stderr)
+        return
+    error_console().print(Text("error: ", style="bold red", end=""), message, sep="")
+
+
+@contextlib.contextmanager
+def _interruptions() -> Iterator[list[int]]:
+    """Note SIGINT before it is raised, also where it is raised inside of what drops errors.
+
+    Yields:
+        The signals received so far.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def receive(number: int, _: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    def dropped(unraisable: Any) -> None:
+        if received and isinstance(unraisable.exc_value, KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)  # such as from a finaliser: once more, outside of it
+        else:
+            hook(unraisable)
+
+    handler, hook = signal.signal(signal.SIGINT, receive), sys.unraisablehook
+    sys.unraisablehook = dropped
+    try:
+        yield received
+    finally:
+        sys.unraisablehook = hook
+        signal.signal(signal.SIGINT, handler)
+
+
+def _trains(words: Sequence[str]) -> bool:
+    return list(words[:1]) == ["train"] or list(words[:2]) == ["symbolic", "train"]
+
+
+def _run(words: list[str]) -> int:
+    with needs("The command line", "cli"):
+        from jsonargparse import ArgumentError
+
+    parser = _parser()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            parsed = parser.parse_args(_options_first(words))
+    except ArgumentError as error:
+        raise ConfigError(f"{_detail_of(error)}. See sortednet --help.") from None
+    if parsed.command is None:
+        parser.print_help()
         return 2
-    except KeyboardInterrupt:
-        saved = " What was trained is saved; the same command goes on from there." if _trains(parsed) else ""
-        console.print(f"Interrupted.{saved}")
-        return 130
+    given = parsed[parsed.command]
+    if parsed.command == "symbolic":
+        if given.command is None:
+            raise ConfigError("symbolic does nothing alone. Add train, fit or report; see sortednet symbolic --help.")
+        _run_symbolic(given.command, given[given.command])
+    else:
+        _run_command(parsed.command, given)
     return 0
 
 
-def _trains(parsed: Namespace) -> bool:
-    return "train" in (parsed.command, parsed.symbolic.command if parsed.command == "symbolic" else None)
+def _detail_of(error: Exception) -> str:
+    lines = [line.strip(" -\n") for line in str(error).splitlines()]
+    return " ".join(line for line in lines if line).rstrip(".")
 
 
-def _parser() -> ArgumentParser:
+def _options_first(words: list[str]) -> list[str]:
+    """Move options before the words of a list, and changes behind the other words, so that all may stand anywhere."""
+    command = next((one for one in _WITH_LISTS if words[: len(one)] == one), None)
+    if command is None:
+        return words
+    options: list[str] = []
+    others: list[str] = []
+    changes: list[str] = []
+    rest = iter(words[len(command) :])
+    for word in rest:
+        if word in ("-h", "--help"):
+            options.append(word)
+        elif word.startswith("--"):
+            options.append(word)
+            if "=" not in word:
+                options += [value for value in [next(rest, None)] if value is not None]
+        elif _CHANGE.match(word) and not Path(word).is_file():
+            changes.append(word)
+        else:
+            others.append(word)
+    return [*command, *options, *others, *changes]
+
+
+def _parser() -> Any:
+    """Return the parser of all commands; building it imports none of what they run."""
+    from jsonargparse import ArgumentParser
+
+    from .fit_config import FitConfig
+    from .generation_config import GenerateConfig
+    from .jobs.beginning import FIRST
+    from .jobs.listing import LISTED
+    from .names import EXPERIMENTS, Scale
+
     parser = ArgumentParser(
         prog="sortednet", description="One trained network, every size.", exit_on_error=False, version=__version__
     )
-    commands = parser.add_subcommands(dest="command", required=False)
-
-    def command(name: str, purpose: str) -> ArgumentParser:
-        one = ArgumentParser(description=purpose, exit_on_error=False)
-        commands.add_subcommand(name, one, help=purpose)
-        return one
-
+    command = _commands_of(parser)
     run = "the run's folder"
-    train = command("train", "Train or fine-tune a network as a YAML file says; goes on from the last checkpoint.")
-    _add_training(train)
+    begin = command("init", "Write a commented first configuration.")
+    begin.add_argument("kind", type=Literal[FIRST], help=f"for what: {', '.join(FIRST)}")
+    begin.add_argument("--output", type=str | None, default=None, help="the file; KIND.yaml where left out")
+    list_ = command("list", "Show what a configuration may name.")
+    list_.add_argument("what", type=Literal[LISTED], help=f"one of {', '.join(LISTED)}")
+    _add_training(
+        command("train", "Train or fine-tune a network as a YAML file says; goes on from the last checkpoint.")
+    )
     evaluate = command("evaluate", "Measure every sub-model of a run; writes table.json and table.csv.")
     evaluate.add_argument("run", type=str, help=run)
-    evaluate.add_argument("--measure", type=list[str], default=["flops", "latency", "memory"], help="costs to measure")
+    evaluate.add_argument(
+        "--measure", type=str, default="flops,latency,memory", help="costs to measure, such as flops,latency; or []"
+    )
     evaluate.add_argument(
         "--batch_size", type=int | None, default=None, help="examples in a batch: 256 images, 32 texts"
     )
@@ -120,7 +209,17 @@ def _parser() -> ArgumentParser:
     report = command("report", "Write report.html and report.png of a measured run.")
     report.add_argument("run", type=str, help=run)
     report.add_argument("--title", type=str | None, default=None, help="heading of the page")
-    _add_symbolic(command("symbolic", "Find formulas for tables of numbers, and train models that do."))
+    formulas = _commands_of(command("symbolic", "Find formulas for tables of numbers, and train models that do."))
+    _add_training(
+        formulas("train", "Train a model that writes formulas, as a YAML file says; goes on where it was stopped.")
+    )
+    fit = formulas("fit", "Find a formula for the points of a CSV file; writes fit.json.")
+    fit.add_argument("points", type=str, help="the CSV or TSV file, names in its first line")
+    fit.add_argument("--columns", nargs="+", type=str, default=None, help="what y may depend on; all where left out")
+    fit.add_class_arguments(FitConfig)
+    page = formulas("report", "Write report.html and report.png of a formula that was found.")
+    page.add_argument("folder", type=str, help="the folder that fit wrote to")
+    page.add_argument("--title", type=str | None, default=None, help="heading of the page")
     reproduce = command("reproduce", "Repeat an experiment of the papers; goes on where it was stopped.")
     reproduce.add_argument("experiment", type=str, help=f"which one: {', '.join(EXPERIMENTS)}")
     reproduce.add_argument("--scale", type=Scale, default="cpu", help="a small version, or the papers' size on a GPU")
@@ -134,7 +233,10 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _add_symbolic(parser: ArgumentParser) -> None:
+def _commands_of(parser: Any) -> Callable[[str, str], Any]:
+    """Return what adds a command to a parser."""
+    from jsonargparse import ArgumentParser
+
     commands = parser.add_subcommands(dest="command", required=False)
 
     def command(name: str, purpose: str) -> ArgumentParser:
@@ -142,301 +244,84 @@ def _add_symbolic(parser: ArgumentParser) -> None:
         commands.add_subcommand(name, one, help=purpose)
         return one
 
-    train = command("train", "Train a model that writes formulas, as a YAML file says; goes on where it was stopped.")
-    _add_training(train)
-    fit = command("fit", "Find a formula for the points of a CSV file; writes fit.json.")
-    fit.add_argument("points", type=str, help="the CSV or TSV file, names in its first line")
-    fit.add_argument("--columns", nargs="+", type=str, default=None, help="what y may depend on; all where left out")
-    fit.add_class_arguments(FitConfig)
-    report = command("report", "Write report.html and report.png of a formula that was found.")
-    report.add_argument("folder", type=str, help="the folder that fit wrote to")
-    report.add_argument("--title", type=str | None, default=None, help="heading of the page")
+    return command
 
 
-def _add_training(parser: ArgumentParser) -> None:
-    parser.add_argument("config", type=str, help="the YAML file")
+def _add_training(parser: Any) -> None:
+    parser.add_argument("config", type=str, help="the YAML file; sortednet init writes a first one")
     parser.add_argument("changes", nargs="*", type=str, help="values to change, such as training.updates=100")
     parser.add_argument("--output", type=str | None, default=None, help="the run's folder, instead of the file's")
     parser.add_argument("--resume", type=bool, default=True, help="go on from the last checkpoint in the folder")
 
 
-def read_config(path: str | Path, changes: Sequence[str] = ()) -> RunConfig | FineTuningConfig:
-    """Read a YAML or JSON file into a `RunConfig`, or where it has the key `pretrained` into a `FineTuningConfig`.
+def _run_command(command: str, given: Any) -> None:
+    """Import what a command runs, and run it."""
+    from .terminal import error_console
 
-    Args:
-        path: The file.
-        changes: Values to change, such as `training.updates=100`.
+    console = error_console()
+    if command == "init":
+        from .jobs.beginning import begin
 
-    Returns:
-        The configuration.
+        begin(given.kind, given.output, console)
+    elif command == "list":
+        from .jobs.listing import show
 
-    Raises:
-        ConfigError: If the file is missing, a key is unknown, or a value has the wrong type.
-    """
-    kind: type[RunConfig | FineTuningConfig] = RunConfig
-    keys = config_file.read_keys(path, "configs/digits.yaml")
-    if {"generator", "problems"} & keys and "space" not in keys:
-        raise ConfigError(f"{path} is for another command. Use it so: sortednet symbolic train {path}")
-    if "pretrained" in keys:
-        kind = FineTuningConfig
-    return config_file.read(path, kind, changes)
+        show(given.what)
+    elif command == "train":
+        from .jobs.training import train
 
+        train(given.config, given.changes, given.output, given.resume, console)
+    elif command == "evaluate":
+        from .jobs.evaluation import evaluate
 
-def _train(given: Namespace, console: Console) -> None:
-    config = read_config(given.config, given.changes)
-    config = replace(config, output=given.output or config.output).absolute()
-    if not config.output:
-        raise ConfigError("output is empty. Give the run's folder, such as --output runs/mine.")
-    if isinstance(config, FineTuningConfig):
-        net = _fine_tune(config, given.resume, console)
+        measure = [one.strip() for one in given.measure.strip("[] ").split(",") if one.strip()]
+        evaluate(given.run, console, measure=measure, batch_size=given.batch_size, cost_batch=given.cost_batch)
+    elif command == "select":
+        from .jobs.selection import select
+
+        select(given.run, given.budgets, given.name)
+    elif command == "extract":
+        from .jobs.extraction import extract
+
+        extract(
+            given.run, given.setting, console,
+            output=given.output, onnx=given.onnx, form=given.form, server=given.server,
+        )  # fmt: skip
+    elif command == "generate":
+        from .generation_config import GenerateConfig
+
+        config = GenerateConfig(**{one.name: given[one.name] for one in fields(GenerateConfig)})
+        from .jobs.generation import generate
+
+        generate(given.run, given.prompt, config, console)
+    elif command == "report":
+        from .jobs.reporting import report
+
+        report(given.run, given.title, console)
     else:
-        net = image_job.train(config, resume=given.resume, console=console)
-    console.print(f"Trained {len(net.space)} sub-models in one network: {Path(config.output) / 'model'}")
+        from .names import EXPERIMENTS
+
+        EXPERIMENTS.check(given.experiment)
+        from .jobs.reproduction import reproduce
+
+        reproduce(
+            given.experiment, console, scale=given.scale, seed=given.seed, data=given.data, model=given.model,
+            output=given.output, workers=given.workers, minutes=given.minutes, job=given.job,
+        )  # fmt: skip
 
 
-def _fine_tune(config: FineTuningConfig, resume: bool, console: Console) -> SortedNet:
-    from . import fine_tuning_job
+def _run_symbolic(command: str, given: Any) -> None:
+    """Import what a command of formulas runs, and run it."""
+    from . import symbolic_commands
+    from .terminal import error_console
 
-    columns = (
-        TextColumn("fine-tuning"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]}"),
-        TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    progress = Progress(*columns, console=console)
-    task = progress.add_task("", total=None, loss="-")
+    console = error_console()
+    if command == "train":
+        symbolic_commands.train(given.config, given.changes, given.output, given.resume, console)
+    elif command == "fit":
+        from .fit_config import FitConfig
 
-    def show(done: int, total: int, loss: float | None) -> None:
-        progress.start()  # with the first update
-        progress.update(task, completed=done, total=total, loss="-" if loss is None else f"{loss:.4f}")
-
-    try:
-        return fine_tuning_job.train(config, resume=resume, progress=show, say=console.print)
-    finally:
-        progress.stop()
-
-
-def _trained(run: str) -> RunConfig | FineTuningConfig:
-    """Read the configuration of a finished run."""
-    config = read_config(_in_run(run, CONFIG, "sortednet train"))
-    if not checkpoint.is_there(Path(run) / "model"):
-        raise ConfigError(f"{run} holds no trained network yet. Finish it first: sortednet train {Path(run) / CONFIG}")
-    return config
-
-
-def _in_run(run: str, name: str, command: str) -> Path:
-    path = Path(run) / name
-    if not path.is_file():
-        raise ConfigError(f"There is no {name} in {run}. Give the folder of a run; '{command}' writes it.")
-    return path
-
-
-def _evaluate(given: Namespace, console: Console) -> None:
-    unknown = sorted(set(given.measure) - {"flops", "latency", "memory"})
-    if unknown or (given.batch_size or 1) < 1 or given.cost_batch < 1:
-        raise ConfigError(
-            f"measure={given.measure} may hold flops, latency and memory; batch_size={given.batch_size} and "
-            f"cost_batch={given.cost_batch} are at least 1."
-        )
-    config = _trained(given.run)
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("evaluating", total=None)
-
-        def show(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
-        costs = {"measure": given.measure, "cost_batch": given.cost_batch, "progress": show}
-        if isinstance(config, FineTuningConfig):
-            from . import fine_tuning_job
-
-            opened = fine_tuning_job.open_run(config, Path(given.run))
-            table = fine_tuning_job.evaluate(opened, Path(given.run), batch_size=given.batch_size or 32, **costs)
-        else:
-            images, net = image_job.open_run(config, Path(given.run))
-            held = (images.test_images, images.test_labels)
-            batches = list(zip(*(torch.split(one, given.batch_size or 256) for one in held), strict=True))
-            table = evaluation.evaluate(net, batches, **costs)
-    digest = checkpoint.digest(Path(given.run) / "model")
-    checkpoint.write_bytes(Path(given.run) / EVALUATED, json.dumps({"model": digest}).encode())
-    table.to_json(Path(given.run) / TABLE)
-    table.to_csv(Path(given.run) / "table.csv")
-    front = table.pareto()
-    _print_rows(table, front, f"{len(table)} sub-models; the {len(front)} that no smaller one beats:")
-    console.print(f"The whole table: {Path(given.run) / 'table.csv'}")
-
-
-def _print_rows(table: Table, rows: Sequence[Row], title: str) -> None:
-    shown = RichTable(title=title, title_justify="left")
-    for name in ("setting", table.metric, "recovery", "parameters", "MFLOPs", "latency ms", "memory MB"):
-        shown.add_column(name, justify="left" if name == "setting" else "right", overflow="fold")
-    for row in rows:
-        cells = [(row.recovery, "{:.1f} %", 1.0), (row.params, "{:,}", 1), (row.flops, "{:.2f}", 1e-6)]
-        cells += [(row.latency_ms, "{:.2f}", 1.0), (row.memory_bytes, "{:.2f}", 1e-6)]
-        shown.add_row(
-            str(row.setting),
-            f"{row.quality:.{2 if table.higher_is_better else 3}f}",
-            *("-" if v is None else form.format(v * by) for v, form, by in cells),
-        )
-    out = Console()
-    Console(width=max(out.width, 110)).print(shown)
-
-
-def _select(given: Namespace, console: Console) -> None:
-    table = _table(given.run)
-    budgets: dict[str, float] = {}
-    for one in given.budgets:
-        key, _, value = one.partition("=")
-        try:
-            budgets[key] = float(value)
-        except ValueError:
-            raise SettingError(f"{one!r} is no budget. Write max_params=50000 or min_quality=90.") from None
-    setting = table.select(**budgets)
-    chosen = _chosen(given.run)
-    label = given.name or " ".join(given.budgets)
-    if set(table.dimensions) & {part.partition("=")[0] for part in label.split(",")}:
-        raise SettingError(f"--name {label!r} reads like a setting. Give a word, such as small.")
-    chosen[label] = setting
-    held = {"model": _evaluated(given.run), "chosen": {name: str(one) for name, one in chosen.items()}}
-    text = json.dumps(held, indent=1)
-    checkpoint.write_bytes(Path(given.run) / CHOSEN, text.encode())
-    _print_rows(table, [table.row(setting)], f"Best under {' '.join(given.budgets)}:")
-
-
-def _chosen(run: str) -> dict[str, Setting]:
-    """Read what was chosen for the network as it is now; choices made for an earlier one are dropped."""
-    path = Path(run) / CHOSEN
-    if not path.is_file():
-        return {}
-    try:
-        held = json.loads(path.read_text())
-        if held["model"] != _evaluated(run):
-            return {}
-        return {label: Setting.parse(text) for label, text in held["chosen"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} is damaged ({error!r}). Remove it, and select again.") from None
-
-
-def _evaluated(run: str) -> str:
-    """Return the digest of the network that was evaluated last."""
-    path = _in_run(run, EVALUATED, "sortednet evaluate")
-    try:
-        return str(json.loads(path.read_text())["model"])
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{path} is damaged. Evaluate again: sortednet evaluate {run}") from None
-
-
-def _table(run: str) -> Table:
-    """Read the table, if it is that of the network as it is now."""
-    table = Table.from_json(_in_run(run, TABLE, "sortednet evaluate"))
-    if _evaluated(run) != checkpoint.digest(Path(run) / "model"):
-        raise ConfigError(f"{Path(run) / TABLE} is of an earlier network. Evaluate again: sortednet evaluate {run}")
-    return table
-
-
-def _extract(given: Namespace, console: Console) -> None:
-    config = _trained(given.run)
-    chosen = _chosen(given.run)
-    space = config.make_space()
-    setting = chosen.get(given.setting) or space.setting(**Setting.parse(given.setting))
-    output = Path(given.output) if given.output else Path(given.run) / "extracted" / str(setting)
-    if isinstance(config, FineTuningConfig):
-        from . import extraction_job
-
-        how = {"form": given.form, "server": given.server, "onnx": given.onnx}
-        for line in extraction_job.cut_out(config, Path(given.run), setting, output, **how):
-            console.print(line, markup=False)
-        return
-    if given.form != "plain" or given.server is not None:
-        raise ConfigError(f"--form and --server are for an adapter, and {given.run} trained none. Leave them out.")
-    images, net = image_job.open_run(config, Path(given.run))
-    model = plain(net.extract(setting)).eval().cpu()
-    checkpoint.write_bytes(output / "model.safetensors", checkpoint.to_bytes(model.state_dict()))
-    checkpoint.write_bytes(output / "setting.json", json.dumps(dict(setting)).encode())
-    parameters = sum(one.numel() for one in model.parameters())
-    console.print(
-        f"Wrote {type(model).__name__} at {setting}, {parameters:,} parameters: {output / 'model.safetensors'}"
-    )
-    if given.onnx:
-        difference = export.to_onnx(model, images.test_images[:2], output / "model.onnx")
-        console.print(f"Wrote {output / 'model.onnx'}; onnxruntime differs by {difference:.1e} at most.")
-
-
-def _generate(given: Namespace, console: Console) -> None:
-    config = GenerateConfig(**{one.name: given[one.name] for one in fields(GenerateConfig)})
-    label = _chosen(given.run).get(config.setting or "")
-    config = config if label is None else replace(config, setting=str(label))
-    out = Console(soft_wrap=True, highlight=False)
-    generation_job.generate(given.run, given.prompt, config, out, console, _adapted_model(given.run))
-
-
-def _adapted_model(run: str) -> Any:
-    """Return the pretrained model of a run's adapter; None where the run holds a model or is none."""
-    if not checkpoint.is_adapter(Path(run) / "model") or not (Path(run) / CONFIG).is_file():
-        return None
-    config = read_config(Path(run) / CONFIG)
-    if not isinstance(config, FineTuningConfig) or config.pretrained.task != "causal_lm":
-        return None
-    return config.make_base(None, config.make_tokenizer())
-
-
-def _report(given: Namespace, console: Console) -> None:
-    table = _table(given.run)
-    config = read_config(_in_run(given.run, CONFIG, "sortednet train"))
-    title = given.title or config.title
-    curves = read_curves(given.run)
-    draws = f", {config.objective.draws} draws a batch" if config.objective.name == "stochastic" else ""
-    tuned = config if isinstance(config, FineTuningConfig) else None
-    sections = {
-        "objective": f"{config.objective.name}{draws}",
-        **({} if config.objective.name == "summation" else {"sampler": config.sampler.name}),
-    }
-    facts = {
-        "updates": f"{max((curve[-1][0] for curve in curves.values()), default=0):,}",
-        **(sections if config.recipe is None else {"recipe": config.recipe}),
-        **({"update": tuned.update} if tuned and tuned.update != "standard" else {}),
-        **({"adapter": f"r={tuned.adapter.r}"} if tuned and tuned.adapter else {}),
-    }
-    path = Path(given.run) / "report.html"
-    write_report(path, table, curves=curves, chosen=_chosen(given.run), title=title, facts=facts)
-    write_picture(Path(given.run) / "report.png", table, title=title)
-    console.print(f"Wrote {Path(given.run) / 'report.html'} and report.png; open the page in a browser.")
-
-
-def _symbolic(given: Namespace, console: Console) -> None:
-    if given.command is None:
-        raise ConfigError("symbolic does nothing alone. Add train, fit or report; see sortednet symbolic --help.")
-    own = given[given.command]
-    if given.command == "train":
-        symbolic_commands.train(own.config, own.changes, own.output, own.resume, console)
-    elif given.command == "fit":
-        config = FitConfig(**{one.name: own[one.name] for one in fields(FitConfig)})
-        symbolic_commands.fit(own.points, own.columns, config, console)
+        config = FitConfig(**{one.name: given[one.name] for one in fields(FitConfig)})
+        symbolic_commands.fit(given.points, given.columns, config, console)
     else:
-        symbolic_commands.report(own.folder, own.title, console)
-
-
-def _reproduce(given: Namespace, console: Console) -> None:
-    if given.experiment not in EXPERIMENTS:
-        raise ConfigError(f"experiment={given.experiment!r} is unknown. Choose one of {', '.join(EXPERIMENTS)}.")
-    experiment = EXPERIMENTS[given.experiment]
-    if given.data is not None and not Path(given.data).expanduser().is_dir():
-        raise ConfigError(f"data={given.data!r} is no folder. Give the folder that holds the data.")
-    conditions = Conditions(given.scale, given.seed, given.data, given.model)
-    if given.job is not None:
-        main_job(experiment, conditions, given.output, given.job)
-        return
-    outcome = run_experiment(
-        experiment, conditions, given.output, workers=given.workers, minutes=given.minutes, say=console.print
-    )
-    if outcome is not None:
-        Console(soft_wrap=True).print(markdown(outcome), markup=False)
-
-
-_COMMANDS = {
-    "train": _train,
-    "evaluate": _evaluate,
-    "select": _select,
-    "extract": _extract,
-    "generate": _generate,
-    "report": _report,
-    "symbolic": _symbolic,
-    "reproduce": _reproduce,
-}
+        symbolic_commands.report(given.folder, given.title, console)

@@ -1,28 +1,19 @@
-"""The configuration of a run: what a YAML file may say, and the objects it stands for."""
+"""The configuration of a run on images, and the sections that other runs have too: what a YAML file may say.
+
+Nothing here makes anything, or needs torch: `image_job` and `named` make what a configuration describes.
+"""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import nn
-
-from . import models, objectives, sampling
-from .buffers import BufferPolicy
-from .data import ImageData
-from .data import load as load_images
-from .errors import ConfigError, SortedNetError
-from .layouts import Layout
-from .network import SortedNet
-from .objectives import Objective
-from .recipes import Recipe, Stage, check_options, recipe_of
-from .space import Setting, Space
-from .trainers import TrainingConfig
+from .errors import ConfigError
+from .names import IMAGES, MODELS, OWN_BUILDER, RECIPES, SAMPLERS, BufferPolicy
+from .space import Space
+from .training_config import TrainingConfig
 
 __all__ = [
     "DataConfig",
@@ -32,17 +23,7 @@ __all__ = [
     "RunConfig",
     "SamplerConfig",
     "check_recipe",
-    "make_objective",
 ]
-
-SAMPLERS: dict[str, type[sampling.Sampler]] = {
-    "uniform": sampling.Uniform,
-    "stratified": sampling.Stratified,
-    "weighted": sampling.Weighted,
-    "per_dimension": sampling.PerDimension,
-    "geometric": sampling.Geometric,
-    "cycle": sampling.Cycle,
-}
 
 
 @dataclass(frozen=True)
@@ -53,10 +34,17 @@ class ModelConfig:
         name: A model of this library (`mlp`, `preresnet`, `transformer`, `mobilenet_v2`), or the import path of your
             own builder, such as `my_package.my_module:build`.
         options: Arguments of the builder that are not sorted.
+
+    Raises:
+        ConfigError: If the name is unknown.
     """
 
     name: str = "preresnet"
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if ":" not in self.name:
+            MODELS.check(self.name, "model.name", also=OWN_BUILDER)
 
 
 @dataclass(frozen=True)
@@ -68,12 +56,18 @@ class DataConfig:
         options: Arguments of the loader, such as `path`.
         shift: Largest random shift of a training image, in pixels.
         flip: Whether training images are mirrored at random.
+
+    Raises:
+        ConfigError: If the name is unknown.
     """
 
     name: str = "digits"
     options: dict[str, Any] = field(default_factory=dict)
     shift: int = 0
     flip: bool = False
+
+    def __post_init__(self) -> None:
+        IMAGES.check(self.name, "data.name")
 
 
 @dataclass(frozen=True)
@@ -99,11 +93,17 @@ class SamplerConfig:
         name: `uniform`, `stratified`, `weighted`, `per_dimension`, `geometric` or `cycle`.
         options: Further arguments of the sampler.
         always: Settings in every draw: `largest`, or `sandwich` for the largest and the smallest.
+
+    Raises:
+        ConfigError: If the name is unknown.
     """
 
     name: str = "stratified"
     options: dict[str, Any] = field(default_factory=dict)
     always: Literal["largest", "sandwich"] | None = None
+
+    def __post_init__(self) -> None:
+        SAMPLERS.check(self.name, "sampler.name")
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,9 @@ class ObjectiveConfig:
         distillation: Weight of the full model's outputs as targets; 0 for none.
         temperature: Of the distillation.
         full_weight: Weight of the full model's loss where the others have 1, above 0; weights are normalised.
+
+    Raises:
+        ConfigError: If a value is outside its range.
     """
 
     name: Literal["stochastic", "per_example", "stochastic_summation", "summation"] = "stochastic"
@@ -123,6 +126,13 @@ class ObjectiveConfig:
     distillation: float = 0.0
     temperature: float = 1.0
     full_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.draws < 1 or self.distillation < 0 or self.temperature <= 0 or self.full_weight <= 0:
+            raise ConfigError(
+                f"objective.draws={self.draws} must be at least 1, distillation={self.distillation} at least 0, "
+                f"temperature={self.temperature} and full_weight={self.full_weight} above 0."
+            )
 
 
 @dataclass(frozen=True)
@@ -177,49 +187,6 @@ class RunConfig:
         """
         return Space(self.space) if isinstance(self.space, list) else Space(**self.space)
 
-    def make_builder(self, images: ImageData) -> Callable[..., nn.Module]:
-        """Return the builder, told the number of classes and channels where it asks for them and the file does not.
-
-        Raises:
-            ConfigError: If there is no such model, or it does not take an option or a dimension.
-        """
-        build = models.resolve(self.model.name)
-        facts = {
-            "classes": len(images.class_names),
-            "channels": images.train_images.shape[1],
-            "inputs": images.train_images[0].numel(),
-        }
-        taken = inspect.signature(build).parameters
-        if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in taken.values()):
-            for name in (*self.model.options, *self.make_space().supports):
-                if name not in taken:
-                    raise ConfigError(f"{self.model.name} takes no argument {name}. It takes {', '.join(taken)}.")
-        options = {**{name: value for name, value in facts.items() if name in taken}, **self.model.options}
-        return partial(build, **options)
-
-    def make_network(self, images: ImageData) -> SortedNet:
-        """Return the network with fresh weights, the same for the same seed."""
-        torch.manual_seed(self.training.seed)
-        layouts = [Layout(one.pattern, one.axis, one.blocks) for one in self.layouts]
-        return self.make_recipe().network(self.make_builder(images), layouts=layouts)
-
-    def make_recipe(self) -> Recipe:
-        """Return the method of training: the recipe that is named, or what the sections say as one stage.
-
-        Raises:
-            ConfigError: If a name or an option is unknown.
-        """
-        space = self.make_space()
-        if self.recipe is not None:
-            return recipe_of(self.recipe, space, self.recipe_options)
-        stage = Stage(lambda net, seed, teacher: self.make_objective(net.space))
-        return Recipe("sections", space, (stage,), buffers=self.buffers, private=lambda model: self.private)
-
-    def make_wrapped_builder(self, images: ImageData) -> Callable[..., nn.Module]:
-        """Return the builder as the network's recipe changes it, for opening what was trained."""
-        wrap = self.make_recipe().wrap
-        return self.make_builder(images) if wrap is None else wrap(self.make_builder(images))
-
     def absolute(self) -> RunConfig:
         """Return the same configuration with the data's paths made absolute, so that it can be used from any folder."""
         options = {
@@ -227,23 +194,6 @@ class RunConfig:
             for name, value in self.data.options.items()
         }
         return replace(self, data=replace(self.data, options=options))
-
-    def make_objective(self, space: Space) -> Objective:
-        """Return the objective and its sampler.
-
-        Raises:
-            ConfigError: If a name or an option is unknown.
-        """
-        return make_objective(self.objective, self.sampler, space, self.training.seed)
-
-    def load_data(self) -> ImageData:
-        """Load the images.
-
-        Raises:
-            DataError: If they are missing or have the wrong shapes.
-            ConfigError: If the loader does not take an option.
-        """
-        return call(load_images, "data.options", self.data.options, self.data.name)  # type: ignore[no-any-return]
 
 
 def check_recipe(config: Any, decided: Sequence[str]) -> None:
@@ -260,7 +210,7 @@ def check_recipe(config: Any, decided: Sequence[str]) -> None:
         if config.recipe_options:
             raise ConfigError(f"recipe_options={config.recipe_options} have no recipe. Name one, or leave them out.")
         return
-    check_options(config.recipe, config.recipe_options)
+    RECIPES.check(config.recipe)
     defaults = {one.name: one for one in fields(config)}
     for name in decided:
         default = defaults[name]
@@ -270,62 +220,3 @@ def check_recipe(config: Any, decided: Sequence[str]) -> None:
                 f"recipe={config.recipe} decides what {name} says. Leave {name} out, or the recipe; "
                 "recipe_options hold what can be changed."
             )
-
-
-def make_objective(one: ObjectiveConfig, sampler: SamplerConfig, space: Space, seed: int) -> Objective:
-    """Return the objective that a configuration describes.
-
-    Args:
-        one: The objective.
-        sampler: How it draws, if it does.
-        space: The sub-models.
-        seed: Of the sampler, where its options give none.
-
-    Raises:
-        ConfigError: If a name or an option is unknown.
-    """
-    if one.draws < 1 or one.distillation < 0 or one.temperature <= 0 or one.full_weight <= 0:
-        raise ConfigError(
-            f"objective.draws={one.draws} must be at least 1, distillation={one.distillation} at least 0, "
-            f"temperature={one.temperature} and full_weight={one.full_weight} above 0."
-        )
-    distillation = objectives.Distillation(one.distillation, one.temperature) if one.distillation else None
-    weight = partial(_weight, full=space.full, full_weight=one.full_weight) if one.full_weight != 1 else None
-    if one.name == "summation":
-        return objectives.Summation(space, distillation, weight)
-    drawn = _sampler(sampler, space, seed)
-    if one.name == "stochastic_summation":
-        return objectives.StochasticSummation(drawn, distillation=distillation, settings_weight=weight)
-    if one.name == "per_example":
-        return objectives.PerExample(drawn, distillation, weight)
-    return objectives.Stochastic(drawn, one.draws, distillation, weight)
-
-
-def _weight(setting: Setting, full: Setting, full_weight: float) -> float:
-    return full_weight if setting == full else 1.0
-
-
-def _sampler(one: SamplerConfig, space: Space, seed: int) -> sampling.Sampler:
-    if one.name not in SAMPLERS:
-        raise ConfigError(f"sampler.name={one.name!r} is unknown. Choose one of {list(SAMPLERS)}.")
-    options = {**one.options}
-    if one.name != "cycle":
-        options.setdefault("seed", seed)
-    inner = call(SAMPLERS[one.name], "sampler.options", options, space)
-    if one.always == "largest":
-        return sampling.WithLargest(inner)
-    return sampling.Sandwich(inner) if one.always == "sandwich" else inner
-
-
-def call(function: Callable[..., Any], what: str, options: Mapping[str, Any], *args: Any) -> Any:
-    """Call a function with options from a file, and say which option it does not take.
-
-    Raises:
-        ConfigError: If the options do not fit.
-    """
-    try:
-        return function(*args, **options)
-    except SortedNetError:
-        raise
-    except TypeError as error:
-        raise ConfigError(f"{what}={dict(options)} do not fit: {error}. Correct the names or the values.") from error

@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +16,8 @@ from torch import Tensor
 
 from . import cifar10
 from .errors import DataError
+from .names import IMAGES
+from .packages import needs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,7 +86,7 @@ def load_digits(test_share: float = 0.3, seed: int = 0) -> ImageData:
         >>> data.train_images.shape, data.test_labels.shape
         (torch.Size([1257, 1, 8, 8]), torch.Size([540]))
     """
-    with _needs("scikit-learn"):
+    with needs("Loading these data", "data"):
         from sklearn import datasets
         from sklearn.model_selection import train_test_split
     if not 0 < test_share < 1:
@@ -270,14 +271,6 @@ def load_image_folder(folder: str | Path, *, mode: Literal["RGB", "L"] = "RGB") 
     )
 
 
-_LOADERS: dict[str, Callable[..., ImageData]] = {
-    "digits": load_digits,
-    "cifar10": load_cifar10,
-    "npz": load_npz,
-    "image_folder": load_image_folder,
-}
-
-
 def load(name: str, **options: Any) -> ImageData:
     """Load the data that a configuration names.
 
@@ -296,16 +289,16 @@ def load(name: str, **options: Any) -> ImageData:
         >>> load("digits", test_share=0.5).class_names[:3]
         ('0', '1', '2')
     """
-    if name not in _LOADERS:
-        raise DataError(f"data={name!r} is unknown. Choose one of {list(_LOADERS)}.")
-    signature = inspect.signature(_LOADERS[name])
+    loader = IMAGES[IMAGES.check(name, kind=DataError)]
+    signature = inspect.signature(loader)
     try:
         signature.bind(**options)
     except TypeError as error:
         raise DataError(
             f"The options {options} do not fit the data {name!r}: {error}. Give {', '.join(signature.parameters)}."
         ) from None
-    return _LOADERS[name](**options)
+    images: ImageData = loader(**options)
+    return images
 
 
 def augment(images: Tensor, generator: torch.Generator, *, shift: int = 0, flip: bool = False) -> Tensor:
@@ -355,20 +348,9 @@ def augment(images: Tensor, generator: torch.Generator, *, shift: int = 0, flip:
     return images[example, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-@contextmanager
-def _needs(package: str) -> Iterator[None]:
-    """Say how to install a package that is not there."""
-    try:
-        yield
-    except ImportError as error:
-        raise ImportError(
-            f'Loading these data needs {package}, which is not installed: pip install "sortednet[data]".'
-        ) from error
-
-
 def _arrays(path: Path, needed: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
     """Read a file of numpy arrays, pickled ones refused."""
-    with _needs("numpy"):
+    with needs("Loading these data", "data"):
         import numpy as np
     if not path.is_file():
         raise DataError(f"There is no file {path}. Give the path of a .npz file with {', '.join(needed)}.")
@@ -394,7 +376,7 @@ def _arrays(path: Path, needed: Sequence[str]) -> dict[str, np.ndarray[Any, Any]
 
 def _image(path: Path, mode: str) -> Tensor:
     """Read an image. Shape (H, W, C), uint8."""
-    with _needs("Pillow and numpy"):
+    with needs("Loading these data", "data"):
         import numpy as np
         from PIL import Image
     try:

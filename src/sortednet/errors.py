@@ -11,6 +11,7 @@ __all__ = [
     "DataError",
     "ExportError",
     "LayoutError",
+    "MissingPackageError",
     "SettingError",
     "SortedNetError",
     "SpaceError",
@@ -56,3 +57,7 @@ class DataError(SortedNetError, ValueError):
 
 class ExportError(SortedNetError, RuntimeError):
     """An exported model that does not give the original's output."""
+
+
+class MissingPackageError(SortedNetError, ImportError):
+    """An optional package that is not installed, or cannot be imported."""

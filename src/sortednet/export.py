@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .errors import ExportError
+from .packages import needs
 
 __all__ = ["to_onnx"]
 
@@ -45,7 +46,8 @@ def to_onnx(
         The largest absolute difference found.
 
     Raises:
-        ExportError: If `sortednet[onnx]` is not installed, parameters are views of larger storages, the exporter fails,
+        MissingPackageError: If `sortednet[onnx]` is not installed.
+        ExportError: If parameters are views of larger storages, the exporter fails,
             or the outputs differ by more than `tolerance`. No file is left then; one that was at `path` stays.
 
     Example:
@@ -105,14 +107,9 @@ class _OfTensors(nn.Module):
 
 def _import_onnx() -> Any:
     """Import what the export needs and return onnxruntime."""
-    try:
+    with needs("Exporting to ONNX", "onnx"):
         for name in ("onnx", "onnxscript", "onnxruntime"):
             package = importlib.import_module(name)
-    except ImportError as error:
-        raise ExportError(
-            f"Exporting to ONNX needs {name}, which cannot be imported ({error}). "
-            "Install it with: pip install 'sortednet[onnx]'."
-        ) from error
     return package
 
 

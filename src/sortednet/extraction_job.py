@@ -13,12 +13,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, export
+from . import export, fine_tuning_parts
 from .errors import CheckpointError, ConfigError
+from .files.writing import write_bytes
 from .fine_tuning_config import FineTuningConfig
 from .fine_tuning_job import Opened, inputs_of, open_run, quiet
-from .lora import RANK, open_plain
+from .lora import open_plain
 from .network import SortedNet
+from .rank_space import RANK
 from .ranks import save_adapter
 from .space import Setting, Space
 
@@ -162,7 +164,7 @@ def extract_adapter(
         _write_beside(run, setting, folder)
         batch, expected = _outputs(run, model)
         try:
-            base = run.config.make_model(run.data, run.tokenizer, **sizes)
+            base = fine_tuning_parts.make_model(run.config, run.data, run.tokenizer, **sizes)
             opened = open_plain(base, folder)
         except CheckpointError:
             return Extracted(model, f"it is for a model of {shown}, which cannot be opened so.", warning)
@@ -175,7 +177,7 @@ def extract_adapter(
 
 def _write_beside(run: Opened, setting: Setting, folder: Path) -> None:
     run.tokenizer.save_pretrained(folder)
-    checkpoint.write_bytes(folder / "setting.json", json.dumps(dict(setting)).encode())
+    write_bytes(folder / "setting.json", json.dumps(dict(setting)).encode())
 
 
 def _outputs(run: Opened, model: nn.Module) -> tuple[dict[str, Tensor], Tensor]:

@@ -11,20 +11,24 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils.generic import can_return_loss, find_labels
 
 from .errors import ConfigError, DataError
 from .lora import base_of
 from .named import objective_of
+from .names import UpdateRule
 from .network import SortedNet
 from .objectives import Objective, Term, total
+from .packages import needs
 from .resuming import last_checkpoint, read_draws, restore, write_draws, write_gathered
 from .sampling import Sampler
 from .space import Number, Setting
-from .training import Held, UpdateRule, check_rule, held_back, mask_gradients, put_back
+from .training import Held, check_rule, held_back, mask_gradients, put_back
 from .wrapping import decayed, fuse_heads, parts_unnamed
+
+with needs("Fine-tuning", "transformers"):
+    from transformers import Trainer
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.utils.generic import can_return_loss, find_labels
 
 __all__ = ["SortedTrainer", "SortedTrainerMixin"]
 

@@ -13,20 +13,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers.utils import logging
 
-from . import cost
+from . import cost, fine_tuning_parts
 from .comparison import compare_submodels
 from .evaluation import Measurement
 from .fine_tuning_config import FineTuningConfig
 from .fine_tuning_stages import Batch, Progress, Run, collator, moved, train_stages
 from .loading import load
 from .network import SortedNet
+from .packages import needs
 from .processes import alone
 from .similarity import Measure
 from .space import Setting
 from .table import Row, Table
 from .text import EncodedText, TextData, compute_metrics
+
+with needs("Fine-tuning", "cli,transformers,text"):
+    from transformers.utils import logging
 
 __all__ = ["Opened", "evaluate", "inputs_of", "open_run", "qualities", "quiet", "train"]
 
@@ -55,11 +58,11 @@ def train(
         TrainingError: If a loss is not finite.
         KeyboardInterrupt: If the run was interrupted; what was trained is saved.
     """
-    data, recipe = config.load_data(), config.make_recipe()
-    config.make_arguments(Path(config.output))  # refuses what is wrong before the model is opened
+    data, recipe = fine_tuning_parts.load_data(config), fine_tuning_parts.make_recipe(config)
+    fine_tuning_parts.make_arguments(config, Path(config.output))  # refuses what is wrong before the model is opened
     with quiet():
-        tokenizer = config.make_tokenizer()
-        net = config.make_network(data, tokenizer)
+        tokenizer = fine_tuning_parts.make_tokenizer(config)
+        net = fine_tuning_parts.make_network(config, data, tokenizer)
         encoded = _encoded(config, data, tokenizer, say)
         run = Run(config, net, data, tokenizer, encoded, progress, say)
         with alone(run.output):
@@ -73,7 +76,7 @@ def _encoded(
     """Turn the text into tokens, and say what is cut or left out."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        encoded = config.encode(data, tokenizer)
+        encoded = fine_tuning_parts.encoded(config, data, tokenizer)
     cut = encoded.truncated["train"]
     if say is not None:
         for one in caught:
@@ -122,11 +125,11 @@ def open_run(config: FineTuningConfig, run: Path) -> Opened:
         CheckpointError: If the network is missing or damaged.
         DataError: If the text is missing or unfit.
     """
-    data = config.load_data()
+    data = fine_tuning_parts.load_data(config)
     with quiet():
         own = replace(config, pretrained=replace(config.pretrained, path=str(run / "model")))
-        tokenizer = own.make_tokenizer()
-        base = None if config.adapter is None else config.make_base(data, tokenizer)
+        tokenizer = fine_tuning_parts.make_tokenizer(own)
+        base = None if config.adapter is None else fine_tuning_parts.make_base(config, data, tokenizer)
         net = load(run / "model", space=config.make_space(), model=base)
         examples = list(_encoded(config, data, tokenizer).evaluation)
     return Opened(config, data, tokenizer, net.to(torch.accelerator.current_accelerator() or "cpu").eval(), examples)

@@ -12,21 +12,26 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding, PrinterCallback, TrainerCallback
 
-from . import checkpoint, importance
+from . import importance
 from .errors import CheckpointError, ConfigError, TrainingError
+from .files.weights import is_there
+from .files.writing import write_bytes
 from .fine_tuning import SortedTrainer
 from .fine_tuning_config import FineTuningConfig
 from .lora import base_of
 from .network import SortedNet
+from .packages import needs
 from .processes import interruptible
 from .recipes import Recipe
 from .recipes.recipe import Part
 from .resuming import restore
 from .run_folder import METRICS, STAGES
 from .text import EncodedText, TextData, compute_metrics
-from .training_arguments import make_training_arguments, of_stage
+from .training_arguments import make_training_arguments, of_stage, that_matter
+
+with needs("Fine-tuning", "cli,transformers,text"):
+    from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding, PrinterCallback, TrainerCallback
 
 __all__ = ["CONFIG", "Batch", "Progress", "Run", "collator", "moved", "train_stages"]
 
@@ -93,7 +98,7 @@ def train_stages(run: Run, recipe: Recipe, resume: bool) -> None:
                 going_on = _begin(run, trainer, resume)
             if len(recipe.stages) > 1:
                 run.say(f"Stage {part.number} of {len(recipe.stages)}")
-            if going_on and not part.is_last and checkpoint.is_there(part.folder / "model"):
+            if going_on and not part.is_last and is_there(part.folder / "model"):
                 restore(run.net, part.folder / "model")
             else:
                 _train_part(run, trainer, part, going_on)
@@ -153,7 +158,7 @@ def _begin(run: Run, trainer: SortedTrainer, resume: bool) -> bool:
     if config.importance.kind != "none" and not going_on:
         _order_units(run, trainer)
     if trainer.is_world_process_zero():
-        checkpoint.write_bytes(output / CONFIG, json.dumps(asdict(config), indent=1).encode())
+        write_bytes(output / CONFIG, json.dumps(asdict(config), indent=1).encode())
     return going_on
 
 
@@ -164,22 +169,22 @@ def _has_checkpoint(folder: Path) -> bool:
 def _to_go_on(config: FineTuningConfig, output: Path) -> bool:
     """Return whether there is something to go on from, of the same run."""
     if not _has_checkpoint(output):
-        if checkpoint.is_there(output / "model"):
+        if is_there(output / "model"):
             raise CheckpointError(
                 f"{output / 'model'} holds a trained network, but no checkpoint is left to go on from. "
                 "Give another output folder, or replace it by starting anew without resuming."
             )
         stages = list((output / STAGES).glob("*"))
-        if not any(_has_checkpoint(stage) or checkpoint.is_there(stage / "model") for stage in stages):
+        if not any(_has_checkpoint(stage) or is_there(stage / "model") for stage in stages):
             return False
     try:
-        held = config.identity(json.loads((output / CONFIG).read_text()))
+        held = identity(json.loads((output / CONFIG).read_text()))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{output} holds checkpoints, but its {CONFIG} cannot be read ({error}). Restore it, give another output "
             "folder, or start anew without resuming."
         ) from None
-    now = config.identity(json.loads(json.dumps(asdict(config))))
+    now = identity(json.loads(json.dumps(asdict(config))))
     changed = {name: (held.get(name), now.get(name)) for name in {*held, *now} if held.get(name) != now.get(name)}
     if changed:
         raise CheckpointError(
@@ -309,4 +314,16 @@ def _lines(history: Sequence[Mapping[str, Any]]) -> list[Line]:
 
 
 def _write_lines(lines: Sequence[Line], path: Path) -> None:
-    checkpoint.write_bytes(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    write_bytes(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def identity(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep of a described configuration what must be equal for a run to be continued."""
+    since: dict[str, Any] = {
+        "update": "standard",
+        "recipe": None,
+        "recipe_options": {},
+    }  # of runs before there were these
+    kept = since | {name: value for name, value in described.items() if name != "output"}
+    training = dict(kept.pop("training", {}))
+    return {**kept, "training": that_matter(training)}

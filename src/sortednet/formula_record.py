@@ -11,13 +11,15 @@ from html import unescape
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
-
 from ._version import __version__
-from .checkpoint import write_bytes
 from .errors import ConfigError, DataError
+from .files.writing import write_bytes
+from .packages import needs
 from .symbolic import Formula, readable_names
 from .symbolic.expressions import FUNCTIONS, parse, to_text, variables_of
+
+with needs("Formulas", "symbolic"):
+    import numpy as np
 
 __all__ = ["EXACT", "FormulaRecord", "SearchFacts", "error_text", "mathml_of", "python_of", "r2_text", "shortened"]
 

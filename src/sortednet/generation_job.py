@@ -6,14 +6,10 @@ import colorsys
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
-from rich.console import Console
-from rich.segment import Segment, Segments
-from rich.style import Style
 
 from . import checkpoint
 from .decoding import EarlyExit, Emitted, FixedDepth, Policy, SelfSpeculative, Statistics
@@ -22,12 +18,20 @@ from .decoding.policies import exits_within
 from .decoding.sub_models import depths_of, module_at
 from .errors import CheckpointError, ConfigError, DataError, SortedNetError
 from .families import is_causal
+from .files.weights import is_there
+from .generation_config import GenerateConfig
 from .loading import load
 from .lora import base_of
 from .network import SortedNet
+from .packages import needs
 from .space import Setting
 
-__all__ = ["ColouredText", "GenerateConfig", "TokenText", "generate", "open_model"]
+with needs("Generating text", "cli,transformers"):
+    from rich.console import Console
+    from rich.segment import Segment, Segments
+    from rich.style import Style
+
+__all__ = ["ColouredText", "TokenText", "generate", "make_policy", "open_model"]
 
 CONFIG = "config.json"
 Write = Callable[[str, int], object]
@@ -37,107 +41,43 @@ _SHOWN = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} 
 _SHOWN |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 
 
-@dataclass(frozen=True)
-class GenerateConfig:
-    """How a text is continued.
+def make_policy(
+    config: GenerateConfig, generator: torch.Generator | None, observe: Callable[[Emitted], None] | None
+) -> Policy:
+    """Return how to decode.
 
     Args:
-        decoding: The full model's text from drafts of its first layers, each token from the first exit that is sure of
-            it, or neither.
-        setting: The sub-model that decodes, such as num_hidden_layers=8, or the label of a selection; the full model
-            where left out.
-        exits: Depths that draft or may choose a token, such as 4 or [4,8]; all below the sub-model's where left out.
-        thresholds: How sure an exit must be, one number for all or one for each; the papers' for early_exit and chosen
-            while decoding for self_speculative where left out.
-        draft_tokens: Most tokens of a draft, 1 to 64.
-        max_new_tokens: Most tokens.
-        temperature: Draw tokens, at this temperature; the most probable one is taken where left out.
-        top_k: Draw from so many of the most probable tokens.
-        top_p: Draw from the most probable tokens that together have this probability.
-        seed: Of drawn tokens.
+        config: What is wanted.
+        generator: Of drawn tokens.
+        observe: Called with every token.
+    """
+    exits = [config.exits] if isinstance(config.exits, int) else config.exits
+    if config.decoding == "plain":
+        return FixedDepth(generator=generator, observe=observe)
+    if config.decoding == "early_exit":
+        levels = "papers" if config.thresholds is None else config.thresholds
+        return EarlyExit(exits=exits, thresholds=levels, generator=generator, observe=observe)  # type: ignore[arg-type]
+    return SelfSpeculative(
+        exits=exits, adaptive=config.thresholds is None, draft_tokens=config.draft_tokens, thresholds=config.thresholds,
+        generator=generator, observe=observe,
+    )  # fmt: skip
+
+
+def _depths(config: GenerateConfig, net: SortedNet, setting: Setting) -> list[int]:
+    """Return the depths that may choose a token, increasing; the sub-model's own is the last.
 
     Raises:
-        ConfigError: If a value is outside its range, or says nothing to what else is given.
+        BuildError: If the model cannot be decoded layer by layer.
+        SettingError: If an exit is not in the space.
     """
-
-    decoding: Literal["self_speculative", "early_exit", "plain"] = "self_speculative"
-    setting: str | None = None
-    exits: int | list[int] | None = None
-    thresholds: float | list[float] | None = None
-    draft_tokens: int | None = None
-    max_new_tokens: int = 200
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, fits, wanted in (
-            ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
-            ("temperature", self.temperature is None or self.temperature > 0, "above 0; leave it out to draw nothing"),
-            ("top_k", self.top_k is None or self.top_k >= 1, "at least 1"),
-            ("top_p", self.top_p is None or 0 < self.top_p <= 1, "in (0, 1]"),
-            ("seed", 0 <= self.seed < 2**63, "at least 0 and below 2^63"),
-        ):
-            if not fits:
-                raise ConfigError(f"{name}={getattr(self, name)} must be {wanted}.")
-        for name in ("top_k", "top_p"):
-            if getattr(self, name) is not None and self.temperature is None:
-                raise ConfigError(f"{name}={getattr(self, name)} is for drawn tokens. Give temperature too, such as 1.")
-        drafting, leaving = ("self_speculative",), ("self_speculative", "early_exit")
-        for name, users in (("exits", leaving), ("thresholds", leaving), ("draft_tokens", drafting)):
-            if getattr(self, name) is not None and self.decoding not in users:
-                raise ConfigError(
-                    f"{name}={getattr(self, name)} is not used by decoding={self.decoding}. Leave it out, or choose "
-                    f"{' or '.join(users)}."
-                )
-        self.make_policy(None, None)
-
-    def make_policy(self, generator: torch.Generator | None, observe: Callable[[Emitted], None] | None) -> Policy:
-        """Return how to decode.
-
-        Args:
-            generator: Of drawn tokens.
-            observe: Called with every token.
-        """
-        exits = [self.exits] if isinstance(self.exits, int) else self.exits
-        if self.decoding == "plain":
-            return FixedDepth(generator=generator, observe=observe)
-        if self.decoding == "early_exit":
-            levels = "papers" if self.thresholds is None else self.thresholds
-            return EarlyExit(exits=exits, thresholds=levels, generator=generator, observe=observe)  # type: ignore[arg-type]
-        return SelfSpeculative(
-            exits=exits, adaptive=self.thresholds is None, draft_tokens=self.draft_tokens, thresholds=self.thresholds,
-            generator=generator, observe=observe,
-        )  # fmt: skip
-
-    def depths(self, net: SortedNet, setting: Setting) -> list[int]:
-        """Return the depths that may choose a token, increasing; the sub-model's own is the last.
-
-        Raises:
-            BuildError: If the model cannot be decoded layer by layer.
-            SettingError: If an exit is not in the space.
-        """
-        layers = decoder_of(module_at(net, setting)).depth
-        if self.decoding == "plain":
-            return [layers]
-        support = depths_of(net, setting)
-        exits = list(
-            EarlyExit(exits=exits_within(self.exits, support) if support else self.exits).thresholds_at(layers)
-        )
-        return [*exits, layers]
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """What transformers' `generate` takes; what is left out is not done, whatever the model's own file says."""
-        if self.temperature is None:
-            return {"do_sample": False}
-        return {
-            "do_sample": True,
-            "temperature": self.temperature,
-            "top_k": self.top_k or 0,
-            "top_p": 1.0 if self.top_p is None else self.top_p,
-        }
+    layers = decoder_of(module_at(net, setting)).depth
+    if config.decoding == "plain":
+        return [layers]
+    support = depths_of(net, setting)
+    exits = list(
+        EarlyExit(exits=exits_within(config.exits, support) if support else config.exits).thresholds_at(layers)
+    )
+    return [*exits, layers]
 
 
 # Tokens to text
@@ -294,9 +234,9 @@ def generate(
         setting = net.space.setting(**(Setting.parse(config.setting) if config.setting is not None else {}))
         decoder = module_at(net, setting)
         inputs = _encoded(tokenizer, text, decoder)
-        shown = ColouredText(out, config.depths(net, setting), text)
+        shown = ColouredText(out, _depths(config, net, setting), text)
         pieces = TokenText(tokenizer, inputs["input_ids"][0].tolist(), shown)
-        policy = config.make_policy(torch.Generator(decoder.device).manual_seed(config.seed), pieces)
+        policy = make_policy(config, torch.Generator(decoder.device).manual_seed(config.seed), pieces)
         own_end = decoder.generation_config.eos_token_id is None and tokenizer.eos_token_id is not None
         end = {"eos_token_id": tokenizer.eos_token_id} if own_end else {}
         try:
@@ -350,7 +290,7 @@ def open_model(run: str | Path, model: Any = None) -> tuple[SortedNet, Any]:
 def _model_in(run: Path) -> Path:
     """Return the folder of the network: that of a run, or the one that was given."""
     for folder in (run / "model", run):
-        if checkpoint.is_there(folder):
+        if is_there(folder):
             return folder
     if (run / CONFIG).is_file():
         raise ConfigError(f"{run} holds no trained network yet. Finish it first: sortednet train {run / CONFIG}")
@@ -425,10 +365,6 @@ def _quiet() -> Iterator[None]:
 
 
 def _transformers() -> Any:
-    try:
+    with needs("Generating text", "cli,transformers"):
         import transformers
-    except ImportError as error:
-        raise ImportError(
-            'Generating text needs transformers, which is not installed: pip install "sortednet[cli,transformers]".'
-        ) from error
     return transformers

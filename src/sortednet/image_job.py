@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from . import models
 from .config import RunConfig
 from .data import ImageData, augment
-from .errors import SortedNetError, TrainingError
+from .data import load as load_images
+from .errors import ConfigError, SortedNetError, TrainingError
+from .layouts import Layout
 from .loading import load
+from .named import call, make_objective
 from .network import SortedNet
+from .objectives import Objective
+from .packages import needs
 from .recipe_training import train_recipe
+from .recipes import Recipe, Stage, recipe_of
 
-__all__ = ["inputs_for_statistics", "open_run", "train"]
+with needs("Training on images", "cli"):
+    from rich.console import Console
+
+__all__ = [
+    "inputs_for_statistics",
+    "load_data",
+    "make_builder",
+    "make_network",
+    "make_recipe",
+    "open_run",
+    "train",
+]
 
 _MEASURED = 2048  # images that statistics are measured on
 
@@ -42,8 +62,8 @@ def train(
         CheckpointError: If a checkpoint is damaged or of another run.
     """
     output = Path(config.output)
-    images = config.load_data() if images is None else images
-    net = config.make_network(images)
+    images = load_data(config) if images is None else images
+    net = make_network(config, images)
     shift, flip = config.data.shift, config.data.flip
 
     def transform(batch: Any, generator: torch.Generator) -> Any:
@@ -51,7 +71,7 @@ def train(
 
     try:
         train_recipe(
-            config.make_recipe(), net, functional.cross_entropy, (images.train_images, images.train_labels),
+            make_recipe(config), net, functional.cross_entropy, (images.train_images, images.train_labels),
             config.training, output, resume=resume, transform=transform, description=asdict(config), console=console,
         )  # fmt: skip
     except SortedNetError:
@@ -69,6 +89,61 @@ def train(
     return net
 
 
+def load_data(config: RunConfig) -> ImageData:
+    """Load the images that a configuration names.
+
+    Raises:
+        DataError: If they are missing or have the wrong shapes.
+        ConfigError: If the loader does not take an option.
+    """
+    images: ImageData = call(load_images, "data.options", config.data.options, config.data.name)
+    return images
+
+
+def make_builder(config: RunConfig, images: ImageData) -> Callable[..., nn.Module]:
+    """Return the builder, told the number of classes and channels where it asks for them and the file does not.
+
+    Raises:
+        ConfigError: If there is no such model, or it does not take an option or a dimension.
+    """
+    build = models.resolve(config.model.name)
+    facts = {
+        "classes": len(images.class_names),
+        "channels": images.train_images.shape[1],
+        "inputs": images.train_images[0].numel(),
+    }
+    taken = inspect.signature(build).parameters
+    if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in taken.values()):
+        for name in (*config.model.options, *config.make_space().supports):
+            if name not in taken:
+                raise ConfigError(f"{config.model.name} takes no argument {name}. It takes {', '.join(taken)}.")
+    options = {**{name: value for name, value in facts.items() if name in taken}, **config.model.options}
+    return partial(build, **options)
+
+
+def make_recipe(config: RunConfig) -> Recipe:
+    """Return the method of training: the recipe that is named, or what the sections say as one stage.
+
+    Raises:
+        ConfigError: If a name or an option is unknown.
+    """
+    space = config.make_space()
+    if config.recipe is not None:
+        return recipe_of(config.recipe, space, config.recipe_options)
+
+    def objective(net: SortedNet, seed: int, teacher: nn.Module | None) -> Objective:
+        return make_objective(config.objective, config.sampler, net.space, config.training.seed)
+
+    return Recipe("sections", space, (Stage(objective),), buffers=config.buffers, private=lambda model: config.private)
+
+
+def make_network(config: RunConfig, images: ImageData) -> SortedNet:
+    """Return the network with fresh weights, the same for the same seed."""
+    torch.manual_seed(config.training.seed)
+    layouts = [Layout(one.pattern, one.axis, one.blocks) for one in config.layouts]
+    return make_recipe(config).network(make_builder(config, images), layouts=layouts)
+
+
 def inputs_for_statistics(images: ImageData, net: SortedNet) -> list[Tensor]:
     """Return batches of training images, on the network's device, to measure running statistics on."""
     device = next(net.parameters()).device
@@ -82,6 +157,7 @@ def open_run(config: RunConfig, run: Path) -> tuple[ImageData, SortedNet]:
         CheckpointError: If the network is missing or damaged.
         DataError: If the images are missing or unfit.
     """
-    images = config.load_data()
-    net = load(run / "model", config.make_wrapped_builder(images), space=config.make_space())
+    images = load_data(config)
+    build, wrap = make_builder(config, images), make_recipe(config).wrap
+    net = load(run / "model", build if wrap is None else wrap(build), space=config.make_space())
     return images, net.to(torch.accelerator.current_accelerator() or "cpu")

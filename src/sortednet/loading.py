@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint
-from .buffers import BufferPolicy
 from .errors import CheckpointError
 from .families import is_causal, read_builder
 from .layouts import Layout, tensors_of
+from .names import BufferPolicy
 from .network import SortedNet
 from .outlines import call_builder, outline
 from .ranks import reopened

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import checkpoint
 from .batches import split_batch
-from .buffers import BufferPolicy, Private, refuse_tied
+from .buffers import Private, refuse_tied
 from .compilation import Compilation
 from .decoding import Policy
 from .decoding.sub_models import generate
@@ -20,6 +20,7 @@ from .errors import BuildError, DataError, SettingError
 from .families import PretrainedBuilder, builder_of, is_causal, open_pretrained
 from .layouts import Layout, tensors_of
 from .lora import AdapterBuilder, GatedForward
+from .names import BufferPolicy
 from .outlines import call_builder
 from .readouts import Readout
 from .sharing import Sharing

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .batches import batch_size, inputs_and_targets, split_batch
 from .distillation import Distillation
 from .errors import ConfigError, DataError, TrainingError
+from .names import Reduction
 from .sampling import Sampler
 from .space import Setting, Space
 
@@ -30,7 +31,6 @@ __all__ = [
 
 LossFunction = Callable[[Any, Any], Tensor]
 Batch = Union[tuple[Any, ...], list[Any], Mapping[str, Any]]
-Reduction = Literal["mean", "sum"]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import plots
-from .checkpoint import write_bytes
+from .files.writing import write_bytes
 
 __all__ = ["breakable", "facts", "section", "write"]
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from .packages import needs
+
 __all__ = [
     "ACCENT",
     "INK",
@@ -40,13 +42,8 @@ def optional(module: str) -> Any:
     Raises:
         ImportError: If its package is not installed.
     """
-    try:
+    with needs("A report", "report"):
         return importlib.import_module(module)
-    except ImportError as error:
-        name = module.partition(".")[0]
-        raise ImportError(
-            f"A report needs {name}, which cannot be imported ({error}). Install it: pip install 'sortednet[report]'."
-        ) from error
 
 
 def blank(data: Iterable[Any], height: int, **layout: Any) -> Any:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
-
 from .errors import DataError
+from .packages import needs
+
+with needs("Reading points", "symbolic"):
+    import numpy as np
 
 __all__ = ["PointsFile", "read_points"]
 

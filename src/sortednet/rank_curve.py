@@ -10,9 +10,9 @@ from typing import Any
 
 from .errors import ConfigError, SettingError
 from .evaluation import Measurement, accuracy, evaluate
-from .lora import RANK
 from .network import SortedNet
 from .objectives import Batch
+from .rank_space import RANK
 from .ranks import builder_of_ranks
 from .space import Number, Setting, Space
 from .table import Table

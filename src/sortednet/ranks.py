@@ -17,11 +17,8 @@ from .checkpoint import METADATA, read_weights
 from .errors import BuildError, CheckpointError, ConfigError, SettingError, SpaceError
 from .families import open_pretrained
 from .lora import (
-    RANK,
     AdapterBuilder,
     Outline,
-    RankPattern,
-    Scaling,
     adapted,
     adapter_layouts,
     adapter_state,
@@ -29,14 +26,15 @@ from .lora import (
     check_base,
     check_config,
     check_layers,
-    check_ranks,
     load_adapter_state,
     order_by_singular_values,
     read_config,
     write_adapter,
 )
+from .names import RankPattern, Scaling
 from .network import SortedNet
 from .outlines import outline
+from .rank_space import RANK, check_ranks, with_ranks
 from .space import Number, Space
 
 __all__ = [
@@ -48,7 +46,6 @@ __all__ = [
     "reopened",
     "save_adapter",
     "unmerge",
-    "with_ranks",
 ]
 
 # What PEFT adds to modules_to_save by the task, whichever of them a model has.
@@ -138,24 +135,6 @@ def dylora(
     except BaseException:
         full.unload()
         raise
-
-
-def with_ranks(inner: Space | None, ranks: Sequence[int]) -> Space:
-    """Return the space of an adapted model.
-
-    Args:
-        inner: The model's own dimensions, if some are sorted.
-        ranks: The adapter's.
-
-    Example:
-        >>> with_ranks(Space(depth=[2, 4]), [1, 8])
-        Space(depth=[2, 4], r=[1, 8])
-    """
-    if inner is None:
-        return Space(**{RANK: ranks})
-    if inner.is_product:
-        return Space(**inner.supports, **{RANK: ranks})
-    return Space([{**setting, RANK: rank} for setting in inner for rank in ranks])
 
 
 def load_adapter(

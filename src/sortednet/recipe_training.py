@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from .errors import CheckpointError
 from .network import SortedNet
 from .objectives import Batch, LossFunction
+from .packages import needs
 from .recipes import Recipe
 from .run_folder import STAGES, clear
 from .trainers import Trainer, TrainingConfig
+
+with needs("A trainer", "train"):
+    from rich.console import Console
 
 __all__ = ["train_recipe"]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from . import checkpoint
 from .buffers import Private
 from .errors import CheckpointError
+from .files.writing import write_bytes
 from .lora import AdapterBuilder, load_adapter_state
 from .network import SortedNet
 
@@ -47,7 +48,7 @@ def write_draws(folder: Path, run: Mapping[str, Any], state: Mapping[str, Any]) 
         run: What must be equal for the run to be continued; plain JSON values.
         state: The objective's state.
     """
-    checkpoint.write_bytes(folder / DRAWS, json.dumps({**run, "state": state}, indent=1).encode())
+    write_bytes(folder / DRAWS, json.dumps({**run, "state": state}, indent=1).encode())
 
 
 def read_draws(folder: Path, run: Mapping[str, Any]) -> Any:

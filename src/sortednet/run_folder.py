@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint
+from .files.writing import write_bytes
 from .processes import alone
 from .space import Setting
 
@@ -26,7 +26,7 @@ class Log:
         self.terms: dict[str, list[float]] = defaultdict(list)
         if enabled:
             kept = [line for line in _lines(path) if line["update"] <= start]
-            checkpoint.write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+            write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def add(self, terms: Iterable[tuple[Setting, float]], loss: float) -> None:
         self.losses.append(loss)

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
-from .checkpoint import write_bytes
 from .errors import CheckpointError, DataError, SortedNetError
+from .files.writing import write_bytes
 from .space import Number, Setting
 
 __all__ = ["Measure", "Similarity"]

@@ -5,58 +5,27 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
-
-from . import config_file
-from .errors import ConfigError
+from .fit_config import FitConfig
+from .packages import needs
 from .points_file import PointsFile, read_points
+from .terminal import output_console
 
 if TYPE_CHECKING:
     from .formula_record import FormulaRecord
 
-__all__ = ["FitConfig", "fit", "report", "train"]
+with needs("Formulas", "cli,symbolic"):
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+__all__ = ["fit", "report", "train"]
 
 RECORD, PAGE, PICTURE = "fit.json", "report.html", "report.png"
-_EXAMPLE = "configs/symbolic.yaml"
 _POOR = 0.9  # R2 below which the user is told
-_MOST_SEED = 2**32 - 1
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """How a formula is looked for.
-
-    Args:
-        target: Column that the formula gives; the last one where left out.
-        model: Model file; the one that comes with the package where left out.
-        candidates: Skeletons that the model writes; more take longer and find more.
-        beams: Skeletons of a beam search beside them.
-        seed: Of all that is drawn; the same seed gives the same formula.
-        time_limit_s: Seconds after which no new work is begun; none where left out.
-        parsimony: What a node of a formula costs; more give shorter formulas.
-        output: Folder for fit.json.
-    """
-
-    target: str | None = None
-    model: str | None = None
-    candidates: int = 64
-    beams: int = 0
-    seed: int = 0
-    time_limit_s: float | None = None
-    parsimony: float = 2.0
-    output: str = "runs/symbolic_fit"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed <= _MOST_SEED:
-            raise ConfigError(f"seed={self.seed} must be from 0 to {_MOST_SEED}.")
-        if not self.output:
-            raise ConfigError("output is empty. Give a folder, such as --output runs/mine.")
 
 
 def train(path: str, changes: Sequence[str], output: str | None, resume: bool, console: Console) -> None:
@@ -69,19 +38,15 @@ def train(path: str, changes: Sequence[str], output: str | None, resume: bool, c
         resume: Whether to go on from the last checkpoint in the folder.
         console: Where progress is shown.
     """
-    keys = config_file.read_keys(path, _EXAMPLE)
-    if keys & {"space", "pretrained"}:
-        raise ConfigError(f"{path} is for another command. Use it so: sortednet train {path}")
-    with _Needed():
-        from . import symbolic_job
-    config = config_file.read(path, symbolic_job.SymbolicConfig, changes)
-    config = replace(config, output=config.output if output is None else output)
-    if not config.output:
-        raise ConfigError("output is empty. Give the run's folder, such as --output runs/mine.")
+    with needs("Formulas", "cli,symbolic"):
+        from .jobs.configurations import read_symbolic_config, with_output
+    config = with_output(read_symbolic_config(path, changes), output)
+    from . import symbolic_job
+
     net = symbolic_job.train(config, resume=resume, console=console)
     file = Path(config.output) / symbolic_job.FILE
-    console.print(f"Trained a model of {len(net.space)} depths: {file}", markup=False)
-    console.print(f"Use it: sortednet symbolic fit POINTS.csv --model {file}", markup=False)
+    console.print(f"Trained a model of {len(net.space)} depths: {file}")
+    console.print(f"Use it: sortednet symbolic fit POINTS.csv --model {file}")
 
 
 def fit(path: str, columns: Sequence[str] | None, config: FitConfig, console: Console) -> None:
@@ -97,8 +62,7 @@ def fit(path: str, columns: Sequence[str] | None, config: FitConfig, console: Co
     record = _found(path, points, config)
     _print(record)
     for one in record.facts.warnings:
-        console.print("[bold yellow]warning:[/]", end=" ")
-        console.print(one, markup=False)
+        console.print(Text("warning: ", style="bold yellow"), one, sep="")
     record.to_json(Path(config.output) / RECORD)
     console.print(
         f"Wrote {Path(config.output) / RECORD}. See it as a page: sortednet symbolic report {config.output}",
@@ -114,31 +78,17 @@ def report(folder: str, title: str | None, console: Console) -> None:
         title: Heading of the page.
         console: Where it is told.
     """
-    with _Needed():
+    with needs("Formulas", "cli,symbolic"):
         from .formula_record import FormulaRecord
         from .symbolic_report import write_formula_page, write_formula_picture
     record = FormulaRecord.from_json(Path(folder) / RECORD)
     write_formula_page(Path(folder) / PAGE, record, title=title)
     write_formula_picture(Path(folder) / PICTURE, record)
-    console.print(f"Wrote {Path(folder) / PAGE} and {PICTURE}; open the page in a browser.", markup=False)
-
-
-class _Needed:
-    """Says how to install what formulas need, where it is missing."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, ImportError) and not (error.name or "").startswith("sortednet"):
-            raise ImportError(
-                f"Formulas need {error.name or 'a package'}, which cannot be imported ({error}). Install it: "
-                "pip install 'sortednet[cli,symbolic]'."
-            ) from None
+    console.print(f"Wrote {Path(folder) / PAGE} and {PICTURE}; open the page in a browser.")
 
 
 def _found(path: str, points: PointsFile, config: FitConfig) -> FormulaRecord:
-    with _Needed():
+    with needs("Formulas", "cli,symbolic"):
         from .formula_record import FormulaRecord, SearchFacts
         from .symbolic import Formula, SymbolicGPTRegressor, readable_names
     regressor = SymbolicGPTRegressor(
@@ -216,8 +166,8 @@ def _print(record: FormulaRecord) -> None:
     """Print the formula and those beside it."""
     from .formula_record import error_text, r2_text
 
-    out = Console(soft_wrap=True, highlight=False)
-    out.print(f"{record.target} = {record.best}", markup=False, style="bold")
+    out = output_console()
+    out.print(f"{record.target} = {record.best}", style="bold")
     points = f"{record.total:,} points" + (f", {len(record.y):,} of them kept" if len(record.y) < record.total else "")
     out.print(
         f"R2 {r2_text(record)} on the {points}; {record.facts.seconds:.1f} s; the model wrote {record.facts.written} "
@@ -233,4 +183,4 @@ def _print(record: FormulaRecord) -> None:
     for one in record.candidates:
         mark = "*" if str(one) == str(record.best) else ""
         shown.add_row(mark, str(one.complexity), error_text(one.error), Text(str(one)))
-    Console(width=max(out.width, 80)).print(shown)
+    output_console(80).print(shown, soft_wrap=False)

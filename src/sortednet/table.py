@@ -13,8 +13,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, overload
 
-from .checkpoint import write_bytes
 from .errors import CheckpointError, SettingError, SortedNetError
+from .files.writing import write_bytes
 from .space import Number, Setting
 
 __all__ = ["Row", "Table", "readable"]

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
-from accelerate.utils import send_to_device
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -29,102 +22,33 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from . import checkpoint
-from .errors import CheckpointError, ConfigError, DataError
+from .errors import CheckpointError, DataError
+from .files.weights import WEIGHTS
+from .files.writing import write_bytes
+from .names import Reduction
 from .network import SortedNet
-from .objectives import Batch, LossFunction, Objective, Reduction
+from .objectives import Batch, LossFunction, Objective
+from .packages import needs
 from .processes import alone, interruptible
 from .run_folder import METRICS, Log, clear_folder
-from .training import UpdateRule, step
+from .training import step
+from .training_config import TrainingConfig
+
+with needs("A trainer", "train"):
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import send_to_device
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
 __all__ = ["Trainer", "TrainingConfig"]
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How a network is trained.
-
-    Args:
-        updates: Optimiser steps.
-        batch_size: Examples in a batch, over all processes.
-        accumulate: Batches per update (g_acc in the papers), each with draws of its own.
-        optimizer: `adamw` or `sgd` (with Nesterov-free momentum 0.9).
-        learning_rate: Its largest value, above 0.
-        weight_decay: At least 0.
-        schedule: From the largest value to 0 along a half `cosine` or a `linear` line, or `constant`.
-        warmup_share: Share of the updates over which the learning rate rises linearly from 0, in [0, 1).
-        max_norm: Largest norm of the gradient, above 0; none where null.
-        update: What a step may change: `standard`, `touched`, `unique` or `reference`.
-        precision: `no` (float32) or `bf16` (autocast).
-        compile: Whether to compile the blocks.
-        channels_last: Whether images and convolutions lie in memory with the channels last, which is often faster.
-        checkpoint_every: Updates between checkpoints.
-        keep: Checkpoints kept, at least 1.
-        log_every: Updates averaged in a line of `metrics.jsonl`.
-        tensorboard: Whether to write TensorBoard events too.
-        seed: Of the data's order, the augmentation and dropout.
-
-    Raises:
-        ConfigError: If a value is outside its range.
-    """
-
-    updates: int = 1000
-    batch_size: int = 128
-    accumulate: int = 1
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.01
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_share: float = 0.1
-    max_norm: float | None = 1.0
-    update: UpdateRule = "standard"
-    precision: Literal["no", "bf16"] = "no"
-    compile: bool = False
-    channels_last: bool = False
-    checkpoint_every: int = 500
-    keep: int = 2
-    log_every: int = 10
-    tensorboard: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for field_, allowed in _CHOICES.items():
-            if getattr(self, field_) not in allowed:
-                raise ConfigError(f"training.{field_}={getattr(self, field_)!r} is unknown. Choose one of {allowed}.")
-        for name in ("updates", "batch_size", "accumulate", "checkpoint_every", "keep", "log_every"):
-            if not isinstance(getattr(self, name), int):
-                raise ConfigError(
-                    f"training.{name}={getattr(self, name)!r} is no whole number. Give one of at least 1."
-                )
-            if getattr(self, name) < 1:
-                raise ConfigError(f"training.{name}={getattr(self, name)} is below 1. Give at least 1.")
-        if not -(2**63) <= self.seed < 2**63:
-            raise ConfigError(f"training.seed={self.seed} does not fit 64 bits. Give a smaller number.")
-        if not 0 < self.learning_rate < math.inf or self.weight_decay < 0 or not 0 <= self.warmup_share < 1:
-            raise ConfigError(
-                f"training.learning_rate={self.learning_rate} must be above 0, weight_decay={self.weight_decay} at "
-                f"least 0 and warmup_share={self.warmup_share} in [0, 1)."
-            )
-        if self.tensorboard and find_spec("tensorboard") is None:
-            raise ConfigError('training.tensorboard needs tensorboard: pip install "sortednet[tensorboard]".')
-        if self.max_norm is not None and not self.max_norm > 0:
-            raise ConfigError(f"training.max_norm={self.max_norm} must be above 0, or null for no clipping.")
-
-    def rate_at(self, update: int) -> float:
-        """Return the learning rate of an update, 0 to `updates` - 1."""
-        warmup = round(self.warmup_share * self.updates)
-        if update < warmup:
-            return self.learning_rate * (update + 1) / warmup
-        done = (update - warmup) / max(1, self.updates - warmup)
-        shape = {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}
-        return self.learning_rate * shape[self.schedule]
-
-
-_CHOICES = {
-    "optimizer": ("adamw", "sgd"),
-    "schedule": ("cosine", "linear", "constant"),
-    "update": get_args(UpdateRule),
-    "precision": ("no", "bf16"),
-}
 
 
 class Trainer:
@@ -231,7 +155,7 @@ class Trainer:
         if config.channels_last:
             self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model, optimizer = accelerator.prepare(self.net.train(), self._optimizer())
-        if resume and not self._found() and (self.output / "model" / checkpoint.WEIGHTS).is_file():
+        if resume and not self._found() and (self.output / "model" / WEIGHTS).is_file():
             raise CheckpointError(
                 f"{self.output / 'model'} holds a trained network, but no checkpoint is left to go on from. "
                 "Give another output folder, or replace it by starting anew without resuming."
@@ -274,7 +198,7 @@ class Trainer:
         if start == 0:
             clear_folder(self.output)
         if self.description:
-            checkpoint.write_bytes(self.output / "config.json", json.dumps(self.description, indent=1).encode())
+            write_bytes(self.output / "config.json", json.dumps(self.description, indent=1).encode())
 
     def _optimizer(self) -> torch.optim.Optimizer:
         parameters = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
@@ -333,7 +257,7 @@ class Trainer:
             **self._identity(),
         }
         data = checkpoint.to_bytes(tensors, {"run": json.dumps(described)})
-        checkpoint.write_bytes(self._checkpoints() / f"update-{update:08d}.safetensors", data)
+        write_bytes(self._checkpoints() / f"update-{update:08d}.safetensors", data)
         for stale in self._found()[: -self.config.keep]:
             stale.unlink(missing_ok=True)
 

@@ -5,28 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from .errors import DataError, TrainingError
 from .lora import AdapterBuilder
+from .names import Reduction, UpdateRule
 from .network import SortedNet
-from .objectives import Batch, LossFunction, Objective, Reduction, Term, total
+from .objectives import Batch, LossFunction, Objective, Term, total
 from .space import Setting
 
 __all__ = ["StepResult", "UpdateRule", "apply_update", "step"]
-
-UpdateRule = Literal["standard", "touched", "unique", "reference"]
-"""What an optimiser step may change.
-
-`standard`: everything, as in the papers; momentum and weight decay move weights that no drawn sub-model covered.
-`touched`: only what a drawn sub-model covers, exactly Eq. 1 of the paper; elsewhere weights and the optimiser's own
-tensors stay as they were. `unique`: only what a drawn sub-model has beyond the next smaller ones (DyLoRA's frozen
-mode), and what an adapter's ranks all share, such as a classifier. `reference`: the same by the gradient alone, as
-DyLoRA's first published code has it; momentum and weight decay go on moving the rest.
-"""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from .errors import ConfigError
+from .packages import needs
 
 __all__ = ["first_line", "make_training_arguments", "of_stage", "that_matter", "the_transformers"]
 
@@ -110,10 +111,6 @@ def the_transformers() -> Any:
     Raises:
         ImportError: If it is not installed.
     """
-    try:
+    with needs("Fine-tuning", "cli,transformers,text"):
         import transformers
-    except ImportError as error:
-        raise ImportError(
-            'Fine-tuning needs transformers, which is not installed: pip install "sortednet[cli,transformers,text]".'
-        ) from error
     return transformers

@@ -20,8 +20,9 @@ from torch.nn import functional
 import sortednet as sn
 from sortednet import trainers
 from sortednet.models import PreResNet, Transformer
+from sortednet.names import RECIPES
 from sortednet.recipe_training import train_recipe
-from sortednet.recipes import RECIPES, Recipe, recipe_of
+from sortednet.recipes import Recipe, recipe_of
 from sortednet.trainers import TrainingConfig
 
 UPDATES = 2  # of a stage

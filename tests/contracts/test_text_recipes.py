@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 import sortednet as sn
+from sortednet import fine_tuning_parts
 from sortednet.adapter_config import AdapterConfig
 from sortednet.config import ObjectiveConfig, SamplerConfig
 from sortednet.errors import ConfigError
@@ -125,7 +126,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def network_of(config: FineTuningConfig) -> sn.SortedNet:
-    return config.make_network(config.load_data(), config.make_tokenizer())
+    return fine_tuning_parts.make_network(
+        config, fine_tuning_parts.load_data(config), fine_tuning_parts.make_tokenizer(config)
+    )
 
 
 @pytest.fixture(
@@ -201,7 +204,7 @@ def test_dynabert_follows_hidden_states(folder: Path, tmp_path: Path, model: str
     config = BY_NAME["dynabert"].config(folder, model, tmp_path)
     torch.manual_seed(0)
     net = network_of(config).train(False)
-    stage = config.make_recipe().stages[2]
+    stage = fine_tuning_parts.make_recipe(config).stages[2]
     teacher = net.extract().requires_grad_(False)
     for parameter in teacher.parameters():
         parameter.mul_(1.1)

@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from .. import image_job
 from ..config import DataConfig, RunConfig
 from ..data import ImageData
 from ..evaluation import evaluate
 from ..network import SortedNet
+from ..packages import needs
 from ..run_folder import read_curves
 from ..space import Setting
 from ..table import Row, Table
 from .running import Conditions, Job, Result
+
+with needs("An experiment", "cli"):
+    from rich.console import Console
 
 __all__ = ["cifar10", "job", "measured", "on_device", "table_of", "thinned"]
 
@@ -64,7 +67,7 @@ def _run(config: RunConfig, settings: list[str] | None, folder: Path, results: M
 def on_device(config: RunConfig) -> ImageData:
     """Load the images, on the accelerator if there is one."""
     torch.set_float32_matmul_precision("high")  # TF32, where there is any
-    images = config.load_data()
+    images = image_job.load_data(config)
     return images.to(torch.accelerator.current_accelerator() or "cpu")
 
 

@@ -90,7 +90,7 @@ def _adjust(baseline: RunConfig, count: int | None, folder: Path, results: Mappi
     images = on_device(baseline)
     _, opened = image_job.open_run(baseline, folder.parent / "mobilenet-baseline")
     space = Space(depth=DEPTHS, width=WIDTHS)
-    net = SortedNet(baseline.make_builder(images), space, model=opened.full)
+    net = SortedNet(image_job.make_builder(baseline, images), space, model=opened.full)
     before = measured(net, images, None, folder)
     batches = list(
         zip(*(torch.split(one[:count], 128) for one in (images.train_images, images.train_labels)), strict=True)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError
 from ..network import SortedNet
 from ..objectives import Stochastic
+from ..packages import needs
 from ..pictures import write_lines
 from ..sampling import Uniform
 from ..space import Space
@@ -83,7 +84,7 @@ def run(seeds: Sequence[int] = (0, 1, 2, 3, 4), *, epochs: int = 10) -> dict[str
 
     Raises:
         ConfigError: If no seed is given or `epochs` is below 1.
-        DataError: If `sortednet[data]` is not installed.
+        MissingPackageError: If scikit-learn is not installed.
 
     Source:
         Valipour et al. (2023), arXiv:2309.00255v3, App. C.7, table 9; Valipour (2024), PhD thesis, table C.4. Adam at
@@ -160,13 +161,8 @@ def _build(width: int) -> nn.Sequential:
 
 def _blobs() -> tuple[Tensor, Tensor]:
     """Draw the points, shape (1000, 2), and their classes, shape (1000,)."""
-    try:
+    with needs("Drawing the four blobs", "data"):
         from sklearn.datasets import make_blobs
-    except ImportError as error:
-        raise DataError(
-            f"The four blobs need scikit-learn, which cannot be imported ({error}). "
-            "Install it with: pip install 'sortednet[data]'."
-        ) from error
     points, classes = make_blobs(
         n_samples=_POINTS, centers=[*_CENTERS], cluster_std=[*_SPREADS], random_state=_DATA_SEED
     )

@@ -15,18 +15,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 
-from .. import checkpoint
 from .._version import __version__
 from ..errors import CheckpointError, ConfigError, TrainingError
+from ..files.writing import write_bytes
+from ..names import Scale
 
 __all__ = ["Conditions", "Experiment", "Job", "Outcome", "Scale", "main_job", "markdown", "run"]
-
-Scale = Literal["cpu", "gpu"]
-"""`cpu`: a small version that ends within 15 minutes on two cores. `gpu`: the papers' size, on one large GPU."""
 
 Result = dict[str, Any]
 _GRACE_S = 120  # for a process to save what it has when its time is up
@@ -185,7 +183,7 @@ def main_job(experiment: Experiment, conditions: Conditions, output: str | Path,
     start = time.perf_counter()
     found = jobs[name].run(folder / "jobs" / name, results)
     described = {"job": dict(jobs[name].described), "seconds": time.perf_counter() - start, **_machine()}
-    checkpoint.write_bytes(_file(folder, name), json.dumps({**found, "described": described}).encode())
+    write_bytes(_file(folder, name), json.dumps({**found, "described": described}).encode())
 
 
 def markdown(outcome: Outcome) -> str:
@@ -351,7 +349,7 @@ def _write(
         "curves": dict(outcome.curves),
     }
     del held["data"], held["model"]  # where they lie on this machine
-    checkpoint.write_bytes(folder / f"{experiment.name}.json", json.dumps(held, indent=1).encode())
+    write_bytes(folder / f"{experiment.name}.json", json.dumps(held, indent=1).encode())
     text = f"# {experiment.title}\n\n{outcome.notes}\n\n{markdown(outcome)}\n"
-    checkpoint.write_bytes(folder / f"{experiment.name}.md", text.encode())
+    write_bytes(folder / f"{experiment.name}.md", text.encode())
     experiment.draw(folder / f"{experiment.name}.png", conditions, results)

@@ -9,12 +9,12 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import checkpoint
 from ..errors import CheckpointError, ConfigError
+from ..files.writing import write_bytes
+from ..packages import check_installed
 from .running import Conditions, Experiment, Job, Outcome, Result
 
 if TYPE_CHECKING:  # they need transformers, scikit-learn and scipy
@@ -73,9 +73,7 @@ def jobs(
     """
     from .symbolic_problems import published_folder
 
-    for name in methods:
-        if name in ("gplearn", "pyoperon") and find_spec(name) is None:
-            raise ConfigError(f"{name} is not installed, which ours is compared with. pip install 'sortednet[peers]'.")
+    check_installed("A comparison", "peers", *(name for name in methods if name in ("gplearn", "pyoperon")))
     sizes = sizes or SIZES[conditions.scale]
     folder = published_folder(conditions.data)
     model = None if conditions.model is None else _digest(conditions.model)
@@ -137,7 +135,7 @@ def _measure(
     one = _hybrid_row_of(pretrained) if described["method"] == "hybrid" else _row_of(described["method"], pretrained)
     for place in range(len(rows), len(problems)):
         rows.append(one(problems[place], described["seed"], start + place < _SHOWN))
-        checkpoint.write_bytes(kept, json.dumps({"of": dict(described), "rows": rows}).encode())
+        write_bytes(kept, json.dumps({"of": dict(described), "rows": rows}).encode())
     return {"rows": rows, "set": described["set"], "method": described["method"]}
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import ConfigError, DataError
+from ..errors import DataError
+from ..packages import needs
 from ..symbolic import Pretrained, SymbolicGPTRegressor
 from ..symbolic.expressions import Sum, freeze, parse, to_text
 
@@ -71,13 +72,10 @@ def peer(name: str) -> Any:
     """Import what a peer needs.
 
     Raises:
-        ConfigError: If it is not installed.
+        MissingPackageError: If it is not installed.
     """
-    try:
+    with needs("A comparison", "peers"):
         return import_module(PEERS[name])
-    except ImportError as error:
-        package = "scikit-learn" if name == "mlp" else name
-        raise ConfigError(f"{name} cannot be imported ({error}). Install it with: pip install {package}") from None
 
 
 def ours(pretrained: Pretrained | None = None, candidates: int = 64) -> Method:

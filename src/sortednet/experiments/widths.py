@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from .. import image_job
 from ..config import ModelConfig, RunConfig
 from ..data import augment
 from ..pictures import write_bars, write_lines
@@ -265,10 +266,10 @@ def _times(methods: Mapping[str, RunConfig], updates: int, folder: Path, results
 
 def _stepper(one: RunConfig, images: Any) -> Callable[[], object]:
     """Return what makes an update of a method: as many batches as it accumulates, augmented."""
-    net = one.make_network(images).to(images.train_images.device).train()
+    net = image_job.make_network(one, images).to(images.train_images.device).train()
     if one.training.compile:
         net.compile()
-    objective = one.make_recipe().stages[0].objective(net, one.training.seed, None)
+    objective = image_job.make_recipe(one).stages[0].objective(net, one.training.seed, None)
     rate, decay = one.training.learning_rate, one.training.weight_decay
     optimizer = torch.optim.SGD(net.parameters(), rate, momentum=0.9, weight_decay=decay)
     generator = torch.Generator().manual_seed(one.training.seed)

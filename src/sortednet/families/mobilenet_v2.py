@@ -5,6 +5,7 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..packages import needs
 
 __all__ = ["MobileNetV2", "keep_blocks", "mobilenet_v2"]
 
@@ -104,12 +105,8 @@ def mobilenet_v2(
 
 
 def _classes() -> tuple[Any, Any]:
-    try:
+    with needs("A model of Hugging Face", "transformers"):
         from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
-    except ImportError as error:
-        raise ImportError(
-            'The models of Hugging Face need transformers: pip install "sortednet[transformers]".'
-        ) from error
     return MobileNetV2Config, MobileNetV2ForImageClassification
 
 

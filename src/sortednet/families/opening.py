@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import CheckpointError
+from ..packages import needs
 from ..readouts import readout_of
 from ..space import Number
 from .builder import PretrainedBuilder
@@ -72,10 +73,6 @@ def is_causal(model: nn.Module) -> bool:
 
 
 def _transformers() -> Any:
-    try:
+    with needs("A pretrained model", "transformers"):
         import transformers
-    except ImportError as error:
-        raise ImportError(
-            'Pretrained models need transformers, which is not installed: pip install "sortednet[transformers]".'
-        ) from error
     return transformers

@@ -1,7 +1,7 @@
 """Adapters of PEFT whose rank is sorted."""
 
-from .builder import RANK, AdapterBuilder, Outline, Scaling, adapted, adapter_layouts, base_of
-from .checks import RankPattern, check_config, check_layers, check_ranks, largest_rank
+from .builder import AdapterBuilder, Outline, adapted, adapter_layouts, base_of
+from .checks import check_config, check_layers
 from .forward import GatedForward
 from .gates import Gates
 from .making import lora_config, open_plain
@@ -18,13 +18,10 @@ from .saving import (
 )
 
 __all__ = [
-    "RANK",
     "AdapterBuilder",
     "GatedForward",
     "Gates",
     "Outline",
-    "RankPattern",
-    "Scaling",
     "adapted",
     "adapter_layouts",
     "adapter_state",
@@ -33,9 +30,7 @@ __all__ = [
     "check_base",
     "check_config",
     "check_layers",
-    "check_ranks",
     "identity_of",
-    "largest_rank",
     "load_adapter_state",
     "lora_config",
     "open_plain",

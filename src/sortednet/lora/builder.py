@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,21 +17,14 @@ from torch import Tensor, nn
 from ..errors import BuildError, ConfigError, SettingError
 from ..families import PretrainedBuilder
 from ..layouts import Layout
+from ..names import RankPattern, Scaling
 from ..outlines import is_quantised
+from ..rank_space import RANK, largest_rank, rank_at
 from ..space import Number, Setting
-from .checks import RankPattern, largest_rank, lora_layers, rank_at
+from .checks import lora_layers
 from .saving import adapter_state, identity_of, write_config
 
-__all__ = ["RANK", "AdapterBuilder", "Outline", "Scaling", "adapted", "adapter_layouts", "base_of"]
-
-RANK = "r"
-
-Scaling = Literal["rank", "constant"]
-"""What a rank b is multiplied by: alpha / b, the scaling of an adapter of that rank, or alpha / r at every rank.
-
-With `use_rslora` these are alpha over the square root of b or r. With the constant scaling, smaller ranks are partial
-sums of the largest one.
-"""
+__all__ = ["AdapterBuilder", "Outline", "adapted", "adapter_layouts", "base_of"]
 
 _OURS = (
     Layout("*.lora_A.*.weight", axis=0, blocks=1),

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 from torch import nn
 
 from ..errors import BuildError, ConfigError, SpaceError
 
-__all__ = ["RankPattern", "check_config", "check_layers", "check_ranks", "largest_rank", "lora_layers", "rank_at"]
-
-RankPattern = Literal["clip", "proportional"]
-"""The rank of a layer whose own rank r_l a pattern names, at rank b: min(b, r_l), or b r_l / r rounded up."""
+__all__ = ["check_config", "check_layers", "lora_layers"]
 
 _INITS = (True, False, "gaussian", "orthogonal", "eva")
 
@@ -62,60 +58,6 @@ def check_config(config: Any) -> None:
     for rank in (config.r, *config.rank_pattern.values()):
         if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
             raise SpaceError(f"The rank r={rank!r} of the config is no rank. Choose a whole number of at least 1.")
-
-
-def largest_rank(config: Any, pattern: RankPattern) -> int:
-    """Return the rank at which every layer has all the rank that the config gives it.
-
-    Raises:
-        ConfigError: If `pattern` is unknown.
-    """
-    if pattern not in get_args(RankPattern):
-        raise ConfigError(f"rank_pattern={pattern!r} is unknown. Choose one of {', '.join(get_args(RankPattern))}.")
-    found: int = max(config.r, *config.rank_pattern.values()) if pattern == "clip" and config.rank_pattern else config.r
-    return found
-
-
-def rank_at(rank: int, own: int, largest: int, pattern: RankPattern) -> int:
-    """Return the rank of a layer where the adapter has a rank.
-
-    Args:
-        rank: The adapter's rank, 1 to `largest`.
-        own: The layer's full rank, at least 1.
-        largest: The adapter's largest rank.
-        pattern: `clip` or `proportional`.
-
-    Example:
-        >>> rank_at(4, own=2, largest=8, pattern="clip"), rank_at(4, own=2, largest=8, pattern="proportional")
-        (2, 1)
-    """
-    return min(rank, own) if pattern == "clip" else -(-rank * own // largest)
-
-
-def check_ranks(ranks: Sequence[int] | None, largest: int) -> list[int]:
-    """Return the ranks to sort, increasing: those given, or the powers of two up to the largest and the largest.
-
-    Raises:
-        SpaceError: If one is no whole number from 1 to the largest, or the largest is not among them.
-    """
-    if ranks is None:
-        return [*(2**power for power in range(largest.bit_length()) if 2**power < largest), largest]
-    try:
-        given = list(ranks)
-    except TypeError:
-        raise SpaceError(f"ranks={ranks!r} is no list of ranks. Give such as [1, 2, 4, 8], or range(1, 9).") from None
-    for rank in given:
-        if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= largest:
-            raise SpaceError(
-                f"ranks={given} holds {rank!r}; the ranks of this adapter are whole numbers from 1 to {largest}. "
-                "Choose among them, or give the LoraConfig a larger r."
-            )
-    if largest not in given:
-        raise SpaceError(
-            f"ranks={given} does not hold the largest rank {largest} of the LoraConfig (r, or a larger one in "
-            "rank_pattern), which is the adapter that is saved. Add it, or give the LoraConfig smaller ranks."
-        )
-    return sorted(set(given))
 
 
 def lora_layers(model: nn.Module, adapter: str) -> dict[str, Any]:

@@ -25,10 +25,11 @@ from ..batches import batch_size, join_batch
 from ..buffers import Private
 from ..errors import BuildError, SettingError
 from ..exits import Kept, prefix_of, random_state_kept
+from ..rank_space import RANK
 from ..space import Setting
 from ..trials import Inputs, equal, some_rows
 from ..views import Skeleton, Skeletons
-from .builder import RANK, AdapterBuilder, base_of
+from .builder import AdapterBuilder, base_of
 from .gates import Gates
 
 __all__ = ["GatedForward"]

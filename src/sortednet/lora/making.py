@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import CheckpointError, ConfigError
+from ..packages import needs
 
 __all__ = ["lora_config", "open_plain"]
 
@@ -27,10 +28,8 @@ def lora_config(fields: Mapping[str, Any]) -> Any:
         >>> lora_config({"r": 4, "target_modules": ["query"]}).r
         4
     """
-    try:
+    with needs("An adapter", "peft"):
         from peft import LoraConfig
-    except ImportError as error:
-        raise ImportError('Adapters need PEFT, which is not installed: pip install "sortednet[peft]".') from error
     try:
         return LoraConfig(**fields)
     except (TypeError, ValueError) as error:

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import ADAPTER, ADAPTER_CONFIG, to_bytes, write_bytes
+from ..checkpoint import to_bytes
 from ..errors import CheckpointError, ConfigError
+from ..files.weights import ADAPTER, ADAPTER_CONFIG
+from ..files.writing import write_bytes
 
 __all__ = [
     "adapter_state",

@@ -6,26 +6,19 @@ from collections.abc import Callable
 from torch import nn
 
 from ..errors import ConfigError
+from ..names import MODELS, OWN_BUILDER
 from .mlp import MLP
 from .preresnet import Norm, PreResNet
 from .transformer import Transformer
 
-__all__ = ["BUILDERS", "MLP", "Norm", "PreResNet", "Transformer", "resolve"]
-
-BUILDERS: dict[str, str] = {
-    "mlp": "sortednet.models:MLP",
-    "preresnet": "sortednet.models:PreResNet",
-    "transformer": "sortednet.models:Transformer",
-    "mobilenet_v2": "sortednet.families:mobilenet_v2",
-}
-"""The builders that a configuration may name, and where each is. The module is imported when the name is used."""
+__all__ = ["MLP", "Norm", "PreResNet", "Transformer", "resolve"]
 
 
 def resolve(name: str) -> Callable[..., nn.Module]:
     """Find the builder that a configuration names.
 
     Args:
-        name: A key of `BUILDERS`, or the place of a builder of your own, such as `package.module:function`.
+        name: One of `sortednet list models`, or the place of a builder of your own, such as `package.module:function`.
 
     Returns:
         The builder.
@@ -40,13 +33,9 @@ def resolve(name: str) -> Callable[..., nn.Module]:
         >>> resolve("torch.nn:Linear")
         <class 'torch.nn.modules.linear.Linear'>
     """
-    place = BUILDERS.get(name, name)
-    module_name, colon, attribute = place.partition(":")
-    if not (module_name and colon and attribute):
-        raise ConfigError(
-            f"model={name!r} is unknown. Choose one of {list(BUILDERS)}, or name a builder of your own as "
-            "'package.module:function'."
-        )
+    module_name, _, attribute = MODELS.places.get(name, name).partition(":")
+    if not (module_name and attribute):
+        MODELS.check(name, also=OWN_BUILDER)
     try:
         module = importlib.import_module(module_name)
     except Exception as error:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError
+from ..names import RECIPES
 from ..space import Space
 from .depths import early_exit, extracted, layer_drop, layer_skip, sft_ict
 from .distilled import dynabert, once_for_all
@@ -17,7 +18,6 @@ from .sorting import sorted_, sortednet
 from .widths import lcs_l, lcs_p, matformer, slimmable, universally_slimmable
 
 __all__ = [
-    "RECIPES",
     "Line",
     "Recipe",
     "Stage",
@@ -40,29 +40,12 @@ __all__ = [
     "universally_slimmable",
 ]
 
-RECIPES: dict[str, Callable[..., Recipe]] = {
-    "sorted": sorted_,
-    "sortednet": sortednet,
-    "slimmable": slimmable,
-    "universally_slimmable": universally_slimmable,
-    "lcs_p": lcs_p,
-    "lcs_l": lcs_l,
-    "matformer": matformer,
-    "early_exit": early_exit,
-    "sft_ict": sft_ict,
-    "extracted": extracted,
-    "layer_drop": layer_drop,
-    "layer_skip": layer_skip,
-    "dynabert": dynabert,
-    "once_for_all": once_for_all,
-}
-
 
 def recipe_of(name: str, space: Space, options: Mapping[str, Any] | None = None) -> Recipe:
     """Return a recipe by its name.
 
     Args:
-        name: One of `RECIPES`.
+        name: One of `sortednet list recipes`.
         space: The sub-models.
         options: Its further arguments.
 
@@ -76,7 +59,8 @@ def recipe_of(name: str, space: Space, options: Mapping[str, Any] | None = None)
     if not isinstance(space, Space):
         raise ConfigError(f"The space is {space!r}. Give a Space, such as Space(depth=[2, 4], width=[16, 32]).")
     check_options(name, options or {})
-    return RECIPES[name](space, **(options or {}))
+    made: Recipe = RECIPES[name](space, **(options or {}))
+    return made
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
@@ -85,14 +69,13 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: If it is so.
     """
-    if name not in RECIPES:
-        raise ConfigError(f"recipe={name!r} is unknown. Choose one of {', '.join(RECIPES)}.")
-    taken = [one for one in inspect.signature(RECIPES[name]).parameters if one != "space"]
+    make = RECIPES[RECIPES.check(name)]
+    taken = [one for one in inspect.signature(make).parameters if one != "space"]
     unknown = [one for one in options if one not in taken]
     if unknown:
         allowed = f"It takes {', '.join(taken)}" if taken else "It takes none"
         raise ConfigError(f"Recipe {name} takes no option {', '.join(unknown)}. {allowed}.")
-    hints = get_type_hints(RECIPES[name])
+    hints = get_type_hints(make)
     for one, value in options.items():
         if not _fits(value, hints[one]):
             kind = str(getattr(hints[one], "__name__", hints[one])).replace("typing.", "")

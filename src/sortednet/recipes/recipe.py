@@ -12,11 +12,11 @@ from typing import Any, final, get_args
 
 from torch import nn
 
-from ..buffers import BufferPolicy
 from ..errors import ConfigError
 from ..layouts import Layout
+from ..names import BufferPolicy, Reduction
 from ..network import SortedNet
-from ..objectives import LossFunction, Objective, Reduction, Stochastic
+from ..objectives import LossFunction, Objective, Stochastic
 from ..sampling import Cycle
 from ..space import Space
 from .line import Line

@@ -6,7 +6,8 @@ from typing import Literal
 
 from ..distillation import Distillation
 from ..errors import ConfigError
-from ..objectives import Objective, Reduction, Stochastic
+from ..names import Reduction
+from ..objectives import Objective, Stochastic
 from ..sampling import Sampler, Stratified, Uniform, WithLargest
 from ..space import Space
 from .recipe import Recipe, Stage

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from .data import ProblemData, collate_problems
-from .estimator import SymbolicGPTRegressor, UnfamiliarDataWarning
-from .expressions import GeneratorConfig, Tokenizer, make_pool
-from .familiarity import Familiarity
-from .files import Pretrained, load_model, save_model, shipped
-from .fit import Candidate, SearchConfig, search
-from .formula import Formula, readable_names
-from .model import ModelConfig, SymbolicGPT, TNet, token_loss
+from typing import TYPE_CHECKING
+
+from ..lazy import attach
+from ..packages import check_installed
+
+if TYPE_CHECKING:
+    from .configuration import GeneratorConfig, ModelConfig
+    from .data import ProblemData, collate_problems
+    from .estimator import SymbolicGPTRegressor, UnfamiliarDataWarning
+    from .expressions import Tokenizer, make_pool
+    from .familiarity import Familiarity
+    from .files import Pretrained, load_model, save_model, shipped
+    from .fit import Candidate, SearchConfig, search
+    from .formula import Formula, readable_names
+    from .model import SymbolicGPT, TNet, token_loss
 
 __all__ = [
     "Candidate",
@@ -34,3 +41,18 @@ __all__ = [
     "shipped",
     "token_loss",
 ]
+
+_HOMES = {
+    "configuration": ["GeneratorConfig", "ModelConfig"],
+    "data": ["ProblemData", "collate_problems"],
+    "estimator": ["SymbolicGPTRegressor", "UnfamiliarDataWarning"],
+    "expressions": ["Tokenizer", "make_pool"],
+    "familiarity": ["Familiarity"],
+    "files": ["Pretrained", "load_model", "save_model", "shipped"],
+    "fit": ["Candidate", "SearchConfig", "search"],
+    "formula": ["Formula", "readable_names"],
+    "model": ["SymbolicGPT", "TNet", "token_loss"],
+}
+
+check_installed("Formulas", "symbolic", "numpy", "scipy", "sklearn", "sympy", "transformers")
+__getattr__, __dir__ = attach(__name__, _HOMES)

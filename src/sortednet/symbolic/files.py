@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from .. import checkpoint
 from ..errors import CheckpointError, ConfigError
+from ..files.writing import write_bytes
 from .expressions import GeneratorConfig
 from .familiarity import Familiarity
 from .model import ModelConfig, SymbolicGPT
@@ -65,7 +66,7 @@ def save_model(path: str | Path, pretrained: Pretrained) -> None:
         "familiarity": asdict(pretrained.familiarity),
         "about": dict(pretrained.about),
     }
-    checkpoint.write_bytes(Path(path), checkpoint.to_bytes(tensors, {"sortednet.symbolic": json.dumps(described)}))
+    write_bytes(Path(path), checkpoint.to_bytes(tensors, {"sortednet.symbolic": json.dumps(described)}))
 
 
 def load_model(path: str | Path) -> Pretrained:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,57 +11,11 @@ from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from ..conditional import Conditioned, condition
-from ..errors import ConfigError, DataError
-from .expressions import END, START, Tokenizer, TokenizerKind
+from ..errors import DataError
+from .configuration import Embedding, ModelConfig
+from .expressions import END, START, Tokenizer
 
 __all__ = ["Embedding", "ModelConfig", "SymbolicGPT", "TNet", "token_loss"]
-
-Embedding = Literal["add", "prefix", "node"]
-"""How the decoder gets the embedded data: added to every token, as the first token, or by node control."""
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The size of a model; that of the papers is width 512, 8 layers and heads, character tokens.
-
-    Args:
-        variables: The most variables of a problem, D.
-        width: Of the data's embedding and of the decoder, W.
-        layers: Blocks of the decoder, L.
-        heads: Of each block; a divisor of the width.
-        positions: The most tokens of a skeleton, with the marks of start and end.
-        tokenizer: `operators` or `characters`.
-        embedding: `add` (the papers), `prefix` or `node` (C-SymbolicGPT).
-        dropout: In the decoder, in [0, 1).
-
-    Raises:
-        ConfigError: If a value is outside its range.
-    """
-
-    variables: int = 3
-    width: int = 128
-    layers: int = 4
-    heads: int = 4
-    positions: int = 64
-    tokenizer: TokenizerKind = "operators"
-    embedding: Embedding = "add"
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.embedding not in get_args(Embedding):
-            raise ConfigError(
-                f"embedding={self.embedding!r} is unknown. Choose one of {', '.join(get_args(Embedding))}."
-            )
-        Tokenizer(self.tokenizer)
-        for name in ("variables", "width", "layers", "heads", "positions"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} is below 1.")
-        if self.variables > 9:
-            raise ConfigError(f"variables={self.variables} is above 9, the most that have a token.")
-        if self.width % self.heads:
-            raise ConfigError(f"width={self.width} is no multiple of heads={self.heads}.")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout={self.dropout} must be in [0, 1).")
 
 
 class TNet(nn.Module):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import torch
 
 from ..errors import ConfigError, DataError
+from ..packages import needs
 from .metrics import METRICS
 
 if TYPE_CHECKING:
@@ -277,20 +277,9 @@ def in_memory(batches: Iterable[Mapping[str, Sequence[Any]]]) -> Dataset:
     Raises:
         ImportError: If the package datasets is not installed.
     """
-    with needs_datasets():
+    with needs("Text data", "text"):
         from datasets import Dataset, concatenate_datasets
     return concatenate_datasets([Dataset.from_dict(dict(one)) for one in batches])
-
-
-@contextmanager
-def needs_datasets() -> Iterator[None]:
-    """Say how to install the package datasets, where it is missing."""
-    try:
-        yield
-    except ImportError as error:
-        raise ImportError(
-            'Text data need the package datasets, which is not installed: pip install "sortednet[text]".'
-        ) from error
 
 
 def check_columns(held: Iterable[str], wanted: Iterable[str], where: str) -> None:

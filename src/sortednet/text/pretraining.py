@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, DataError
+from ..packages import needs
 from .examples import in_memory
 
 if TYPE_CHECKING:
@@ -47,13 +48,9 @@ def train_tokenizer(
         >>> tokenizer.decode(tokenizer("hello wörld")["input_ids"])
         '<|bos|>hello wörld'
     """
-    try:
+    with needs("Training a tokenizer", "transformers"):
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
         from transformers import PreTrainedTokenizerFast
-    except ImportError as error:
-        raise ImportError(
-            'Training a tokenizer needs transformers, which is not installed: pip install "sortednet[transformers]".'
-        ) from error
     for name, value, least in (("vocab_size", vocab_size, _SMALLEST), ("min_frequency", min_frequency, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ConfigError(f"{name}={value!r} is not possible. Give a whole number of at least {least}.")

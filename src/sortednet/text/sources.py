@@ -10,16 +10,17 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from ..errors import ConfigError, DataError
-from .examples import TextData, TextTask, check_columns, from_columns, needs_datasets
+from ..names import TextFormat
+from ..packages import needs
+from .examples import TextData, TextTask, check_columns, from_columns
 from .tasks import TASKS, Columns
 
 __all__ = ["load_files", "load_hub", "load_task", "load_text"]
 
-Format: TypeAlias = Literal["jsonl", "tsv", "csv", "text"]
-_FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".tsv": "tsv", ".csv": "csv", ".txt": "text"}
+_FORMATS: dict[str, TextFormat] = {".jsonl": "jsonl", ".tsv": "tsv", ".csv": "csv", ".txt": "text"}
 
 
 def load_text(name: str, source: str | Path | None = None, **options: Any) -> TextData:
@@ -169,7 +170,7 @@ def load_files(
     evaluation: str | Path | None = None,
     *,
     task: TextTask,
-    format: Format | None = None,
+    format: TextFormat | None = None,
     separator: str = "\n",
     name: str | None = None,
     train_examples: int | None = None,
@@ -278,7 +279,7 @@ def _hub_split(
         cache_folder: Where downloads are kept.
         exported: Whether to read the files that the Hub has made of it, since it is a program, which is not run.
     """
-    with needs_datasets():
+    with needs("Text data", "text"):
         import datasets
     options: dict[str, Any] = {"revision": revision}
     if exported:

@@ -6,14 +6,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import get_args
 
 from ...errors import ConfigError, DataError
+from ..configuration import TokenizerKind
 from .algebra import FUNCTIONS
 
 __all__ = ["END", "PAD", "START", "Tokenizer", "TokenizerKind"]
-
-TokenizerKind = Literal["operators", "characters"]
 
 PAD, START, END = 0, 1, 2
 _SPECIAL = ("<pad>", "<start>", "<end>")

@@ -1,0 +1,77 @@
+"""Write a sub-model of a trained run as an ordinary model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from ..checkpoint import to_bytes
+from ..errors import ConfigError
+from ..files.writing import write_bytes
+from ..fine_tuning_config import FineTuningConfig
+from ..packages import needs
+from ..space import Setting
+from .configurations import CONFIG, read_config
+from .selection import check_trained, chosen_in, in_run
+
+with needs("A command", "cli"):
+    from rich.console import Console
+
+__all__ = ["extract"]
+
+
+def extract(
+    run: str,
+    setting: str,
+    console: Console,
+    *,
+    output: str | None = None,
+    onnx: bool = False,
+    form: Literal["plain", "baked"] = "plain",
+    server: str | None = None,
+) -> None:
+    """Write a sub-model, or where the run trained an adapter the adapter.
+
+    Args:
+        run: The run's folder.
+        setting: The sub-model, such as `depth=4,width=32`, or the label of a selection.
+        console: Where it is told.
+        output: The folder; `RUN/extracted/SETTING` where left out.
+        onnx: Whether to export it to ONNX too.
+        form: Of an adapter, see `sortednet.save_adapter`.
+        server: Of an adapter, see `sortednet.save_adapter`.
+
+    Raises:
+        ConfigError: If the run is not trained, or the form or the server is given for no adapter.
+        SettingError: If there is no such sub-model.
+    """
+    config = read_config(in_run(run, CONFIG, "sortednet train"))
+    check_trained(run, CONFIG)
+    space = config.make_space()
+    chosen = chosen_in(run).get(setting) or space.setting(**Setting.parse(setting))
+    folder = Path(output) if output else Path(run) / "extracted" / str(chosen)
+    if isinstance(config, FineTuningConfig):
+        from ..extraction_job import cut_out
+
+        for line in cut_out(config, Path(run), chosen, folder, form=form, server=server, onnx=onnx):
+            console.print(line)
+        return
+    if form != "plain" or server is not None:
+        raise ConfigError(f"--form and --server are for an adapter, and {run} trained none. Leave them out.")
+    from .. import image_job
+    from ..export import to_onnx
+    from ..recipes import plain
+
+    images, net = image_job.open_run(config, Path(run))
+    model = plain(net.extract(chosen)).eval().cpu()
+    file = folder / "model.safetensors"
+    write_bytes(file, to_bytes(model.state_dict()))
+    write_bytes(folder / "setting.json", json.dumps(dict(chosen)).encode())
+    parameters = sum(one.numel() for one in model.parameters())
+    console.print(
+        f"Wrote {type(model).__name__} at {chosen}, {parameters:,} parameters: {folder / 'model.safetensors'}"
+    )
+    if onnx:
+        difference = to_onnx(model, images.test_images[:2], folder / "model.onnx")
+        console.print(f"Wrote {folder / 'model.onnx'}; onnxruntime differs by {difference:.1e} at most.")

@@ -1,0 +1,47 @@
+"""Continue a text with a trained language model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .. import generation_job
+from ..files.weights import is_adapter
+from ..fine_tuning_config import FineTuningConfig
+from ..generation_config import GenerateConfig
+from ..packages import needs
+from ..terminal import output_console
+from .configurations import CONFIG, read_config
+from .selection import chosen_in
+
+with needs("A command", "cli"):
+    from rich.console import Console
+
+__all__ = ["generate"]
+
+
+def generate(run: str, prompt: str, config: GenerateConfig, console: Console) -> None:
+    """Print a text and what continues it, each token in the colour of the depth that chose it.
+
+    Args:
+        run: The folder of a run, or of a saved network.
+        prompt: The text, or `-` to read it from standard input.
+        config: How it is continued; its setting may be the label of a selection.
+        console: Where notes are shown; the text goes to the standard output.
+    """
+    label = chosen_in(run).get(config.setting or "")
+    config = config if label is None else replace(config, setting=str(label))
+    generation_job.generate(run, prompt, config, output_console(), console, _adapted_model(run))
+
+
+def _adapted_model(run: str) -> Any:
+    """Return the pretrained model of a run's adapter; None where the run holds a model or is none."""
+    if not is_adapter(Path(run) / "model") or not (Path(run) / CONFIG).is_file():
+        return None
+    config = read_config(Path(run) / CONFIG)
+    if not isinstance(config, FineTuningConfig) or config.pretrained.task != "causal_lm":
+        return None
+    from ..fine_tuning_parts import make_base, make_tokenizer
+
+    return make_base(config, None, make_tokenizer(config))

@@ -1,0 +1,145 @@
+"""Choose sub-models of a measured run under budgets. Nothing here needs torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import ConfigError, SettingError
+from ..files.weights import digest, is_there
+from ..files.writing import write_bytes
+from ..packages import needs
+from ..space import Setting
+from ..table import Row, Table
+from ..terminal import output_console
+
+with needs("A command", "cli"):
+    from rich.table import Table as RichTable
+
+__all__ = ["TABLE", "check_trained", "chosen_in", "in_run", "print_rows", "select", "table_of", "write_evaluated"]
+
+TABLE = "table.json"
+_CHOSEN, _EVALUATED = "chosen.json", "evaluated.json"
+
+
+def in_run(run: str | Path, name: str, command: str) -> Path:
+    """Return the path of a file of a run.
+
+    Args:
+        run: The run's folder.
+        name: The file.
+        command: The command that writes it.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    path = Path(run) / name
+    if not path.is_file():
+        raise ConfigError(f"There is no {name} in {run}. Give the folder of a run; '{command}' writes it.")
+    return path
+
+
+def check_trained(run: str | Path, config: str) -> None:
+    """Refuse a run that holds no trained network yet.
+
+    Args:
+        run: The run's folder.
+        config: Its configuration's file.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    if not is_there(Path(run) / "model"):
+        raise ConfigError(f"{run} holds no trained network yet. Finish it first: sortednet train {Path(run) / config}")
+
+
+def select(run: str, budgets: Sequence[str], name: str | None = None) -> Setting:
+    """Choose the best sub-model under budgets, print it, and keep it under a label.
+
+    Args:
+        run: The run's folder.
+        budgets: Such as `max_params=50000` or `min_quality=90`.
+        name: The label; the budgets where left out.
+
+    Returns:
+        The sub-model's setting.
+
+    Raises:
+        ConfigError: If the run was not measured, or its table is of an earlier network.
+        SettingError: If a budget cannot be read or met, or the label reads like a setting.
+    """
+    table = table_of(run)
+    limits: dict[str, float] = {}
+    for one in budgets:
+        key, _, value = one.partition("=")
+        try:
+            limits[key] = float(value)
+        except ValueError:
+            raise SettingError(f"{one!r} is no budget. Write max_params=50000 or min_quality=90.") from None
+    setting = table.select(**limits)
+    chosen = chosen_in(run)
+    label = name or " ".join(budgets)
+    if set(table.dimensions) & {part.partition("=")[0] for part in label.split(",")}:
+        raise SettingError(f"--name {label!r} reads like a setting. Give a word, such as small.")
+    chosen[label] = setting
+    held = {"model": _evaluated(run), "chosen": {name: str(one) for name, one in chosen.items()}}
+    write_bytes(Path(run) / _CHOSEN, json.dumps(held, indent=1).encode())
+    print_rows(table, [table.row(setting)], f"Best under {' '.join(budgets)}:")
+    return setting
+
+
+def print_rows(table: Table, rows: Sequence[Row], title: str) -> None:
+    """Print some rows of a table."""
+    shown = RichTable(title=title, title_justify="left")
+    for name in ("setting", table.metric, "recovery", "parameters", "MFLOPs", "latency ms", "memory MB"):
+        shown.add_column(name, justify="left" if name == "setting" else "right", overflow="fold")
+    for row in rows:
+        cells = [(row.recovery, "{:.1f} %", 1.0), (row.params, "{:,}", 1), (row.flops, "{:.2f}", 1e-6)]
+        cells += [(row.latency_ms, "{:.2f}", 1.0), (row.memory_bytes, "{:.2f}", 1e-6)]
+        shown.add_row(
+            str(row.setting),
+            f"{row.quality:.{2 if table.higher_is_better else 3}f}",
+            *("-" if v is None else form.format(v * by) for v, form, by in cells),
+        )
+    output_console(110).print(shown, soft_wrap=False)
+
+
+def chosen_in(run: str | Path) -> dict[str, Setting]:
+    """Read what was chosen for the network as it is now; choices made for an earlier one are dropped."""
+    path = Path(run) / _CHOSEN
+    if not path.is_file():
+        return {}
+    try:
+        held = json.loads(path.read_text())
+        if held["model"] != _evaluated(run):
+            return {}
+        return {label: Setting.parse(text) for label, text in held["chosen"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is damaged ({error!r}). Remove it, and select again.") from None
+
+
+def write_evaluated(run: str | Path) -> None:
+    """Note which network was measured."""
+    write_bytes(Path(run) / _EVALUATED, json.dumps({"model": digest(Path(run) / "model")}).encode())
+
+
+def _evaluated(run: str | Path) -> str:
+    """Return the digest of the network that was evaluated last."""
+    path = in_run(run, _EVALUATED, "sortednet evaluate")
+    try:
+        return str(json.loads(path.read_text())["model"])
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{path} is damaged. Evaluate again: sortednet evaluate {run}") from None
+
+
+def table_of(run: str | Path) -> Table:
+    """Read the table of a run, if it is that of the network as it is now.
+
+    Raises:
+        ConfigError: If it is not, or there is none.
+    """
+    table = Table.from_json(in_run(run, TABLE, "sortednet evaluate"))
+    if _evaluated(run) != digest(Path(run) / "model"):
+        raise ConfigError(f"{Path(run) / TABLE} is of an earlier network. Evaluate again: sortednet evaluate {run}")
+    return table
