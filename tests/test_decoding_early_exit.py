@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import sortednet as sn
+from sortednet.cache_names import cache_name
 from sortednet.decoding import Emitted
 
 from .contracts import decoding_cases as decoders
@@ -74,11 +75,12 @@ def propagating_oracle(model: Any, prompt: Tensor, thresholds: dict[int, float],
     from transformers import DynamicCache
 
     cache, body = DynamicCache(config=model.config), model.model
+    held = {cache_name(body.layers[0].forward): cache}
 
     def run(depth: int, hidden: Tensor, place: int) -> Tensor:
         positions = torch.tensor([[place]])
         shared = {"position_embeddings": body.rotary_emb(hidden, positions), "position_ids": positions}
-        return body.layers[depth](hidden, past_key_values=cache, use_cache=True, **shared)
+        return body.layers[depth](hidden, **held, use_cache=True, **shared)
 
     found: list[Choice] = []
     text = prompt.tolist()

@@ -220,15 +220,16 @@ def test_texts_as_long_as_the_table_of_positions_are_decoded(name: str) -> None:
 
 def test_caches_that_do_not_fit_are_refused() -> None:
     static = hf.StaticCache(config=decoders.decoder().config, max_cache_len=20)
-    refused(ConfigError, "past_key_values is a StaticCache, and only a DynamicCache is taken. Leave it out.",
-            lambda model: generated(model, past_key_values=static))  # fmt: skip
+    refused(ConfigError, f"{decoders.CACHE} is a StaticCache, and only a DynamicCache is taken. Leave it out.",
+            lambda model: generated(model, **{decoders.CACHE: static}))  # fmt: skip
     shallow = decoders.greedy(decoders.first_layers(), decoders.single(), return_dict_in_generate=True)
     longer = torch.cat([shallow.sequences, torch.tensor([[9]])], 1)
     message = (
-        "past_key_values holds 17 positions of 1 texts in 2 layers. It must hold fewer than the 19 positions of "
+        f"{decoders.CACHE} holds 17 positions of 1 texts in 2 layers. It must hold fewer than the 19 positions of "
         "input_ids, its 1 texts without padding, and all 6 layers. Leave it out."
     )
-    refused(ConfigError, message, lambda model: generated(model, ids=longer, past_key_values=shallow.past_key_values))
+    given = {decoders.CACHE: shallow[decoders.CACHE]}
+    refused(ConfigError, message, lambda model: generated(model, ids=longer, **given))
 
 
 def test_caches_of_other_rows_are_refused() -> None:
@@ -236,8 +237,9 @@ def test_caches_of_other_rows_are_refused() -> None:
         decoders.decoder(), {"input_ids": decoders.PROMPT.repeat(2, 1)}, max_new_tokens=2, return_dict_in_generate=True
     )
     longer = torch.cat([two.sequences[:1], torch.tensor([[9]])], 1)
-    message = "past_key_values holds 7 positions of 2 texts in 6 layers."
-    refused(ConfigError, message, lambda model: generated(model, ids=longer, past_key_values=two.past_key_values))
+    message = f"{decoders.CACHE} holds 7 positions of 2 texts in 6 layers."
+    given = {decoders.CACHE: two[decoders.CACHE]}
+    refused(ConfigError, message, lambda model: generated(model, ids=longer, **given))
 
 
 def test_streamer_of_a_batch_is_refused() -> None:

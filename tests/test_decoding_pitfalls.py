@@ -187,13 +187,13 @@ def test_pitfall_14_prompt_of_one_token() -> None:
 def test_pitfall_15_the_returned_cache_is_of_the_returned_text(one: Any, asked: Any) -> None:
     model = decoders.decoder()
     found = decoders.greedy(model, decoders.single(), one, return_dict_in_generate=True, **asked)
-    cache, text = found.past_key_values, found.sequences
+    cache, text = found[decoders.CACHE], found.sequences
     assert type(cache).__name__ == "DynamicCache"
     assert cache.get_seq_length() == text.shape[1] - 1
     assert len(cache.layers) == decoders.DEPTH
     longer = with_more(text)
     whole = decoders.greedy(model, longer)
-    assert decoders.greedy(model, longer, past_key_values=cache).tolist() == whole.tolist()
+    assert decoders.greedy(model, longer, **{decoders.CACHE: cache}).tolist() == whole.tolist()
 
 
 def with_more(text: Tensor) -> dict[str, Tensor]:
@@ -207,10 +207,10 @@ def test_pitfall_15_a_returned_cache_is_taken_up_again(one: Any) -> None:
     model = decoders.decoder()
     first = decoders.greedy(model, decoders.single(), one, return_dict_in_generate=True)
     longer = with_more(first.sequences)
-    asked = {"past_key_values": first.past_key_values, "return_dict_in_generate": True}
+    asked = {decoders.CACHE: first[decoders.CACHE], "return_dict_in_generate": True}
     second = decoders.greedy(model, longer, one, **asked)
     assert second.sequences.tolist() == decoders.greedy(model, longer).tolist()
-    assert second.past_key_values.get_seq_length() == second.sequences.shape[1] - 1
+    assert second[decoders.CACHE].get_seq_length() == second.sequences.shape[1] - 1
 
 
 class BrokenError(Exception):

@@ -172,7 +172,7 @@ def test_a_cache_of_mixed_depths_keeps_its_rows(depths: list[int]) -> None:
     first = decoders.greedy(model, _seen(ids), return_dict_in_generate=True, max_new_tokens=4)
     longer = _seen(torch.cat([first.sequences, torch.tensor([[9, 8], [7, 6]])], 1))
     policy = sn.FixedDepth(depth=depths)
-    found = decoders.greedy(model, longer, policy, past_key_values=copy.deepcopy(first.past_key_values))
+    found = decoders.greedy(model, longer, policy, **{decoders.CACHE: copy.deepcopy(first[decoders.CACHE])})
     assert found.tolist() == decoders.greedy(model, longer, policy).tolist()
 
 
@@ -182,10 +182,10 @@ def test_a_cache_of_transformers_is_taken_up_and_left_as_it_was(policy: str) -> 
     model = decoders.decoder()
     ids = torch.cat([decoders.PROMPT, decoders.PROMPT.flip(1)])
     first = decoders.greedy(model, _seen(ids), return_dict_in_generate=True, max_new_tokens=4)
-    cache, longer = first.past_key_values, _seen(torch.cat([first.sequences, torch.tensor([[9, 8], [7, 6]])], 1))
+    cache, longer = first[decoders.CACHE], _seen(torch.cat([first.sequences, torch.tensor([[9, 8], [7, 6]])], 1))
     before = [layer.keys.clone() for layer in cache.layers]
     with decoders.counting(model) as ran:
-        found = decoders.greedy(model, longer, decoders.EXACT[policy]("llama", True), past_key_values=cache)
+        found = decoders.greedy(model, longer, decoders.EXACT[policy]("llama", True), **{decoders.CACHE: cache})
     assert ran
     assert found.tolist() == decoders.greedy(model, longer).tolist()
     assert all(torch.equal(one, layer.keys) for one, layer in zip(before, cache.layers, strict=True))

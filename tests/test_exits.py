@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 import sortednet as sn
+from sortednet.cache_names import cache_name
 from sortednet.errors import DataError, SettingError, TrainingError
 from sortednet.exits import block_list
 from sortednet.models import MLP, Transformer
@@ -428,9 +429,10 @@ def test_an_exit_keeps_no_cache_and_one_that_is_asked_for_runs_alone():
     net, depth = pretrained("llama")
     net.eval()
     inputs = batch("llama")
-    assert all(one.past_key_values is None for one in net(**inputs, settings=exits(net, depth)))
+    kept = cache_name(net.full.forward)
+    assert all(getattr(one, kept) is None for one in net(**inputs, settings=exits(net, depth)))
     for blocks, output in enumerate(net(**inputs, settings=exits(net, depth), use_cache=True), 1):
-        assert output.past_key_values.get_seq_length(blocks - 1) == SIZE
+        assert getattr(output, kept).get_seq_length(blocks - 1) == SIZE
 
 
 @pytest.mark.parametrize("where", ["argument", "config"])

@@ -173,8 +173,11 @@ def work(mode: str, folder: Path) -> None:
 
 
 def launch(mode: str, folder: Path) -> int:
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent / "src")}
+    # The address is said, for a machine's own name need not be known to it, and the processes would wait for each other.
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone",
+               "--local-addr=127.0.0.1", "--nproc-per-node=2"]  # fmt: skip
+    paths = [str(Path(__file__).parent.parent / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(
         [*command, __file__, mode, str(folder)], env=environment, capture_output=True, text=True, timeout=600
     )

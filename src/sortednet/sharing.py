@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .axes import Axes, Scope, Unshareable
 from .batches import batch_size, join_batch
 from .buffers import Private
+from .cache_names import cache_among
 from .errors import BuildError
 from .exits import Reader, Trunk, block_list, prefix_of, random_state_kept
 from .layouts import tensors_of
@@ -303,5 +304,5 @@ def _asks_for_more(full: nn.Module, kwargs: Mapping[str, Any]) -> bool:
     return (
         any(kwargs.get(name, getattr(config, name, False)) for name in ("output_hidden_states", "output_attentions"))
         or bool(kwargs.get("use_cache"))
-        or any(kwargs.get(name) is not None for name in ("past_key_values", "cache_params"))
+        or cache_among(kwargs) is not None
     )

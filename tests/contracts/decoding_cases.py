@@ -12,6 +12,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 import sortednet as sn
+from sortednet.cache_names import cache_name
 
 from . import cases
 
@@ -19,6 +20,8 @@ VOCABULARY = 61
 DEPTH = 6
 WEAK_FROM = 2  # the layers behind it add little to the weak models, so that drafts are mostly accepted
 WEAKNESS = 0.1
+CACHE = cache_name(hf.generation.GenerateDecoderOnlyOutput)
+"""The name by which the installed transformers gives a text's cache back, and takes it."""
 
 _SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": 96}
 _WIDTHS = {**_SIZES, "intermediate_size": 48, "num_hidden_layers": DEPTH}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..cache_names import cache_name
 from ..errors import BuildError
 from .cache import Cache
 
@@ -70,7 +71,6 @@ class Adapter:
         finish: Name of the final norm in the body, or a function of the body and the hidden states.
         embed: From the body, tokens and positions, both (B, T), to hidden states (B, T, W).
         shared: From the body, hidden states and positions to what every layer gets.
-        cache: The name by which a layer takes its cache.
         learned_positions: Whether there is a table of positions, which ends.
     """
 
@@ -79,7 +79,6 @@ class Adapter:
     finish: str | Callable[[Any, Tensor], Tensor] = "norm"
     embed: Callable[[Any, Tensor, Tensor], Tensor] = _embed
     shared: Callable[[Any, Tensor, Tensor], dict[str, Any]] = _rotary
-    cache: str = "past_key_values"
     learned_positions: bool = False
 
 
@@ -90,7 +89,7 @@ ADAPTERS: Mapping[str, Adapter] = {
     "qwen3": Adapter(),
     "phi3": Adapter(),
     "gpt2": Adapter("transformer", "h", "ln_f", _embed_gpt2, _positions_only, learned_positions=True),
-    "gpt_neox": Adapter("gpt_neox", finish="final_layer_norm", embed=_embed_gpt_neox, cache="layer_past"),
+    "gpt_neox": Adapter("gpt_neox", finish="final_layer_norm", embed=_embed_gpt_neox),
     "opt": Adapter("model.decoder", "layers", _finish_opt, _embed_opt, _positions_only, learned_positions=True),
 }
 """By `config.model_type`. Others are refused, for a wrong mask or position gives wrong text and no error."""
@@ -110,6 +109,7 @@ class Decoder:
         self._adapter = adapter
         self._body: Any = model.get_submodule(adapter.body)
         self.layers = list(getattr(self._body, adapter.layers))
+        self._cache = cache_name(*(module.forward for module in self.layers[0].modules()))
         self._head: Any = model.get_output_embeddings()  # type: ignore[operator]
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
@@ -138,7 +138,7 @@ class Decoder:
         # Rotary embeddings ask the hidden states for their type and device alone.
         like = torch.empty(0, dtype=self.dtype, device=self.device)
         shared = self._adapter.shared(self._body, like, positions)
-        return {**shared, "attention_mask": mask, self._adapter.cache: cache, "use_cache": True}
+        return {**shared, "attention_mask": mask, self._cache: cache, "use_cache": True}
 
     def run(self, first: int, last: int, hidden: Tensor, given: Mapping[str, Any]) -> Tensor:
         """Run the layers from `first` to before `last`. Shape (B, T, W)."""

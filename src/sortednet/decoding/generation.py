@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..cache_names import cache_among, cache_name
 from ..errors import ConfigError, DataError, SettingError
 from .adapters import Decoder, decoder_of
 from .engine import Engine
@@ -106,7 +107,8 @@ class Request:
             return texts
         from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-        output = GenerateDecoderOnlyOutput(sequences=texts, past_key_values=self._cache(engine))
+        kept = {cache_name(GenerateDecoderOnlyOutput): self._cache(engine)}
+        output = GenerateDecoderOnlyOutput(sequences=texts, **kept)
         output["statistics"] = self.statistics
         return output
 
@@ -188,7 +190,7 @@ def request_of(
             f"A prompt of {max(lengths)} tokens and {new} new ones are more than the model's {decoder.positions} "
             f"positions. Give max_new_tokens of at most {decoder.positions - max(lengths) + 1}."
         )
-    known = _known(kwargs.get("past_key_values"), decoder, lengths, input_ids.shape[1])
+    known = _known(kwargs, decoder, lengths, input_ids.shape[1])
     ends = config.eos_token_id
     ids = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     own = ("MaxLengthCriteria", "EosTokenCriteria")
@@ -230,23 +232,25 @@ def _mask_of(input_ids: Tensor, kwargs: Mapping[str, Any], config: Any) -> Tenso
     return mask
 
 
-def _known(cache: Any, decoder: Decoder, lengths: Sequence[int], width: int) -> Any:
+def _known(kwargs: Mapping[str, Any], decoder: Decoder, lengths: Sequence[int], width: int) -> Any:
     """Return a cache of earlier positions that is not empty, after checking that it fits.
 
     Raises:
         ConfigError: If it does not.
     """
-    if cache is None:
+    given = cache_among(kwargs)
+    if given is None:
         return None
+    name, cache = given
     kind, length = type(cache).__name__, cache.get_seq_length()
     if kind != "DynamicCache":
-        raise ConfigError(f"past_key_values is a {kind}, and only a DynamicCache is taken. Leave it out.")
+        raise ConfigError(f"{name} is a {kind}, and only a DynamicCache is taken. Leave it out.")
     if not length:
         return None
     rows = cache.layers[0].keys.shape[0]
     if rows != len(lengths) or min(lengths) < width or length >= width or len(cache.layers) < decoder.depth:
         raise ConfigError(
-            f"past_key_values holds {length} positions of {rows} texts in {len(cache.layers)} layers. It must hold "
+            f"{name} holds {length} positions of {rows} texts in {len(cache.layers)} layers. It must hold "
             f"fewer than the {width} positions of input_ids, its {len(lengths)} texts without padding, and all "
             f"{decoder.depth} layers. Leave it out."
         )
