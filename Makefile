@@ -1,22 +1,31 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
 RUN ?= runs/digits
+LOCK := constraints.txt
+
+# What is installed says a stamp for each: everything, or what the demo needs. Either is remade when the lock changes.
+INSTALLED := $(VENV)/.installed
+DEMO := $(if $(wildcard $(INSTALLED)),$(INSTALLED),$(VENV)/.installed-demo)
+UV := $(if $(wildcard $(BIN)/uv),$(BIN)/uv,build/uv/bin/uv)
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: install demo test lint benchmarks results clean
+.PHONY: install demo test lint benchmarks lock newest oldest clean
 
+# Everything, with the versions of the lock.
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+$(INSTALLED): pyproject.toml $(LOCK)
+	$(PYTHON) tools/install.py --venv $(VENV) --lock $(LOCK) --extras dev
+	touch $@
+
+$(VENV)/.installed-demo: pyproject.toml $(LOCK)
+	$(PYTHON) tools/install.py --venv $(VENV) --lock $(LOCK) --extras cli
 	touch $@
 
 # Train 40 sub-models of handwritten digits in one network, measure all, choose one under a budget, cut it out.
-demo: $(INSTALLED)
+demo: $(DEMO)
 	$(BIN)/sortednet train configs/digits.yaml --output $(RUN) --resume false
 	$(BIN)/sortednet evaluate $(RUN)
 	$(BIN)/sortednet select $(RUN) max_params=50000 --name small
@@ -24,19 +33,35 @@ demo: $(INSTALLED)
 	$(BIN)/sortednet report $(RUN)
 	@echo "The report: $(RUN)/report.html. The table: $(RUN)/table.csv. The small model: $(RUN)/extracted."
 
+# The whole suite.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
+# Style and types.
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Measure again what the README claims, and make its tables.
 benchmarks: $(INSTALLED)
 	$(BIN)/python benchmarks/core.py --out benchmarks/results/core.json
 	$(BIN)/python benchmarks/quality.py --out benchmarks/results/quality.json
 	$(BIN)/python benchmarks/pretrained.py --out benchmarks/results/pretrained.json
 	$(BIN)/python benchmarks/tables.py
 
+# Write the lock again from what pyproject.toml asks for. What is locked stays where the registry has it and nothing
+# forbids it; `make lock UPGRADE=1` takes the newest of all, `make lock UPGRADE=peft` of one.
+lock: $(UV)
+	$(UV) pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-config -q \
+	  $(if $(UPGRADE),$(if $(filter 1,$(UPGRADE)),--upgrade,--upgrade-package $(UPGRADE))) \
+	  --annotation-style line --custom-compile-command "make lock" -o $(LOCK) >/dev/null
+
+# uv where nothing is installed yet: the lock may be what cannot be installed.
+build/uv/bin/uv:
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/python -m pip install -q -c $(LOCK) uv || build/uv/bin/python -m pip install -q uv
+
+# Remove what was made, runs included.
 clean:
 	rm -rf $(VENV) runs build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
