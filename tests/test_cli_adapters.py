@@ -278,7 +278,7 @@ def test_the_second_text_of_a_pair_is_told_from_the_first(encoder: Path, folder:
         ("encoder", ["adapter.ranks=[1, 16]"], r"ranks=\[1, 16\] holds 16; .* whole numbers from 1 to 4"),
         ("encoder", ["adapter.ranks=[1, 2]"], r"does not hold the largest rank 4"),
         ("encoder", ["adapter.r=0"], r"adapter.r=0 must be at least 1"),
-        ("encoder", ["adapter.rank=8"], r"adapter: Option 'rank' is not accepted. Did you mean adapter.ranks"),
+        ("encoder", ["adapter.rank=8"], r"It does not accept option 'adapter.rank'. Did you mean adapter.ranks"),
         ("encoder", ["adapter.target_modules=[q_proj]"], r"names 'q_proj', which BertFor.* Choose among .*query"),
         ("encoder", ["adapter.target_modules=query"], r"target_modules='query' is no list"),
         ("encoder", ["adapter.modules_to_save=[head]"], r"modules_to_save names 'head'"),

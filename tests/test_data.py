@@ -351,7 +351,7 @@ def test_missing_scikit_learn_is_named_with_its_extra(monkeypatch):
 def test_missing_pillow_is_named_with_its_extra(monkeypatch, tmp_path):
     write_folder(tmp_path)
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImportError, match=r'needs Pillow and numpy, which is not .*pip install "sortednet\[data\]"'):
+    with pytest.raises(ImportError, match=r'needs Pillow, which is not .*pip install "sortednet\[data\]"'):
         load_image_folder(tmp_path)
 
 

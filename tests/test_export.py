@@ -1,7 +1,6 @@
 """Export to ONNX: the file computes what the model computes, or there is no file."""
 
 import copy
-import importlib
 import subprocess
 import sys
 
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from sortednet import SortedNet, Space
-from sortednet.errors import ExportError
+from sortednet.errors import ExportError, MissingPackageError
 from sortednet.export import _compare, to_onnx
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -150,15 +149,8 @@ def test_inputs_without_a_tensor_are_refused(net, tmp_path):
 
 
 def test_missing_package_is_named_with_its_extra(net, tmp_path, monkeypatch):
-    find = importlib.import_module
-
-    def without_onnxscript(name, *arguments):
-        if name == "onnxscript":
-            raise ImportError("No module named 'onnxscript'")
-        return find(name, *arguments)
-
-    monkeypatch.setattr(importlib, "import_module", without_onnxscript)
-    with pytest.raises(ExportError, match=r"needs onnxscript, .*pip install 'sortednet\[onnx\]'"):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(MissingPackageError, match=r'needs onnxscript, .*pip install "sortednet\[onnx\]"'):
         to_onnx(net.extract(width=2), torch.ones(2, 3), tmp_path / "small.onnx")
 
 

@@ -241,7 +241,7 @@ def test_pictures_leave_pyplot_alone(tmp_path, monkeypatch, write, content):
 @pytest.mark.parametrize(("write", "content"), EACH)
 def test_a_missing_matplotlib_names_the_extra(tmp_path, monkeypatch, write, content):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"needs matplotlib, .*pip install 'sortednet\[report\]'"):
+    with pytest.raises(ImportError, match=r'needs matplotlib, .*pip install "sortednet\[report\]"'):
         write(tmp_path, content)
 
 

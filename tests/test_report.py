@@ -309,5 +309,5 @@ def test_the_picture_leaves_pyplot_alone(tmp_path, monkeypatch):
 )
 def test_a_missing_package_names_the_extra(tmp_path, monkeypatch, write, module, package):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf"needs {package}, .*pip install 'sortednet\[report\]'"):
+    with pytest.raises(ImportError, match=rf'needs {package}, .*pip install "sortednet\[report\]"'):
         write(tmp_path / "out", table_of(SPACES["two"]))

@@ -258,8 +258,8 @@ def test_a_page_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_without_plotly_or_matplotlib_the_error_tells_how_to_install(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
-    with pytest.raises(ImportError, match=re.escape("pip install 'sortednet[report]'")):
+    with pytest.raises(ImportError, match=re.escape('pip install "sortednet[report]"')):
         write_formula_page(tmp_path / "report.html", record_of())
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=re.escape("pip install 'sortednet[report]'")):
+    with pytest.raises(ImportError, match=re.escape('pip install "sortednet[report]"')):
         write_formula_picture(tmp_path / "report.png", record_of())

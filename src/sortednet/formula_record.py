@@ -18,7 +18,7 @@ from .packages import needs
 from .symbolic import Formula, readable_names
 from .symbolic.expressions import FUNCTIONS, parse, to_text, variables_of
 
-with needs("Formulas", "symbolic"):
+with needs("Finding formulas", "symbolic"):
     import numpy as np
 
 __all__ = ["EXACT", "FormulaRecord", "SearchFacts", "error_text", "mathml_of", "python_of", "r2_text", "shortened"]

@@ -17,7 +17,7 @@ from .terminal import output_console
 if TYPE_CHECKING:
     from .formula_record import FormulaRecord
 
-with needs("Formulas", "cli,symbolic"):
+with needs("Finding formulas", "cli,symbolic"):
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -38,7 +38,7 @@ def train(path: str, changes: Sequence[str], output: str | None, resume: bool, c
         resume: Whether to go on from the last checkpoint in the folder.
         console: Where progress is shown.
     """
-    with needs("Formulas", "cli,symbolic"):
+    with needs("Finding formulas", "cli,symbolic"):
         from .jobs.configurations import read_symbolic_config, with_output
     config = with_output(read_symbolic_config(path, changes), output)
     from . import symbolic_job
@@ -78,7 +78,7 @@ def report(folder: str, title: str | None, console: Console) -> None:
         title: Heading of the page.
         console: Where it is told.
     """
-    with needs("Formulas", "cli,symbolic"):
+    with needs("Finding formulas", "cli,symbolic"):
         from .formula_record import FormulaRecord
         from .symbolic_report import write_formula_page, write_formula_picture
     record = FormulaRecord.from_json(Path(folder) / RECORD)
@@ -88,7 +88,7 @@ def report(folder: str, title: str | None, console: Console) -> None:
 
 
 def _found(path: str, points: PointsFile, config: FitConfig) -> FormulaRecord:
-    with needs("Formulas", "cli,symbolic"):
+    with needs("Finding formulas", "cli,symbolic"):
         from .formula_record import FormulaRecord, SearchFacts
         from .symbolic import Formula, SymbolicGPTRegressor, readable_names
     regressor = SymbolicGPTRegressor(

@@ -11,7 +11,7 @@ from .formula_record import EXACT, FormulaRecord, error_text, shortened
 from .packages import needs
 from .plots import ACCENT, INK, MUTED, blank, plotly, span
 
-with needs("Formulas", "symbolic"):
+with needs("Finding formulas", "symbolic"):
     import numpy as np
 
 __all__ = ["data_figure", "drawn_y", "front_figure", "grid_of", "is_crowded", "left_figure", "marks_of", "shown_error"]

@@ -34,7 +34,7 @@ from .symbolic.scaling import standardise
 from .symbolic_config import SymbolicConfig
 from .trainers import Trainer
 
-with needs("Formulas", "cli,symbolic"):
+with needs("Finding formulas", "cli,symbolic"):
     from rich.console import Console
 
 __all__ = ["FILE", "make_data", "make_network", "open_network", "train", "write_models"]

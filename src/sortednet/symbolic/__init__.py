@@ -54,5 +54,5 @@ _HOMES = {
     "model": ["SymbolicGPT", "TNet", "token_loss"],
 }
 
-check_installed("Formulas", "symbolic", "numpy", "scipy", "sklearn", "sympy", "transformers")
+check_installed("Finding formulas", "symbolic", "numpy", "scipy", "sklearn", "sympy", "transformers")
 __getattr__, __dir__ = attach(__name__, _HOMES)

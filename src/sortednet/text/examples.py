@@ -277,7 +277,7 @@ def in_memory(batches: Iterable[Mapping[str, Sequence[Any]]]) -> Dataset:
     Raises:
         ImportError: If the package datasets is not installed.
     """
-    with needs("Text data", "text"):
+    with needs("Reading text data", "text"):
         from datasets import Dataset, concatenate_datasets
     return concatenate_datasets([Dataset.from_dict(dict(one)) for one in batches])
 

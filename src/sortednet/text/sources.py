@@ -279,7 +279,7 @@ def _hub_split(
         cache_folder: Where downloads are kept.
         exported: Whether to read the files that the Hub has made of it, since it is a program, which is not run.
     """
-    with needs("Text data", "text"):
+    with needs("Reading text data", "text"):
         import datasets
     options: dict[str, Any] = {"revision": revision}
     if exported:
