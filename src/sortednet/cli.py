@@ -105,12 +105,14 @@ def _run(words: list[str]) -> int:
     with needs("The command line", "cli"):
         from jsonargparse import ArgumentError
 
+    from .config_file import detail_of
+
     parser = _parser()
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             parsed = parser.parse_args(_options_first(words))
     except ArgumentError as error:
-        raise ConfigError(f"{_detail_of(error)}. See sortednet --help.") from None
+        raise ConfigError(f"{detail_of(error)}. See sortednet --help.") from None
     if parsed.command is None:
         parser.print_help()
         return 2
@@ -122,11 +124,6 @@ def _run(words: list[str]) -> int:
     else:
         _run_command(parsed.command, given)
     return 0
-
-
-def _detail_of(error: Exception) -> str:
-    lines = [line.strip(" -\n") for line in str(error).splitlines()]
-    return " ".join(line for line in lines if line).rstrip(".")
 
 
 def _options_first(words: list[str]) -> list[str]:

@@ -33,6 +33,12 @@ _OPTIONAL = re.compile(
     r'Parser key "run\.(?P<section>\w+)":\n.*?Problem with given class_path .*?:\n(?P<problem>(?: {8}[^\n]*\n)+)',
     re.DOTALL,
 )
+# What it says of a value that may be of several types.
+_UNION = re.compile(
+    r'Parser key "(?P<key>[\w.]+)":\s+Does not validate against any of the Union subtypes\n'
+    r"(?P<errors>.*?)Given value: (?P<value>[^\n]*)",
+    re.DOTALL,
+)
 _KEY_OF_PARSER = re.compile(r'Parser key "(?:run\.)?(?P<key>[\w.]+)"')
 _KEY_OF_ERROR = re.compile(r"^(?P<key>\w+(?:\.\w+)*)[=\[]")
 _Config = TypeVar("_Config")
@@ -161,6 +167,8 @@ def _yaml(text: str, name: str) -> tuple[Any, Mapping[Keys, tuple[int, int]]]:
         raise ConfigError(
             f"{name} cannot be used{place}: the character {error.character!r} is not allowed in YAML. Remove it."
         ) from None
+    except SortedNetError:
+        raise
     except (RecursionError, ValueError, OverflowError) as error:
         raise ConfigError(f"{name} cannot be used: {_said(error)}. Correct it.") from None
     finally:
@@ -239,7 +247,9 @@ def read(document: Document, kind: type[_Config], changes: Sequence[str] = ()) -
     values, changed = _changed(document.values, kind, changes)
 
     def told(error: Exception, key: str, text: str) -> str:
-        given = next((one for one in changed if key == one or key.startswith(f"{one}.")), None)
+        given = next(
+            (one for one in changed if f"{one}.".startswith(f"{key}.") or f"{key}.".startswith(f"{one}.")), None
+        )
         place = f" ({given}=... on the command line)" if given else document.where(key)
         return f"{document.path} cannot be used{place}: {text}"
 
@@ -328,7 +338,7 @@ def _meant(name: str, section: type[Any], path: tuple[str, ...]) -> str:
         inner = _section_of(hint)
         known.append(".".join((*path, field)))
         known += [".".join((*path, field, one.name)) for one in (fields(inner) if inner else ())]
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
     return f" Did you mean {' or '.join(close)}?" if close else f" The keys are {', '.join(known)}."
 
 
@@ -336,9 +346,15 @@ def detail_of(error: Exception) -> str:
     """Keep of a parser's message the lines that say what is wrong."""
     inner = _OPTIONAL.search(str(error))
     message = str(error) if inner is None else f"{inner['section']}: {inner['problem'].strip()}"
+    union = _UNION.search(message)
+    if union is not None:
+        kinds = re.findall(r"Expected (.+)", union["errors"])
+        message = f'Parser key "{union["key"]}": Expected {" or ".join(kinds)}. Got value: {union["value"]}'
     lines = [line.strip(" -\n") for line in message.splitlines()]
     kept = [line for line in lines if line and not re.match(r'Parser key "run":|Unable to load config', line)]
-    return " ".join(kept).replace("run.", "").replace("Group 'run'", "It").rstrip(".")
+    text = _KEY_OF_PARSER.sub(r"\g<key>", " ".join(kept).replace("run.", ""))
+    text = re.sub(r"(?:a )?typing\.Literal\[(.*?)\]", r"one of \1", text)
+    return re.sub(r"(?:a )?<class '([\w.]+)'>", r"\1", text).rstrip(".")
 
 
 def _key_of(message: str) -> str:
