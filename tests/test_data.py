@@ -329,9 +329,7 @@ def test_load_calls_the_named_loader(tmp_path):
 
 
 def test_load_refuses_an_unknown_name():
-    with pytest.raises(
-        DataError, match=r"data='mnist' is unknown. Choose one of digits, cifar10, npz, image_f"
-    ):
+    with pytest.raises(DataError, match=r"data='mnist' is unknown. Choose one of digits, cifar10, npz, image_f"):
         load("mnist")
 
 

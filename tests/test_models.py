@@ -216,7 +216,9 @@ def test_resolve_finds_a_builder_of_the_user(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["resnet", "torch.nn", ":build", "torch.nn:", ""])
 def test_resolve_refuses_an_unknown_name(name):
-    with pytest.raises(ConfigError, match=rf"model='{name}' is unknown. (Did.*)?Choose one of mlp, .*package.module:funct"):
+    with pytest.raises(
+        ConfigError, match=rf"model='{name}' is unknown. (Did.*)?Choose one of mlp, .*package.module:funct"
+    ):
         resolve(name)
 
 

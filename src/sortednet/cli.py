@@ -23,6 +23,7 @@ __all__ = ["main"]
 _CHANGE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
 _WITH_LISTS = (["train"], ["symbolic", "train"], ["select"])  # commands that take a list of words
 _INTERRUPTED = 130
+_PATIENCE_S = 0.5  # for an interruption to end the command, before it is raised again
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,31 +69,40 @@ def _tell(message: str) -> None:
 
 @contextlib.contextmanager
 def _interruptions() -> Iterator[list[int]]:
-    """Note SIGINT before it is raised, also where it is raised inside of what drops errors.
+    """Note SIGINT before it is raised, and raise it once more where it was dropped, such as by an import in C.
 
     Yields:
         The signals received so far.
     """
     received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
+    main_thread = threading.main_thread()
+    if threading.current_thread() is not main_thread:
         yield received
         return
 
+    def again() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pthread_kill(main_thread.ident or 0, signal.SIGINT)
+
     def receive(number: int, _: object) -> None:
         received.append(number)
+        if hasattr(signal, "pthread_kill"):  # not on Windows
+            timer = threading.Timer(_PATIENCE_S, lambda: None if ended.is_set() else again())
+            timer.daemon = True
+            timer.start()
         raise KeyboardInterrupt
 
     def dropped(unraisable: Any) -> None:
-        if received and isinstance(unraisable.exc_value, KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)  # such as from a finaliser: once more, outside of it
-        else:
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
             hook(unraisable)
 
+    ended = threading.Event()
     handler, hook = signal.signal(signal.SIGINT, receive), sys.unraisablehook
     sys.unraisablehook = dropped
     try:
         yield received
     finally:
+        ended.set()
         sys.unraisablehook = hook
         signal.signal(signal.SIGINT, handler)
 

@@ -354,7 +354,7 @@ def detail_of(error: Exception) -> str:
     kept = [line for line in lines if line and not re.match(r'Parser key "run":|Unable to load config', line)]
     text = _KEY_OF_PARSER.sub(r"\g<key>", " ".join(kept).replace("run.", ""))
     text = re.sub(r"(?:a )?typing\.Literal\[(.*?)\]", r"one of \1", text)
-    return re.sub(r"(?:a )?<class '([\w.]+)'>", r"\1", text).rstrip(".")
+    return re.sub(r"(?:a )?<class '([\w.]+)'>", r"\1", text).replace("NoneType", "null").rstrip(".")
 
 
 def _key_of(message: str) -> str:
