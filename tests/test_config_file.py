@@ -83,7 +83,7 @@ def test_changes_replace_values(tmp_path: Path, change: str, name: str, value: o
 
 
 WRONG = {
-    "a key that is unknown": ("space: {}\ninner:\n  ranks: 5\n", r"line 3, column 3.*'inner.ranks'. Did you mean inner"),
+    "a key that is unknown": ("space: {}\ninner:\n  ranks: 5\n", r"line 3, column 3.*'inner.ranks'. Did you mean"),
     "one at the top": ("space: {}\nrat: 5\n", r"line 2, column 1.*'rat'. Did you mean rate"),
     "one that is like none": ("space: {}\nzzzz: 5\n", r"line 2, column 1.*'zzzz'. The keys are space, inner"),
     "one in a section that may be null": ("space: {}\nperhaps: {rnk: 1}\n", r"line 2, column 11.*'perhaps.rnk'"),
