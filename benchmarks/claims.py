@@ -22,6 +22,17 @@ class Claim:
 
 
 CLAIMS = [
+    Claim("ground", "help_over_torch", "processor time of `sortednet --help` over `python -c 'import torch'`", 0.4),
+    Claim("ground", "select_over_torch", "the same of `sortednet select RUN`", 0.5),
+    Claim("ground", "error_over_torch", "the same of a misspelt key in a configuration", 0.5),
+    Claim("ground", "demo_minutes", "`make demo` in a clean clone, installation included", 4, unit=" min"),
+    Claim(
+        "ground",
+        "warnings_seen",
+        "warnings that a user sees in the README's examples, newest versions",
+        0,
+        form="{:.0f}",
+    ),
     Claim(
         "core",
         "inference_ratio",
