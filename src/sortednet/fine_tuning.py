@@ -15,6 +15,7 @@ from transformers import Trainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.generic import can_return_loss, find_labels
 
+from .cache_names import uncached
 from .errors import ConfigError, DataError
 from .lora import base_of
 from .named import objective_of
@@ -130,8 +131,7 @@ class SortedTrainerMixin:
             net.head = None
         self._losses: dict[str, tuple[Tensor, int]] = {}
         self._drawn: list[Setting] = []
-        taken = inspect.signature(base_of(net.full).forward).parameters
-        self._fixed = {"use_cache": False} if "use_cache" in taken else {}
+        self._fixed = uncached(base_of(net.full).forward)
         fuse_heads(net)
 
     @property
