@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from . import cost
 from .comparison import compare_submodels
+from .device import usable_device
 from .evaluation import Measurement
 from .fine_tuning_config import FineTuningConfig
 from .fine_tuning_stages import Batch, Progress, Run, collator, moved, train_stages
@@ -129,7 +130,7 @@ def open_run(config: FineTuningConfig, run: Path) -> Opened:
         base = None if config.adapter is None else config.make_base(data, tokenizer)
         net = load(run / "model", space=config.make_space(), model=base)
         examples = list(_encoded(config, data, tokenizer).evaluation)
-    return Opened(config, data, tokenizer, net.to(torch.accelerator.current_accelerator() or "cpu").eval(), examples)
+    return Opened(config, data, tokenizer, net.to(usable_device()).eval(), examples)
 
 
 def evaluate(

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .config import RunConfig
 from .data import ImageData, augment
+from .device import usable_device
 from .errors import SortedNetError, TrainingError
 from .loading import load
 from .network import SortedNet
@@ -84,4 +85,4 @@ def open_run(config: RunConfig, run: Path) -> tuple[ImageData, SortedNet]:
     """
     images = config.load_data()
     net = load(run / "model", config.make_wrapped_builder(images), space=config.make_space())
-    return images, net.to(torch.accelerator.current_accelerator() or "cpu")
+    return images, net.to(usable_device())

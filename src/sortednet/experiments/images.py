@@ -14,6 +14,7 @@ from rich.console import Console
 from .. import image_job
 from ..config import DataConfig, RunConfig
 from ..data import ImageData
+from ..device import usable_device
 from ..evaluation import evaluate
 from ..network import SortedNet
 from ..run_folder import read_curves
@@ -65,7 +66,7 @@ def on_device(config: RunConfig) -> ImageData:
     """Load the images, on the accelerator if there is one."""
     torch.set_float32_matmul_precision("high")  # TF32, where there is any
     images = config.load_data()
-    return images.to(torch.accelerator.current_accelerator() or "cpu")
+    return images.to(usable_device())
 
 
 def measured(net: SortedNet, images: ImageData, settings: list[str] | None, folder: Path) -> Result:

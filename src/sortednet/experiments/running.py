@@ -21,6 +21,7 @@ import torch
 
 from .. import checkpoint
 from .._version import __version__
+from ..device import usable_device
 from ..errors import CheckpointError, ConfigError, TrainingError
 
 __all__ = ["Conditions", "Experiment", "Job", "Outcome", "Scale", "main_job", "markdown", "run"]
@@ -319,8 +320,7 @@ def _file(folder: Path, name: str) -> Path:
 
 
 def _machine() -> dict[str, Any]:
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    device = "cpu" if accelerator is None else str(accelerator)
+    device = str(usable_device())
     if device.startswith("cuda"):
         device = torch.cuda.get_device_name()
     return {
