@@ -62,6 +62,15 @@ build/uv/bin/uv:
 	$(PYTHON) -m venv build/uv
 	build/uv/bin/python -m pip install -q -c $(LOCK) uv || build/uv/bin/python -m pip install -q uv
 
+# The contract tests and those of each feature with what the registry has today; docs/support.md says what came out.
+# `make newest PYTHONS="3.11 3.13" EVERY=7` names the Pythons, or paths of them, and runs each 7th test only.
+newest: $(UV)
+	$(PYTHON) tools/support.py newest --uv $(UV) --pythons $(or $(PYTHONS),3.11 3.12 3.13) --every $(or $(EVERY),1)
+
+# The same with the floors that pyproject.toml names.
+oldest: $(UV)
+	$(PYTHON) tools/support.py oldest --uv $(UV) --pythons $(or $(PYTHONS),3.11) --every $(or $(EVERY),1)
+
 # Remove what was made, runs included.
 clean:
 	rm -rf $(VENV) runs build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

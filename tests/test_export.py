@@ -162,7 +162,9 @@ def test_export_says_nothing(tmp_path):
     )
     command = [sys.executable, "-W", "error", "-c", script, str(tmp_path / "small.onnx")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    # A CUDA build of torch says this on importing, where there is CUDA's compiler and no GPU.
+    ours = [line for line in done.stderr.splitlines() if "No CUDA runtime is found" not in line]
+    assert (done.returncode, done.stdout, ours) == (0, "", [])
 
 
 def test_difference_is_measured_over_every_output(net, tmp_path):

@@ -173,7 +173,7 @@ def work(mode: str, folder: Path) -> None:
 
 
 def launch(mode: str, folder: Path) -> int:
-    # The address is said: a machine's own name need not be known to it, and the processes would wait for each other.
+    # A machine's own name need not be known to it, and then the processes would wait for each other.
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone",
                "--local-addr=127.0.0.1", "--nproc-per-node=2"]  # fmt: skip
     paths = [str(Path(__file__).parent.parent / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -77,12 +77,14 @@ def install(venv: Path, lock: Path, extras: str, options: list[str]) -> None:
             fails; with the locked version that could not be had, where that is why.
     """
     python = prepare(venv)
-    for name in damaged(python):
+    site = answer(python, "import sysconfig; print(sysconfig.get_path('purelib'))")
+    for name in damaged(Path(site)):
         print(f"install: {name} was not installed completely; it is installed again.")
     pip_works(python)
     build = [requirement for requirement in locked(lock) if requirement.startswith("setuptools==")]
-    common = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", str(lock), *options]
-    run_pip([*common, *build], lock)
+    common = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "-c", str(lock), *options]
+    if build:
+        run_pip([*common, *build], lock)
     # Without isolation the package is built by the locked setuptools instead of today's.
     run_pip([*common, "--no-build-isolation", "-e", f"{ROOT}[{extras}]"], lock)
     (venv / UNFINISHED).unlink()
@@ -121,13 +123,12 @@ def answer(python: Path, program: str) -> str:
     return ended.stdout.decode().strip()
 
 
-def damaged(python: Path) -> list[str]:
+def damaged(site: Path) -> list[str]:
     """Make pip forget the distributions whose files are not all there, and return their names.
 
     pip calls a distribution installed as soon as its metadata are there, and writes files before and after them. So a
     distribution is whole if its RECORD is there and every file of it has the size that it names.
     """
-    site = Path(answer(python, "import sysconfig; print(sysconfig.get_path('purelib'))"))
     names = []
     for folder in sorted(site.glob("*.dist-info")):
         if folder.name.startswith("~") or not whole(folder):
@@ -146,9 +147,9 @@ def whole(folder: Path) -> bool:
     record = folder / "RECORD"
     if not (folder / "METADATA").exists() or not record.exists():
         return False
-    with record.open(newline="", encoding="utf-8") as lines:
+    with record.open(newline="", encoding="utf-8", errors="replace") as lines:
         rows = list(csv.reader(lines))
-    if not rows or any(len(row) != 3 for row in rows):
+    if not rows or any(len(row) != 3 or not (row[2].isdecimal() or not row[2]) for row in rows):
         return False
     for name, _, size in rows:
         if SIZES.search(name):
@@ -175,13 +176,14 @@ def locked(lock: Path) -> list[str]:
 
 
 def run_pip(command: list[str], lock: Path) -> None:
-    """Run pip, show what it says, and explain a version that the registry lacks."""
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    """Run pip, show what matters of what it says, and explain a version that the registry lacks."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     said = []
-    assert process.stderr is not None
-    for line in process.stderr:
+    assert process.stdout is not None
+    for line in process.stdout:
         said.append(line.decode(errors="replace"))
-        sys.stderr.write(said[-1])
+        if re.match(r"\s*(WARNING|ERROR|Downloading|Installing collected)", said[-1]):
+            print(said[-1].rstrip(), flush=True)
     if process.wait():
         sys.exit("install: " + explanation("".join(said), lock))
 
@@ -189,19 +191,14 @@ def run_pip(command: list[str], lock: Path) -> None:
 def explanation(said: str, lock: Path) -> str:
     """Return in a sentence why pip failed, from what it said."""
     wanted = {normal(requirement.split("==")[0]): requirement for requirement in locked(lock)}
-    names = re.findall(r"No matching distribution found for ([\w.-]+)", said)
-    names += re.findall(r"\(constraint\) ([\w.-]+)==", said)
-    names += re.findall(r"Could not find a version that satisfies the requirement ([\w.-]+)", said)
-    lacking = sorted({wanted[normal(name)] for name in names if normal(name) in wanted})
+    names = re.findall(r"No matching distribution found for ([\w.-]+)|\(constraint\) ([\w.-]+)==", said)
+    lacking = sorted({wanted[normal(name)] for name in map("".join, names) if normal(name) in wanted})
     if not lacking:
-        return "pip failed; the reason is above. Run the same command again: it goes on."
-    again = f"Make the lock again from what this registry has: make lock (it writes {lock.name})."
-    if "(from versions: none)" in said:
-        return (
-            f"the registry has no version of {', '.join(lacking)} for this Python and platform, or does not answer. "
-            f"Look at the network and at pip's settings; then run the same command again. {again}"
-        )
-    return f"the registry lacks {', '.join(lacking)}, or pyproject.toml asks for another version. {again}"
+        return f"pip failed:\n{said}install: Mend what it says, and run the same command again: it goes on."
+    return (
+        f"pip did not get {', '.join(lacking)}. The registry lacks it for this Python, or does not answer, "
+        "or pyproject.toml asks for another version. Make the lock again from what there is: make lock"
+    )
 
 
 def normal(name: str) -> str:

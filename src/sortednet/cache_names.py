@@ -12,7 +12,7 @@ from typing import Any
 
 from .errors import BuildError
 
-__all__ = ["cache_among", "cache_name"]
+__all__ = ["cache_among", "cache_name", "uncached"]
 
 _NAMES = ("cache", "past_key_values", "layer_past", "cache_params")
 
@@ -57,3 +57,13 @@ def cache_among(arguments: Mapping[str, Any]) -> tuple[str, Any] | None:
         ('past_key_values', 'keys')
     """
     return next(((name, arguments[name]) for name in _NAMES if arguments.get(name) is not None), None)
+
+
+def uncached(taker: Callable[..., Any]) -> dict[str, bool]:
+    """Return the arguments that keep a callable from making a cache: none where it makes none.
+
+    Example:
+        >>> uncached(lambda input_ids, use_cache=None: input_ids)
+        {'use_cache': False}
+    """
+    return {"use_cache": False} if "use_cache" in inspect.signature(taker).parameters else {}

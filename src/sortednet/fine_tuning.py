@@ -12,6 +12,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from .cache_names import uncached
 from .errors import ConfigError, DataError
 from .lora import base_of
 from .named import objective_of
@@ -134,8 +135,7 @@ class SortedTrainerMixin:
             net.head = None
         self._losses: dict[str, tuple[Tensor, int]] = {}
         self._drawn: list[Setting] = []
-        taken = inspect.signature(base_of(net.full).forward).parameters
-        self._fixed = {"use_cache": False} if "use_cache" in taken else {}
+        self._fixed = uncached(base_of(net.full).forward)
         fuse_heads(net)
 
     @property

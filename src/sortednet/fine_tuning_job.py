@@ -16,6 +16,7 @@ import torch
 
 from . import cost, fine_tuning_parts
 from .comparison import compare_submodels
+from .device import usable_device
 from .evaluation import Measurement
 from .fine_tuning_config import FineTuningConfig
 from .fine_tuning_stages import Batch, Progress, Run, collator, moved, train_stages
@@ -132,7 +133,7 @@ def open_run(config: FineTuningConfig, run: Path) -> Opened:
         base = None if config.adapter is None else fine_tuning_parts.make_base(config, data, tokenizer)
         net = load(run / "model", space=config.make_space(), model=base)
         examples = list(_encoded(config, data, tokenizer).evaluation)
-    return Opened(config, data, tokenizer, net.to(torch.accelerator.current_accelerator() or "cpu").eval(), examples)
+    return Opened(config, data, tokenizer, net.to(usable_device()).eval(), examples)
 
 
 def evaluate(

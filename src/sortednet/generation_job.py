@@ -16,6 +16,7 @@ from .decoding import EarlyExit, Emitted, FixedDepth, Policy, SelfSpeculative, S
 from .decoding.adapters import decoder_of
 from .decoding.policies import exits_within
 from .decoding.sub_models import depths_of, module_at
+from .device import usable_device
 from .errors import CheckpointError, ConfigError, DataError, SortedNetError
 from .families import is_causal
 from .files.weights import is_there
@@ -284,7 +285,7 @@ def open_model(run: str | Path, model: Any = None) -> tuple[SortedNet, Any]:
         )
     with _opening(folder, "tokenizer"):
         tokenizer = _transformers().AutoTokenizer.from_pretrained(folder)
-    return net.to(torch.accelerator.current_accelerator() or "cpu").eval(), tokenizer
+    return net.to(usable_device()).eval(), tokenizer
 
 
 def _model_in(run: Path) -> Path:

@@ -18,6 +18,7 @@ from . import models
 from .config import RunConfig
 from .data import ImageData, augment
 from .data import load as load_images
+from .device import usable_device
 from .errors import ConfigError, SortedNetError, TrainingError
 from .layouts import Layout
 from .loading import load
@@ -160,4 +161,4 @@ def open_run(config: RunConfig, run: Path) -> tuple[ImageData, SortedNet]:
     images = load_data(config)
     build, wrap = make_builder(config, images), make_recipe(config).wrap
     net = load(run / "model", build if wrap is None else wrap(build), space=config.make_space())
-    return images, net.to(torch.accelerator.current_accelerator() or "cpu")
+    return images, net.to(usable_device())

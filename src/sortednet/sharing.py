@@ -7,7 +7,6 @@ begin as the identity would hide what is wrong), must give what they give in a f
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .axes import Axes, Scope, Unshareable
 from .batches import batch_size, join_batch
 from .buffers import Private
-from .cache_names import cache_among
+from .cache_names import cache_among, uncached
 from .errors import BuildError
 from .exits import Reader, Trunk, block_list, prefix_of, random_state_kept
 from .layouts import tensors_of
@@ -196,10 +195,8 @@ class Sharing:
         if isinstance(path, GatedForward):
             return path.run(full, settings, inputs, inference)
         way, scopes, tried = self._way(path), _scopes(full, split, inference), False
-        if (
-            "use_cache" in inspect.signature(base_of(full).forward).parameters
-        ):  # an exit has no keys and values of its own
-            inputs = [(args, {"use_cache": False, **kwargs}) for args, kwargs in inputs]
+        fixed = uncached(base_of(full).forward)  # an exit has no keys and values of its own
+        inputs = [(args, {**fixed, **kwargs}) for args, kwargs in inputs]
         try:
             readers: list[Reader] = [self._part(Reader, setting, path) for setting in settings]
             order = sorted(range(len(settings)), key=lambda place: -readers[place].blocks)
@@ -285,7 +282,7 @@ class Sharing:
         except Unshareable as reason:
             way.problems[reason.scope] = str(reason)
         if self.head is not None and not all(
-            self.head.agrees(reader, values[reader.blocks][-1], self._private) for reader in readers
+            self.head.agrees(reader, values[reader.blocks][-1], inputs[1], self._private) for reader in readers
         ):
             self.head = None
         way.tried.update(own)

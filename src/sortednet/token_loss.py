@@ -156,7 +156,7 @@ class ChunkedHead:
                 slot.module._parameters[slot.name] = at[key]
             value = values[exit_index]
             fed = states.unsqueeze(1)  # every token a sequence of its own: (n, 1, W)
-            inputs = {self.inputs: torch.zeros(len(labels), 1, dtype=torch.long, device=labels.device)}
+            inputs = self._inputs(readers[exit_index], batches[exit_index], labels[:, None])
             output = readers[exit_index].read(
                 [fed if isinstance(value, Tensor) else type(value)((fed, *value[1:]))], (), inputs
             )
@@ -172,12 +172,19 @@ class ChunkedHead:
         )
         return [ExitOutput(loss) for loss in losses.unbind()]
 
-    def agrees(self, reader: Reader, value: Any, private: Private) -> bool:
+    def _inputs(self, reader: Reader, kwargs: Mapping[str, Any], like: Tensor) -> dict[str, Any]:
+        """Return tokens for states of this shape, (B, T), of which nothing is read; none is taken for padding."""
+        padding = getattr(reader.skeleton.module.config, "pad_token_id", None)
+        tokens = torch.full_like(like, int(padding == 0), dtype=torch.long)
+        return {self.inputs: tokens, **({"use_cache": kwargs["use_cache"]} if "use_cache" in kwargs else {})}
+
+    def agrees(self, reader: Reader, value: Any, kwargs: Mapping[str, Any], private: Private) -> bool:
         """Whether the model's own loss is the one computed here, found on four tokens with random labels.
 
         Args:
             reader: An exit's reader, bound.
             value: What its last block returned; the first tensor has shape (B, T, W).
+            kwargs: Inputs of the model by name.
             private: Tensors of single sub-models.
         """
         states = _states(value)
@@ -190,7 +197,7 @@ class ChunkedHead:
         labels = torch.randint(0, vocabulary, (batch, tokens), generator=torch.Generator().manual_seed(0))
         labels[0, 1] = self.ignore
         labels = labels.to(states.device)
-        given = {self.inputs: torch.zeros_like(labels), self.labels: labels}
+        given = {**self._inputs(reader, kwargs, labels), self.labels: labels}
         whole = fed if isinstance(value, Tensor) else type(value)((fed, *value[1:]))
         own = getattr(reader.read([whole], (), given), "loss", None)
         if not isinstance(own, Tensor) or own.dim():

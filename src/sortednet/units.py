@@ -413,15 +413,20 @@ def _change_by_chance(groups: list[Units], outputs: Outputs) -> float:
 def _in_full_precision() -> Iterator[None]:
     """Keep a GPU from rounding float32 to TensorFloat-32, which would hide what an order changes."""
     backends: Any = torch.backends
-    places = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
-    chosen = [place.fp32_precision for place in places]
+    if hasattr(backends, "fp32_precision"):
+        exact: Any = "ieee"
+        name, places = "fp32_precision", [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
+    else:  # torch 2.8 and before
+        exact = False
+        name, places = "allow_tf32", [backends.cuda.matmul, backends.cudnn]
+    chosen = [getattr(place, name) for place in places]
     for place in places:
-        place.fp32_precision = "ieee"
+        setattr(place, name, exact)
     try:
         yield
     finally:
         for place, precision in zip(places, chosen, strict=True):
-            place.fp32_precision = precision
+            setattr(place, name, precision)
 
 
 @contextmanager

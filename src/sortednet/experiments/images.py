@@ -13,6 +13,7 @@ import torch
 from .. import image_job
 from ..config import DataConfig, RunConfig
 from ..data import ImageData
+from ..device import usable_device
 from ..evaluation import evaluate
 from ..network import SortedNet
 from ..packages import needs
@@ -67,8 +68,7 @@ def _run(config: RunConfig, settings: list[str] | None, folder: Path, results: M
 def on_device(config: RunConfig) -> ImageData:
     """Load the images, on the accelerator if there is one."""
     torch.set_float32_matmul_precision("high")  # TF32, where there is any
-    images = image_job.load_data(config)
-    return images.to(torch.accelerator.current_accelerator() or "cpu")
+    return image_job.load_data(config).to(usable_device())
 
 
 def measured(net: SortedNet, images: ImageData, settings: list[str] | None, folder: Path) -> Result:

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from ..conditional import How, condition
 from ..data import load_digits
+from ..device import usable_device
 from ..pictures import write_images
 from .running import Conditions, Experiment, Job, Outcome, Result
 
@@ -130,11 +131,6 @@ def _jobs(conditions: Conditions) -> dict[str, Job]:
         described = {"seed": conditions.seed, "shape": asdict(digits), "method": asdict(method)}
         jobs[f"node-control-digits-{name}"] = Job(partial(_run_digits, conditions, digits, method), described)
     return jobs
-
-
-def _device() -> torch.device:
-    torch.set_float32_matmul_precision("high")  # TF32, where there is any
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
 
 
 def _controlled(network: nn.Module, method: Method, size: int, first: int | None = None) -> nn.Module:
@@ -249,7 +245,8 @@ def _language_model(shape: Language, tokenizer: Any) -> nn.Module:
 def _run_language(
     conditions: Conditions, shape: Language, method: Method, folder: Path, results: Mapping[str, Result]
 ) -> Result:
-    device = _device()
+    torch.set_float32_matmul_precision("high")  # TF32, where there is any
+    device = usable_device()
     tokenizer, train, held_out, test = _sentences(conditions, shape)
     found: list[Result] = []
     for rate in shape.rates:
@@ -319,7 +316,8 @@ class _Velocity(nn.Module):
 def _run_digits(
     conditions: Conditions, shape: Digits, method: Method, folder: Path, results: Mapping[str, Result]
 ) -> Result:
-    device = _device()
+    torch.set_float32_matmul_precision("high")  # TF32, where there is any
+    device = usable_device()
     data = load_digits(seed=conditions.seed).to(device)
     images, labels = data.train_images.flatten(1), data.train_labels
     held = len(images) // 5

@@ -20,6 +20,7 @@ from typing import Any, get_args
 import torch
 
 from .._version import __version__
+from ..device import usable_device
 from ..errors import CheckpointError, ConfigError, TrainingError
 from ..files.writing import write_bytes
 from ..names import Scale
@@ -317,8 +318,7 @@ def _file(folder: Path, name: str) -> Path:
 
 
 def _machine() -> dict[str, Any]:
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    device = "cpu" if accelerator is None else str(accelerator)
+    device = str(usable_device())
     if device.startswith("cuda"):
         device = torch.cuda.get_device_name()
     return {

@@ -10,7 +10,6 @@ first used, with noise for the adapter's weights (those that begin as 0 would hi
 
 from __future__ import annotations
 
-import inspect
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from ..axes import Unshareable
 from ..batches import batch_size, join_batch
 from ..buffers import Private
+from ..cache_names import uncached
 from ..errors import BuildError, SettingError
 from ..exits import Kept, prefix_of, random_state_kept
 from ..rank_space import RANK
@@ -143,8 +143,8 @@ class GatedForward:
         """
         if self._problem is not None:
             return None
-        if "use_cache" in inspect.signature(base_of(full).forward).parameters:
-            inputs = [(args, {"use_cache": False, **kwargs}) for args, kwargs in inputs]
+        fixed = uncached(base_of(full).forward)
+        inputs = [(args, {**fixed, **kwargs}) for args, kwargs in inputs]
         inner = _inner(full) if inputs[0][1].get("labels") is not None else None
         try:
             trunk, readers = self._made(settings, inner)
@@ -187,7 +187,7 @@ class GatedForward:
         trunk, _ = self._made(settings, None)
         try:
             if self._problem is None:
-                self._try(full, trunk, settings, None, ((), {"input_ids": prompts, "use_cache": False}))
+                self._try(full, trunk, settings, None, ((), {"input_ids": prompts, **uncached(base_of(full).forward)}))
         except Unshareable as reason:
             self._problem = str(reason)
         if self._problem is not None:
