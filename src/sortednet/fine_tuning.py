@@ -54,10 +54,9 @@ class SortedTrainerMixin:
 
     Args:
         args: Those of the trainer. Its model must be a `SortedNet`.
-        objective: Which sub-models a batch trains, or its name: `per_example` (the default), `stochastic`,
-            `stochastic_summation` or `summation`.
-        sampler: What an objective given by name draws from, or its name: `stratified` (the default), `uniform`,
-            `per_dimension` or `geometric`, seeded by the training arguments' `seed`.
+        objective: Which sub-models a batch trains, or its name as `sortednet list objectives` shows it; `per_example`.
+        sampler: What an objective given by name draws from, or its name as `sortednet list samplers` shows it, seeded
+            by the training arguments' `seed`; `stratified`.
         eval_settings: The sub-models to evaluate beside the full model; every one of the space where left out.
         update: What a step of the optimiser may change; see `sortednet.step`.
         kwargs: Those of the trainer, by name.
