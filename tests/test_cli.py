@@ -9,7 +9,10 @@ from safetensors.torch import load_file
 from sortednet.cli import main
 from sortednet.errors import ConfigError
 from sortednet.jobs.configurations import read_config
-from sortednet.models import PreResNet
+from sortednet.models import MLP, PreResNet
+from sortednet.network import SortedNet
+from sortednet.space import Space
+from sortednet.table import Table
 
 DIGITS = Path(__file__).parent.parent / "configs" / "digits.yaml"
 
@@ -319,3 +322,63 @@ def test_a_run_is_not_continued_by_another_recipe(config: Path, capsys) -> None:
     config.write_text(config.read_text().replace("objective: {draws: 2}", "recipe: lcs_p"))
     assert main(["train", str(config)]) == 0
     assert "belongs to another run" in error_of(capsys, "train", str(config), "recipe=matformer")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["{config}", "training.updates=2", "--output", "{output}"],
+        ["{config}", "--output", "{output}", "training.updates=2"],
+        ["--output", "{output}", "{config}", "training.updates=2"],
+        ["training.updates=2", "{config}", "--output={output}"],
+    ],
+    ids=" ".join,
+)
+def test_changes_and_options_may_stand_anywhere(config: Path, tmp_path: Path, words: list[str], monkeypatch) -> None:
+    from sortednet import image_job
+
+    given = []
+
+    def train(config, *, resume, console):
+        given.append((config.training.updates, config.output))
+        return SortedNet(MLP, Space(depth=[1, 2]))
+
+    monkeypatch.setattr(image_job, "train", train)
+    output = str(tmp_path / "elsewhere")
+    assert main(["train", *(word.format(config=config, output=output) for word in words)]) == 0
+    assert given == [(2, output)]
+
+
+def test_a_label_may_stand_before_the_budgets(run: str) -> None:
+    main(["evaluate", run, "--measure", "[]"])
+    assert main(["select", run, "--name", "small", "max_params=1000", "min_quality=0"]) == 0
+    assert "small" in json.loads((Path(run) / "chosen.json").read_text())["chosen"]
+
+
+@pytest.mark.parametrize(
+    ("measure", "columns"),
+    [
+        ("flops", {"flops"}),
+        ("flops,memory", {"flops", "memory_bytes"}),
+        ("[flops, memory]", {"flops", "memory_bytes"}),
+        ("[]", set()),
+    ],
+)
+def test_costs_to_measure_are_a_plain_list(run: str, measure: str, columns: set[str]) -> None:
+    assert main(["evaluate", run, "--measure", measure]) == 0
+    row = Table.from_json(Path(run) / "table.json")[0]
+    assert {name for name in ("flops", "latency_ms", "memory_bytes") if getattr(row, name) is not None} == columns
+
+
+def test_a_cost_that_is_none_is_refused(run: str, capsys) -> None:
+    assert "may hold flops, latency and memory" in error_of(capsys, "evaluate", run, "--measure", "speed")
+
+
+@pytest.mark.parametrize("name", ["a[bold]b", "[red]", "a[/]", ":smile:", "a b", "[link=x]y[/link]"])
+def test_paths_are_printed_as_they_are(tmp_path: Path, monkeypatch, capsys, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name.replace("/", "")).mkdir()
+    path = f"{name.replace('/', '')}/c.yaml"
+    assert main(["init", "images", "--output", path]) == 0
+    assert f"Wrote {path}." in capsys.readouterr().err
+    assert f"{path} is there already" in error_of(capsys, "init", "images", "--output", path)
