@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"Interrupted.{saved}", file=sys.stderr)
                 return _INTERRUPTED
             if isinstance(error, OSError):
-                _tell(f"{error.filename or 'A file'}: {error.strerror or error}. Correct the path or its permissions.")
+                of_file = f"{error.filename}: {error.strerror}. Correct the path or its permissions."
+                _tell(of_file if error.filename else str(error) or type(error).__name__)
                 return 2
             if isinstance(error, (SortedNetError, ImportError)):
                 _tell(str(error))
