@@ -15,6 +15,7 @@ from sortednet.fine_tuning_job import open_run
 from sortednet.objectives import PerExample, Stochastic
 from sortednet.table import Table
 
+from .contracts.adapter_cases import QUIET
 from .test_cli_fine_tuning import error_of, folder, interrupted_at, written
 
 assert folder  # a fixture
@@ -58,6 +59,7 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
         return model.eval()(input_ids=torch.arange(5, 12)[None]).logits
 
 
+@QUIET
 def test_an_adapter_goes_from_a_config_to_a_plain_adapter(encoder: Path, folder: Path, capsys) -> None:
     run = encoder.parent / "run"
     assert main(["train", str(encoder)]) == 0
@@ -83,6 +85,7 @@ def test_an_adapter_goes_from_a_config_to_a_plain_adapter(encoder: Path, folder:
     AutoTokenizer.from_pretrained(run / "extracted" / "r=2")
 
 
+@QUIET
 def test_a_language_model_with_an_adapter_is_measured_cut_out_and_continues_a_text(
     causal: Path, folder: Path, capsys
 ) -> None:  # fmt: skip
@@ -108,6 +111,7 @@ def test_a_language_model_with_an_adapter_is_measured_cut_out_and_continues_a_te
     assert capsys.readouterr().out.rstrip("\n") == expected
 
 
+@QUIET
 def test_a_baked_adapter_gives_the_same_with_alpha_as_its_rank(encoder: Path, folder: Path) -> None:
     run = encoder.parent / "run"
     assert main(["train", str(encoder), "training.max_steps=2"]) == 0
@@ -138,6 +142,7 @@ def test_an_adapter_is_exported_within_its_model(encoder: Path) -> None:
     assert (run / "extracted" / "r=1" / "model.onnx").stat().st_size > 0
 
 
+@QUIET
 def test_an_adapter_of_fewer_layers_is_for_a_model_of_as_many(causal: Path, folder: Path, capsys) -> None:
     run = causal.parent / "run"
     words = ["space={num_hidden_layers: [1, 2]}", "training.max_steps=2"]

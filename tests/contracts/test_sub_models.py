@@ -107,7 +107,9 @@ def test_invariant_4_gradient_is_zero_outside_the_corner_and_the_extracted_model
                 continue
             assert parameter.grad is not None
             assert not parameter.grad[~masks[name]].any()
-            torch.testing.assert_close(cuts[name].of(parameter.grad), inside[name].grad, rtol=1e-4, atol=1e-5)
+            expected = inside[name].grad
+            rounding = 1e-5 * max(1.0, float(expected.abs().max()))  # sums of large terms may leave a small gradient
+            torch.testing.assert_close(cuts[name].of(parameter.grad), expected, rtol=1e-4, atol=rounding)
 
 
 @each_case

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import fnmatch
 import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from ..layouts import Layout
 from ..outlines import is_quantised
 from ..space import Number, Setting
 from .checks import RankPattern, largest_rank, lora_layers, rank_at
+from .making import without_old_names
 from .saving import adapter_state, identity_of, write_config
 
 __all__ = ["RANK", "AdapterBuilder", "Outline", "Scaling", "adapted", "adapter_layouts", "base_of"]
@@ -185,8 +185,7 @@ def adapted(base: nn.Module, config: Any, adapter: str = "default", *, initial: 
         given.init_lora_weights = False
     given.base_model_name_or_path = None  # PEFT warns where it is not the model's own
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # of transformers 5.23
+        with without_old_names():
             model: Any = get_peft_model(base, given, adapter_name=adapter)
     except (ValueError, TypeError, KeyError, NotImplementedError) as error:
         raise BuildError(f"PEFT cannot put this adapter into {type(base).__name__}: {error}") from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,15 @@ from torch import nn
 
 from ..errors import CheckpointError, ConfigError
 
-__all__ = ["lora_config", "open_plain"]
+__all__ = ["lora_config", "open_plain", "without_old_names"]
+
+
+@contextmanager
+def without_old_names() -> Iterator[None]:
+    """Keep back that PEFT asks a model by a name that transformers gives up, which nobody who calls us can change."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        yield
 
 
 def lora_config(fields: Mapping[str, Any]) -> Any:
@@ -50,7 +60,8 @@ def open_plain(model: nn.Module, path: str | Path) -> nn.Module:
     from peft import PeftModel
 
     try:
-        opened: nn.Module = PeftModel.from_pretrained(model, str(path))
+        with without_old_names():
+            opened: nn.Module = PeftModel.from_pretrained(model, str(path))
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise CheckpointError(f"PEFT cannot open {path} on a {type(model).__name__}: {error}") from error
     return opened.eval()
