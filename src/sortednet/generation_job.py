@@ -19,7 +19,7 @@ from .decoding.sub_models import depths_of, module_at
 from .device import usable_device
 from .errors import CheckpointError, ConfigError, DataError, SortedNetError
 from .families import is_causal
-from .files.weights import is_there
+from .files.weights import network_in
 from .generation_config import GenerateConfig
 from .loading import load
 from .lora import base_of
@@ -268,7 +268,7 @@ def open_model(run: str | Path, model: Any = None) -> tuple[SortedNet, Any]:
         CheckpointError: If the network or its tokenizer is missing or damaged.
         ConfigError: If there is no run, or no causal language model in it.
     """
-    folder = _model_in(Path(run))
+    folder = network_in(run)
     stored = checkpoint.read_metadata(folder)
     kind = "model with an adapter" if "adapter" in stored else stored.get("class")
     with _opening(folder, "network"):
@@ -286,19 +286,6 @@ def open_model(run: str | Path, model: Any = None) -> tuple[SortedNet, Any]:
     with _opening(folder, "tokenizer"):
         tokenizer = _transformers().AutoTokenizer.from_pretrained(folder)
     return net.to(usable_device()).eval(), tokenizer
-
-
-def _model_in(run: Path) -> Path:
-    """Return the folder of the network: that of a run, or the one that was given."""
-    for folder in (run / "model", run):
-        if is_there(folder):
-            return folder
-    if (run / CONFIG).is_file():
-        raise ConfigError(f"{run} holds no trained network yet. Finish it first: sortednet train {run / CONFIG}")
-    raise ConfigError(
-        f"There is no network in {run}. Give the folder of a run; 'sortednet train' writes it, or one that "
-        "SortedNet.save_pretrained wrote."
-    )
 
 
 @contextmanager

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from .fit_config import FitConfig
 from .packages import needs
-from .points_file import PointsFile, read_points
 from .terminal import output_console
 
 if TYPE_CHECKING:
     from .formula_record import FormulaRecord
+    from .points_file import PointsFile
 
 with needs("Finding formulas", "cli,symbolic"):
     from rich.console import Console
@@ -58,6 +58,8 @@ def fit(path: str, columns: Sequence[str] | None, config: FitConfig, console: Co
         config: How to look.
         console: Where notes are shown; the formulas go to the standard output.
     """
+    from .points_file import read_points
+
     points = read_points(path, config.target, columns)
     record = _found(path, points, config)
     _print(record)

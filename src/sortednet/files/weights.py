@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 
-__all__ = ["ADAPTER", "ADAPTER_CONFIG", "WEIGHTS", "digest", "is_adapter", "is_there", "weights_file"]
+__all__ = ["ADAPTER", "ADAPTER_CONFIG", "WEIGHTS", "digest", "is_adapter", "is_there", "network_in", "weights_file"]
 
 WEIGHTS = "model.safetensors"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's names
@@ -31,6 +31,27 @@ def is_there(path: str | Path) -> bool:
 def is_adapter(path: str | Path) -> bool:
     """Return whether a folder holds the weights of an adapter alone."""
     return weights_file(path).name == ADAPTER
+
+
+def network_in(run: str | Path) -> Path:
+    """Return the folder of a network: that of a run, or the one that was given.
+
+    Args:
+        run: The folder of a run, or of a saved network.
+
+    Raises:
+        ConfigError: If it holds no network, or none yet.
+    """
+    for folder in (Path(run) / "model", Path(run)):
+        if is_there(folder):
+            return folder
+    config = Path(run) / "config.json"
+    if config.is_file():
+        raise ConfigError(f"{run} holds no trained network yet. Finish it first: sortednet train {config}")
+    raise ConfigError(
+        f"There is no network in {run}. Give the folder of a run; 'sortednet train' writes it, or one that "
+        "SortedNet.save_pretrained wrote."
+    )
 
 
 def digest(path: str | Path) -> str:

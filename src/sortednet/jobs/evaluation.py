@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..errors import ConfigError
-from ..evaluation import evaluate as measure_sub_models
 from ..fine_tuning_config import FineTuningConfig
 from ..packages import needs
 from ..table import Table
@@ -47,6 +44,10 @@ def evaluate(
         )
     config = read_config(in_run(run, CONFIG, "sortednet train"))
     check_trained(run, CONFIG)
+    import torch
+
+    from .. import evaluation
+
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("evaluating", total=None)
 
@@ -66,7 +67,7 @@ def evaluate(
             images, net = image_job.open_run(config, Path(run))
             held = (images.test_images, images.test_labels)
             batches = list(zip(*(torch.split(one, batch_size or 256) for one in held), strict=True))
-            table = measure_sub_models(net, batches, measure=measure, cost_batch=cost_batch, progress=show)
+            table = evaluation.evaluate(net, batches, measure=measure, cost_batch=cost_batch, progress=show)
     write_evaluated(run)
     table.to_json(Path(run) / TABLE)
     table.to_csv(Path(run) / "table.csv")

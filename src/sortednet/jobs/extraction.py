@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from ..checkpoint import to_bytes
 from ..errors import ConfigError
 from ..files.writing import write_bytes
 from ..fine_tuning_config import FineTuningConfig
@@ -60,6 +59,7 @@ def extract(
     if form != "plain" or server is not None:
         raise ConfigError(f"--form and --server are for an adapter, and {run} trained none. Leave them out.")
     from .. import image_job
+    from ..checkpoint import to_bytes
     from ..export import to_onnx
     from ..recipes import plain
 

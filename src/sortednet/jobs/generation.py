@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .. import generation_job
-from ..files.weights import is_adapter
+from ..files.weights import is_adapter, network_in
 from ..fine_tuning_config import FineTuningConfig
 from ..generation_config import GenerateConfig
 from ..packages import needs
@@ -30,6 +29,9 @@ def generate(run: str, prompt: str, config: GenerateConfig, console: Console) ->
         config: How it is continued; its setting may be the label of a selection.
         console: Where notes are shown; the text goes to the standard output.
     """
+    network_in(run)  # refuses what is none before anything large is imported
+    from .. import generation_job
+
     label = chosen_in(run).get(config.setting or "")
     config = config if label is None else replace(config, setting=str(label))
     generation_job.generate(run, prompt, config, output_console(), console, _adapted_model(run))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ..fine_tuning_config import FineTuningConfig
 from ..packages import needs
-from ..report import write_picture, write_report
 from ..run_folder import read_curves
 from .configurations import CONFIG, read_config
 from .selection import chosen_in, in_run, table_of
@@ -44,6 +43,8 @@ def report(run: str, title: str | None, console: Console) -> None:
         **({"update": tuned.update} if tuned and tuned.update != "standard" else {}),
         **({"adapter": f"r={tuned.adapter.r}"} if tuned and tuned.adapter else {}),
     }
+    from ..report import write_picture, write_report
+
     page = Path(run) / "report.html"
     write_report(page, table, curves=curves, chosen=chosen_in(run), title=title, facts=facts)
     write_picture(Path(run) / "report.png", table, title=title)

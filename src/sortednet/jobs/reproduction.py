@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..experiments import Conditions, main_job, markdown, run
 from ..names import EXPERIMENTS, Scale
 from ..packages import needs
 from ..terminal import output_console
@@ -46,9 +45,12 @@ def reproduce(
     Raises:
         ConfigError: If the data are no folder.
     """
-    experiment = EXPERIMENTS[EXPERIMENTS.check(name)]
+    EXPERIMENTS.check(name)
     if data is not None and not Path(data).expanduser().is_dir():
         raise ConfigError(f"data={data!r} is no folder. Give the folder that holds the data.")
+    from ..experiments import Conditions, main_job, markdown, run
+
+    experiment = EXPERIMENTS[name]
     conditions = Conditions(scale, seed, data, model)
     if job is not None:
         main_job(experiment, conditions, output, job)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..fine_tuning_config import FineTuningConfig
-from ..network import SortedNet
 from ..packages import needs
 from .configurations import read_config, with_output
 
@@ -20,6 +20,9 @@ with needs("A command", "cli"):
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+
+if TYPE_CHECKING:
+    from ..network import SortedNet
 
 __all__ = ["train"]
 
