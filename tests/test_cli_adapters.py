@@ -288,7 +288,7 @@ def test_the_second_text_of_a_pair_is_told_from_the_first(encoder: Path, folder:
         ("encoder", ["adapter.target_modules=query"], r"target_modules='query' is no list"),
         ("encoder", ["adapter.modules_to_save=[head]"], r"modules_to_save names 'head'"),
         ("encoder", ["adapter.init_lora_weights=olora"], r"init_lora_weights='olora' cannot be cut to a rank"),
-        ("encoder", ["adapter.scaling=half"], r'adapter: Parser key "scaling": .*rank.*constant.*Got value: half\.$'),
+        ("encoder", ["adapter.scaling=half"], r"adapter: scaling: .*rank.*constant.*Got value: half\.$"),
         ("encoder", ["pretrained.readout=mean"], r"readout='mean' does not go with an adapter"),
         ("encoder", ["importance.kind=taylor"], r"importance.kind=taylor reorders the weights of the model"),
         ("encoder", ["space={r: [1, 2]}"], r"space has r, the rank"),

@@ -300,7 +300,7 @@ def test_numbers_are_predicted_too(encoder: Path, folder: Path, capsys) -> None:
         ("encoder", ["space={num_hidden_layers: [1, 3]}"], r"is 3, larger than the pretrained size: the model has 2"),
         ("encoder", ["space={layers: [1, 2]}"], r"layers is no size in the config of BertForSequenceClassification"),
         ("encoder", ["text.max_length=100"], r"max_length=100 is beyond the model's 64 positions"),
-        ("encoder", ["text.option={}"], r"arguments: --text.option .*Did you mean text.options"),
+        ("encoder", ["text.option={}"], r"'text.option'. Did you mean text.options"),
         ("encoder", ["text.options.part=1"], r"options .* do not fit the data 'sst2': .*part"),
         ("encoder", ["text.source=nowhere"], r"nowhere' is no folder. Give the folder with glue_sst2_train.tsv.gz"),
         ("encoder", ["text.source=hub"], r"HF_HUB_OFFLINE=1 .* In the configuration: text.source=FOLDER"),

@@ -136,7 +136,7 @@ def test_a_multiplier_of_zero_is_refused():
 def test_missing_transformers_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     for call in (partial(mobilenet_v2, width=0.1), partial(open_pretrained, "somewhere")):
-        with pytest.raises(ImportError, match=r'need transformers.*pip install "sortednet\[transformers\]"'):
+        with pytest.raises(ImportError, match=r'needs transformers.*pip install "sortednet\[transformers\]"'):
             call()
 
 

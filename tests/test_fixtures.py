@@ -26,7 +26,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 import sortednet as sn
-from sortednet import symbolic_commands, symbolic_job
+from sortednet import image_job, symbolic_commands, symbolic_job
 from sortednet.cli import main
 from sortednet.config import ObjectiveConfig, SamplerConfig
 from sortednet.experiments import Conditions, symbolic
@@ -43,6 +43,8 @@ KINDS = {
     "adapters", "draws", "experiments", "formula", "models", "networks", "pretrained", "runs", "similarity", "tables",
     "texts",
 }  # fmt: skip
+# PEFT 0.21 asks a model by a name that transformers gives up.
+OF_PLAIN_PEFT = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
@@ -207,6 +209,7 @@ def test_an_adapter_opens_at_one_rank_on_a_model_that_is_given(here: Path) -> No
     torch.testing.assert_close(logits(sn.load(here, at=text, model=base_of(here)), inputs), outputs[text], **CLOSE)
 
 
+@OF_PLAIN_PEFT
 @of_each("adapters/*")
 def test_plain_peft_opens_an_adapter(here: Path) -> None:
     inputs, outputs = tensors(here)
@@ -287,6 +290,7 @@ def test_what_was_chosen_is_cut_out_as_it_was(here: Path, tmp_path: Path) -> Non
         assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@OF_PLAIN_PEFT
 @of_each("runs/*", "extracted")
 def test_what_was_cut_out_opens_without_this_library(here: Path) -> None:
     for folder in (here / "extracted").iterdir():
@@ -301,7 +305,7 @@ def test_what_was_cut_out_opens_without_this_library(here: Path) -> None:
             whole = sn.load(folder, at=setting)
         else:
             config = read_config(here / "config.json")
-            build = config.make_builder(config.load_data())
+            build = image_job.make_builder(config, image_job.load_data(config))
             model, whole = build(**setting), sn.load(here / "model", build, at=setting)
             model.load_state_dict(load_file(folder / "model.safetensors"))
         wanted = whole.state_dict()

@@ -21,6 +21,7 @@ from importlib.abc import MetaPathFinder
 
 
 moment = sys.argv.pop(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever this process was started from does
 
 
 class Interrupting(MetaPathFinder):
@@ -59,6 +60,8 @@ def test_an_interruption_inside_of_a_finaliser_ends_the_command() -> None:
     program = """
 import os, signal, sys, time
 from sortednet import cli
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Thing:
     def __del__(self):

@@ -592,7 +592,10 @@ def test_exits_or_a_scale_outside_their_range_are_refused(options) -> None:
 
 
 def test_an_unknown_recipe_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"recipe='slimable' is unknown\. Choose one of sorted, .*once_for_all\."):
+    with pytest.raises(
+        ConfigError,
+        match=r"recipe='slimable' is unknown\. Did you mean slimmable\? .*once_for_all\.",
+    ):
         recipes.recipe_of("slimable", SPACE)
 
 

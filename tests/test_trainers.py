@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 import sortednet as sn
-from sortednet.errors import CheckpointError, ConfigError, DataError, TrainingError
+from sortednet.errors import CheckpointError, ConfigError, DataError, MissingPackageError, TrainingError
 from sortednet.models import MLP
 from sortednet.run_folder import read_curves
 from sortednet.trainers import Trainer, TrainingConfig
@@ -270,8 +270,8 @@ def test_a_value_outside_its_range_is_refused(name: str, value: float) -> None:
 
 
 def test_tensorboard_that_is_not_installed_is_refused_with_the_extra(monkeypatch) -> None:
-    monkeypatch.setattr("sortednet.trainers.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"sortednet\[tensorboard\]"):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(MissingPackageError, match=r"sortednet\[tensorboard\]"):
         replace(CONFIG, tensorboard=True)
 
 

@@ -77,7 +77,8 @@ def _interruptions() -> Iterator[list[int]]:
     """
     received: list[int] = []
     main_thread = threading.main_thread()
-    if threading.current_thread() is not main_thread:
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as of what a script runs in the background
+    if ignored or threading.current_thread() is not main_thread:
         yield received
         return
 

@@ -39,6 +39,8 @@ _UNION = re.compile(
     r"(?P<errors>.*?)Given value: (?P<value>[^\n]*)",
     re.DOTALL,
 )
+# An error of a section's own among them.
+_OWN_ERROR = re.compile(r"^\s+- (?!Expected |Problem |Not a valid )(?P<text>\w.*)$", re.MULTILINE)
 _KEY_OF_PARSER = re.compile(r'Parser key "(?:run\.)?(?P<key>[\w.]+)"')
 _KEY_OF_ERROR = re.compile(r"^(?P<key>\w+(?:\.\w+)*)[=\[]")
 _Config = TypeVar("_Config")
@@ -346,6 +348,11 @@ def detail_of(error: Exception) -> str:
     """Keep of a parser's message the lines that say what is wrong."""
     inner = _OPTIONAL.search(str(error))
     message = str(error) if inner is None else f"{inner['section']}: {inner['problem'].strip()}"
+    own = (
+        re.findall(r"^    - (?!Expected |Problem |Not a valid )(\w.*)$", message, re.MULTILINE) if inner is None else []
+    )
+    if "Union subtypes" in message and own:
+        return own[0].rstrip(".")
     union = _UNION.search(message)
     if union is not None:
         kinds = re.findall(r"Expected (.+)", union["errors"])
@@ -360,6 +367,9 @@ def detail_of(error: Exception) -> str:
 def _key_of(message: str) -> str:
     """Return the dotted key that a parser's message is about."""
     inner = _OPTIONAL.search(message)
+    own = _KEY_OF_ERROR.search(detail_of(ValueError(message))) if "Union subtypes" in message else None
+    if own is not None:
+        return own["key"]
     found = _KEY_OF_PARSER.search(message if inner is None else inner["problem"])
     if found is None:
         missing = re.search(r"required: (?:run\.)?([\w.]+)", message)

@@ -271,7 +271,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"recipe": "sorted_"}, "recipe='sorted_' is unknown. Choose one of sorted, sortednet, slimmable"),
+        ({"recipe": "sorted_"}, "recipe='sorted_' is unknown. Did you mean sorted"),
         ({"recipe_options": {"draw": 4}}, "Recipe sortednet takes no option draw. It takes accumulation."),
         ({"recipe": None, "recipe_options": {"draws": 4}}, "recipe_options={'draws': 4} have no recipe. Name one"),
         ({"objective": ObjectiveConfig("summation")}, "recipe=sortednet decides what objective says. Leave objective"),
@@ -284,7 +284,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
 )
 def test_what_does_not_go_with_a_recipe_is_refused(folder: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
-        BY_NAME["sortednet"].config(folder, "bert", folder / "run", **changes)
+        fine_tuning_parts.make_recipe(BY_NAME["sortednet"].config(folder, "bert", folder / "run", **changes))
 
 
 @pytest.mark.parametrize(

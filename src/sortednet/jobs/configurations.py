@@ -37,9 +37,16 @@ def read_config(path: str | Path, changes: Sequence[str] = ()) -> RunConfig | Fi
     keys = document.values.keys()
     if _OF_FORMULAS & keys and "space" not in keys:
         raise ConfigError(f"{path} is for another command. Use it so: sortednet symbolic train {path}")
+    config: RunConfig | FineTuningConfig
     if "pretrained" in keys:
-        return read(document, FineTuningConfig, changes)
-    return read(document, RunConfig, changes)
+        config = read(document, FineTuningConfig, changes)
+    else:
+        config = read(document, RunConfig, changes)
+    if config.recipe is not None and config.recipe_options:
+        from ..recipes import check_options
+
+        check_options(config.recipe, config.recipe_options)
+    return config
 
 
 def read_symbolic_config(path: str | Path, changes: Sequence[str] = ()) -> SymbolicConfig:
