@@ -348,11 +348,9 @@ def detail_of(error: Exception) -> str:
     """Keep of a parser's message the lines that say what is wrong."""
     inner = _OPTIONAL.search(str(error))
     message = str(error) if inner is None else f"{inner['section']}: {inner['problem'].strip()}"
-    own = (
-        re.findall(r"^    - (?!Expected |Problem |Not a valid )(\w.*)$", message, re.MULTILINE) if inner is None else []
-    )
-    if "Union subtypes" in message and own:
-        return own[0].rstrip(".")
+    own = _OWN_ERROR.search(message)
+    if own is not None and inner is None and "Union subtypes" in message:
+        return own["text"].rstrip(".")
     union = _UNION.search(message)
     if union is not None:
         kinds = re.findall(r"Expected (.+)", union["errors"])

@@ -37,11 +37,8 @@ def read_config(path: str | Path, changes: Sequence[str] = ()) -> RunConfig | Fi
     keys = document.values.keys()
     if _OF_FORMULAS & keys and "space" not in keys:
         raise ConfigError(f"{path} is for another command. Use it so: sortednet symbolic train {path}")
-    config: RunConfig | FineTuningConfig
-    if "pretrained" in keys:
-        config = read(document, FineTuningConfig, changes)
-    else:
-        config = read(document, RunConfig, changes)
+    of_text = "pretrained" in keys
+    config = read(document, FineTuningConfig, changes) if of_text else read(document, RunConfig, changes)
     if config.recipe is not None and config.recipe_options:
         from ..recipes import check_options
 
