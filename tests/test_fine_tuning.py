@@ -240,6 +240,7 @@ def test_label_smoothing_reaches_every_sub_model_in_training_and_evaluation(tmp_
     assert {one: history(trainer)[0][f"loss_{one}"] for one in expected} == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.skipif(not hasattr(Trainer, "loss_is_scaled_for_ga"), reason="refused before transformers 5.19")
 def test_a_loss_function_given_takes_the_place_of_the_models_own(tmp_path) -> None:
     def doubled(output, labels, num_items_in_batch=None):
         return 2 * functional.cross_entropy(output.logits, labels)
@@ -252,6 +253,14 @@ def test_a_loss_function_given_takes_the_place_of_the_models_own(tmp_path) -> No
     trainer.train()
     plain.train()
     assert history(trainer)[0]["loss"] == pytest.approx(2 * history(plain)[0]["loss"], abs=1e-4)
+
+
+def test_a_loss_function_is_refused_where_transformers_does_not_average_it(tmp_path, monkeypatch) -> None:
+    monkeypatch.delattr(Trainer, "loss_is_scaled_for_ga", raising=False)
+    with pytest.raises(ConfigError, match=r"compute_loss_func with this .* Update to 5\.19 or later"):
+        SortedTrainer(
+            classifier_net(), arguments(tmp_path), train_dataset=labelled(4), compute_loss_func=functional.cross_entropy
+        )
 
 
 def test_compute_loss_returns_each_sub_models_loss_with_the_outputs(tmp_path) -> None:
