@@ -163,17 +163,12 @@ def test_the_loss_of_the_table_is_the_mean_over_answer_tokens(causal: Path) -> N
     assert found == pytest.approx(total / count, rel=1e-5)
 
 
-DRAWS_TWICE = pytest.mark.xfail(
-    reason="exits.Trunk.run draws dropout before its blocks twice at the first padded batch"
-)
-
-
 @pytest.mark.parametrize(
     ("config", "objective", "name"),
     [
         ("encoder", Summation, "summation"),
         ("causal", Summation, "summation"),
-        pytest.param("encoder", PerExample, "per_example", marks=DRAWS_TWICE),
+        ("encoder", PerExample, "per_example"),
     ],
 )
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(

@@ -240,6 +240,7 @@ class Trunk:
         """
         sizes = [sum(count or 0 for count in leaving.values())] if axes is not None else []
         run = _Run(leaving, axes, every, disturbed, record, sizes=sizes)
+        random_states = _random_states(args, kwargs) if axes is not None else {}
         try:
             self._call(run, args, kwargs)
         except _Stop:
@@ -247,6 +248,8 @@ class Trunk:
             return run.found()
         except _Unknown:
             assert axes is not None
+            for device, state in random_states.items():  # what comes before the blocks draws once for a batch
+                torch.set_rng_state(state) if device.type == "cpu" else torch.cuda.set_rng_state(state, device)
             axes.learn(self._first(args, kwargs), self._first(*_one_more(args, kwargs, sizes[0])))
             return self.run(leaving, args, kwargs, every=every, axes=axes, disturbed=disturbed, record=record)
         raise Unshareable(f"it ran {run.blocks} blocks of its list and not {max(leaving)}")
@@ -272,6 +275,12 @@ class Trunk:
             return self.skeleton.module(*args, **kwargs)
         finally:
             self._run = _Run({})
+
+
+def _random_states(*inputs: Any) -> dict[torch.device, Tensor]:
+    """Return the states of the generators of the CPU and of where the inputs are."""
+    devices = {leaf.device for leaf in tree_flatten(inputs)[0] if isinstance(leaf, Tensor) and leaf.is_cuda}
+    return {torch.device("cpu"): torch.get_rng_state()} | {one: torch.cuda.get_rng_state(one) for one in devices}
 
 
 @contextmanager
