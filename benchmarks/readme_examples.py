@@ -31,7 +31,7 @@ tokenizer.save_pretrained("language_model")
 DATA = """
 from transformers import AutoTokenizer
 _tokenizer = AutoTokenizer.from_pretrained("google-bert/bert-base-uncased")
-train = [{**_tokenizer("once upon a time" if i % 2 else "a small model"), "label": i % 2} for i in range(32)]
+train = [{**_tokenizer("once upon a time" if i % 2 else "a small model read"), "label": i % 2} for i in range(32)]
 dev = train[:8]
 """
 ADAPTED = (
