@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..config import RunConfig
 from ..config_file import read, read_document
 from ..errors import ConfigError
 from ..fine_tuning_config import FineTuningConfig
-from ..symbolic_config import SymbolicConfig
+
+if TYPE_CHECKING:
+    from ..symbolic_config import SymbolicConfig
 
 __all__ = ["CONFIG", "read_config", "read_symbolic_config", "with_output"]
 
 CONFIG = "config.json"
 _OF_FORMULAS = {"generator", "problems"}
-_Config = TypeVar("_Config", RunConfig, FineTuningConfig, RunConfig | FineTuningConfig, SymbolicConfig)
+_Config = TypeVar("_Config", RunConfig, FineTuningConfig, RunConfig | FineTuningConfig, "SymbolicConfig")
 
 
 def read_config(path: str | Path, changes: Sequence[str] = ()) -> RunConfig | FineTuningConfig:
@@ -62,6 +64,8 @@ def read_symbolic_config(path: str | Path, changes: Sequence[str] = ()) -> Symbo
     document = read_document(path, "configs/symbolic.yaml")
     if document.values.keys() & {"space", "pretrained"}:
         raise ConfigError(f"{path} is for another command. Use it so: sortednet train {path}")
+    from ..symbolic_config import SymbolicConfig  # which needs the packages of formulas
+
     return read(document, SymbolicConfig, changes)
 
 
