@@ -174,3 +174,13 @@ def test_packages_are_looked_for_without_being_imported() -> None:
     check_installed("A test", "cli", "json")
     with pytest.raises(MissingPackageError, match=r"A test needs no_such_package, which is not installed: pip install"):
         check_installed("A test", "cli", "json", "no_such_package")
+
+
+def test_runs_on_images_need_no_package_of_text_or_formulas() -> None:
+    program = (
+        "import sys\n"
+        "for name in ('transformers', 'peft', 'datasets', 'onnx'): sys.modules[name] = None\n"
+        "from sortednet import image_job, report\n"
+        "from sortednet.jobs import configurations, evaluation, extraction, reporting, selection, training\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
