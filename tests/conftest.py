@@ -1,6 +1,8 @@
 """Options of the tests: `--device cuda` runs the contract tests on another device."""
 
 import os
+import signal
+import threading
 
 import pytest
 
@@ -15,3 +17,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     cases.DEVICE = config.getoption("--device")
+    if threading.current_thread() is threading.main_thread():
+        # What is started in the background of a shell ignores Ctrl-C, and tests press it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)

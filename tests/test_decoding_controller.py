@@ -1,5 +1,7 @@
 """The controller drafts where that is faster, as long as it pays, and never more than is left."""
 
+import sys
+import threading
 from itertools import product
 
 import pytest
@@ -131,3 +133,33 @@ def test_plans_know_costs_between_and_beyond_what_was_measured() -> None:
     costs = [made._cost(made._layer, count) for count in (1, 2, 4, 6)]
     assert costs == [2.0, 2.0, 3.0, 4.0]
     assert made._cost(made._layer, 10) > 4.0
+
+
+def test_one_thread_plans_while_others_measure() -> None:
+    """What is planned with belongs together: what was observed is seen whole, and so is how long things took."""
+    made, failures, ended = controller(), [], threading.Event()
+
+    def measures() -> None:
+        for count in range(1, 400):
+            made.timed({count: (1.0, 1)}, {count: (1.0, 1)}, (0.1, 1))
+            made.observe(torch.rand(count % 7 + 1, len(EXITS)), torch.rand(count % 7 + 1, len(EXITS)))
+
+    def plans() -> None:
+        while not ended.is_set():
+            try:
+                made.plan(1, 100)
+            except Exception as error:
+                failures.append(error)
+                return
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # as often as can be, so that threads meet
+    planning = [threading.Thread(target=plans) for _ in range(3)]
+    for thread in planning:
+        thread.start()
+    measures()
+    ended.set()
+    for thread in planning:
+        thread.join()
+    sys.setswitchinterval(interval)
+    assert not failures

@@ -6,7 +6,6 @@ a token is drawn, so that its choices leave the distribution of the text as it i
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -54,11 +53,11 @@ class Controller:
     def __init__(self, depth: int, exits: Sequence[int], most: int) -> None:
         self.exits = tuple(exits)
         self._depth, self._most = depth, most
-        self._layer: dict[int, deque[float]] = {}
-        self._reading: dict[int, deque[float]] = {}
-        self._drafting_times: deque[float] = deque(maxlen=_SAMPLES)
-        self._confidence = torch.zeros(0, len(exits))
-        self._agreement = torch.zeros(0, len(exits))
+        # Each is replaced whole, and never changed: another thread may be planning with the former one.
+        self._layer: Mapping[int, Sequence[float]] = {}
+        self._reading: Mapping[int, Sequence[float]] = {}
+        self._drafting_times: Sequence[float] = ()
+        self._observed = torch.zeros(2, 0, len(exits))  # confidence and agreement
         self._drafting = True
 
     def timed(
@@ -75,18 +74,15 @@ class Controller:
             drafting: Drafted tokens, without the full model's layers.
         """
         if drafting[1]:
-            self._drafting_times.append(drafting[0] / drafting[1])
-        for found, kept in ((layers, self._layer), (reading, self._reading)):
-            for count, (seconds, number) in found.items():
-                kept.setdefault(count, deque(maxlen=_SAMPLES)).append(seconds / number)
+            self._drafting_times = (*self._drafting_times, drafting[0] / drafting[1])[-_SAMPLES:]
+        self._layer, self._reading = _with(self._layer, layers), _with(self._reading, reading)
 
     def observe(self, confidence: Tensor, agreement: Tensor) -> None:
         """Take in how sure each exit was, and how likely its token would have been accepted. Both of shape (N, E)."""
-        # Both are replaced whole: another thread may be planning with the former ones.
-        self._confidence = torch.cat([self._confidence, confidence.float().cpu()])[-_MEMORY:]
-        self._agreement = torch.cat([self._agreement, agreement.float().cpu()])[-_MEMORY:]
+        observed = torch.stack([confidence.float().cpu(), agreement.float().cpu()])
+        self._observed = torch.cat([self._observed, observed], 1)[:, -_MEMORY:]
 
-    def _cost(self, kept: Mapping[int, deque[float]], count: float) -> float:
+    def _cost(self, kept: Mapping[int, Sequence[float]], count: float) -> float:
         """Return the seconds for `count` positions, between or beyond those measured."""
         known = sorted((one, median(times)) for one, times in kept.items())
         if not known:
@@ -119,12 +115,12 @@ class Controller:
         most = min(self._most, left - 1)
         if most < 1:
             return Plan()
-        if not len(self._confidence):
+        confidence, agreement = self._observed
+        if not len(confidence):
             return Plan(self.exits[:1], (0.0,), min(_START, most))
         thresholds = torch.tensor(_THRESHOLDS if rows == 1 else _THRESHOLDS[:1])
         read, layer = self._cost(self._reading, 1), self._cost(self._layer, 1)
         plain = 1 / (self._depth * layer + read)
-        confidence, agreement = self._confidence, self._agreement
         best, speed = Plan(), plain * (1.0 if self._drafting else _GAIN)
         for first in range(len(self.exits)):
             found = self._fastest(confidence[:, first:], agreement[:, first:], self.exits[first:], thresholds, most)
@@ -175,3 +171,9 @@ class Controller:
         chosen = tuple(exits[: int(last) + 1])
         plan = Plan(chosen, (float(thresholds[threshold]),) * len(chosen), int(lengths[length]))
         return plan, float(speed.flatten()[index])
+
+
+def _with(kept: Mapping[int, Sequence[float]], found: Mapping[int, tuple[float, int]]) -> dict[int, Sequence[float]]:
+    """Return the timings with one more, the mean of those found, for each number of positions found."""
+    more = {count: (*kept.get(count, ()), seconds / number)[-_SAMPLES:] for count, (seconds, number) in found.items()}
+    return {**kept, **more}
