@@ -26,8 +26,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(widths, "UPDATES", {"cpu": 4, "gpu": 4})
     monkeypatch.setattr(widths, "TIMED", {"cpu": 2, "gpu": 2})
-    monkeypatch.setattr(widths, "TEST_IMAGES", 160)
-    monkeypatch.setattr(mobilenet, "TEST_IMAGES", 160)
+    monkeypatch.setattr(widths, "TEST_IMAGES", 32)
+    monkeypatch.setattr(mobilenet, "TEST_IMAGES", 32)
     monkeypatch.setattr(mobilenet, "UPDATES", {"cpu": 2, "gpu": 2})
     monkeypatch.setattr(mobilenet, "DEPTHS", (1, 16))
     monkeypatch.setattr(mobilenet, "WIDTHS", (0.1, 1.0))

@@ -13,9 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from packaging.version import Version
 from peft import LoraConfig
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
@@ -136,6 +140,17 @@ def run(case: str, folder: Path, wrap: str = "", processes: int = 1) -> dict:
     return {"losses": losses(trainer), "evaluation": found}
 
 
+def averages() -> bool:
+    """Return whether torch's own sharding averages gradients over gloo; before 2.9 it adds them up."""
+    torch.manual_seed(0)
+    sharded, plain = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    plain.load_state_dict(sharded.state_dict())
+    fully_shard(sharded, mesh=init_device_mesh("cpu", (2,)))
+    for one in (sharded, plain):
+        one(torch.ones(1, 2)).sum().backward()
+    return torch.allclose(sharded.weight.grad.full_tensor(), plain.weight.grad)
+
+
 def work(mode: str, folder: Path) -> None:
     """What each process does."""
     torch.set_num_threads(1)
@@ -155,6 +170,7 @@ def work(mode: str, folder: Path) -> None:
         with pytest.raises(ConfigError) as refused:
             make_trainer("classifier", folder / "refused", "ddp", 2, use_reentrant=True)
         results["refused"] = str(refused.value)
+        results["averages"] = averages()
     for kill, wrap in enumerate(("fsdp per block", "ddp")):  # the last is killed
         os.environ.pop("ACCELERATE_USE_FSDP", None)
         stop = (StopAt(STOPPED, kill=bool(kill)),) if mode == "train" else ()
@@ -206,9 +222,15 @@ def read(folder: Path, mode: str) -> dict:
     return results[0]
 
 
+def skip_where_torch_adds_up(folder: Path, wrap: str) -> None:
+    if wrap != "ddp" and not read(folder, "train")["averages"]:
+        pytest.skip("torch's own FSDP2 adds gradients up over gloo, where it should average them")
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("wrap", WRAPS)
 def test_invariant_5_two_processes_give_the_single_process_losses(folder, alone, case, wrap) -> None:
+    skip_where_torch_adds_up(folder, wrap)
     found = read(folder, "train")[f"{case} {wrap}"]
     for one, other in zip(found["losses"], alone[case]["losses"], strict=True):
         assert one == pytest.approx(other, abs=1e-5)  # their names are the settings drawn
@@ -223,6 +245,7 @@ def test_weights_that_bfloat16_rounds_are_those_announced(folder) -> None:
 
 @pytest.mark.parametrize("wrap", WRAPS)
 def test_checkpoints_of_two_processes_open_whole(folder, alone, wrap) -> None:
+    skip_where_torch_adds_up(folder, wrap)
     for case in CASES:
         for name in ("saved", f"checkpoint-{STEPS}"):
             base = {"model": make_net(case).full.unload()} if case == "ranks" else {}
@@ -239,6 +262,9 @@ def test_checkpoints_of_two_processes_open_whole(folder, alone, wrap) -> None:
     assert plain.lm_head.weight is plain.model.embed_tokens.weight
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.18"), reason="transformers opens no optimiser of a shard on the CPU"
+)
 def test_a_killed_run_of_two_processes_resumes(folder, alone) -> None:
     assert launch("resume", folder) == 0
     found = read(folder, "resume")
