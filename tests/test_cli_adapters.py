@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import sortednet as sn
 from sortednet.cli import main
+from sortednet.files import records
 from sortednet.fine_tuning import SortedTrainer
 from sortednet.fine_tuning_job import open_run
 from sortednet.jobs.configurations import read_config
@@ -215,7 +216,7 @@ def test_a_run_is_not_continued_with_another_adapter(encoder: Path, capsys, chan
 def test_another_pretrained_model_is_refused(encoder: Path, folder: Path, capsys) -> None:
     run = encoder.parent / "run"
     assert main(["train", str(encoder), "training.max_steps=1"]) == 0
-    held = json.loads((run / "config.json").read_text())
+    held = records.read(run / "config.json")
     other = AutoModelForSequenceClassification.from_pretrained(folder / "encoder", num_labels=2)
     for parameter in other.parameters():
         parameter.data.add_(1)
@@ -229,7 +230,7 @@ def test_another_pretrained_model_is_refused(encoder: Path, folder: Path, capsys
 def test_a_pretrained_model_that_is_gone_is_said(encoder: Path, capsys) -> None:
     run = encoder.parent / "run"
     assert main(["train", str(encoder), "training.max_steps=1"]) == 0
-    held = json.loads((run / "config.json").read_text())
+    held = records.read(run / "config.json")
     held["pretrained"]["path"] = str(run / "nowhere")
     (run / "config.json").write_text(json.dumps(held))
     assert "pretrained.path='" in error_of(capsys, "evaluate", str(run))

@@ -1,6 +1,7 @@
 """Hugging Face's models: what may be sorted, what is refused, saving and opening."""
 
 import copy
+import json
 import subprocess
 import sys
 from functools import partial
@@ -14,6 +15,7 @@ from torch import nn
 import sortednet as sn
 from sortednet.errors import BuildError, CheckpointError, ConfigError, LayoutError, SpaceError
 from sortednet.families import mobilenet_v2, open_pretrained
+from sortednet.files import records
 from sortednet.models import resolve
 
 from .contracts.pretrained_cases import GROUPS, HEADS, IDS, PRETRAINED, SIZES, TOKENS
@@ -307,7 +309,7 @@ def test_a_network_opens_from_a_folder_as_its_own_class(tmp_path):
 
 def test_a_class_that_transformers_lacks_is_refused(tmp_path):
     FAMILIES["llama"].net().save_pretrained(tmp_path)
-    text = (tmp_path / "sortednet.json").read_text().replace("LlamaForCausalLM", "LlamaForNothing")
+    text = json.dumps(records.read(tmp_path / "sortednet.json")).replace("LlamaForCausalLM", "LlamaForNothing")
     weights = load_file(tmp_path / "model.safetensors")
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt", "sortednet": text})
     with pytest.raises(

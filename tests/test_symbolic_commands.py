@@ -8,6 +8,9 @@ import pytest
 
 pytest.importorskip("sympy")
 
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
 from sortednet import symbolic_commands, symbolic_job
 from sortednet.cli import main
 from sortednet.symbolic import Familiarity, Pretrained, load_model, save_model
@@ -178,7 +181,9 @@ def test_a_damaged_model_and_one_of_another_version_are_named(points: str, model
     damaged, other = tmp_path / "damaged.safetensors", tmp_path / "other.safetensors"
     damaged.write_bytes(data[: len(data) // 2])
     assert "damaged.safetensors" in fit_error(capsys, model, points, "--model", str(damaged))
-    other.write_bytes(data.replace(rb"\"format\": 1", rb"\"format\": 7"))
+    with safe_open(model, framework="pt") as opened:
+        text = opened.metadata()["sortednet.symbolic"].replace('"format": 1', '"format": 7')
+    save_file(load_file(model), other, {"sortednet.symbolic": text})
     message = fit_error(capsys, model, points, "--model", str(other))
     assert "is of format 7, and this version of sortednet reads 1. Make it again with sortednet symbolic" in message
 

@@ -1,9 +1,12 @@
+import io
 import json
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -133,7 +136,7 @@ def test_training_lowers_the_loss_of_every_sub_model(tmp_path) -> None:
 
 def test_only_the_last_checkpoints_are_kept(tmp_path) -> None:
     make_trainer(tmp_path, replace(CONFIG, checkpoint_every=3, keep=2)).train()
-    found = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    found = sorted(path.name for path in (tmp_path / "checkpoints").glob("[!.]*"))
     assert found == ["update-00000009.safetensors", "update-00000012.safetensors"]
 
 
@@ -152,12 +155,36 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path) -> None:
         make_trainer(tmp_path, replace(CONFIG, learning_rate=0.5)).train()
 
 
-def test_a_truncated_checkpoint_is_refused_by_name(tmp_path) -> None:
-    make_trainer(tmp_path).train()
-    last = max((tmp_path / "checkpoints").iterdir())
-    last.write_bytes(last.read_bytes()[:200])
-    with pytest.raises(CheckpointError, match=r"update-00000012.*damaged or cut short.*earlier checkpoint"):
-        make_trainer(tmp_path).train()
+def flip(path: Path, byte: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[byte] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "a bit of the header", "a bit of the values", "empty"])
+def test_where_the_last_checkpoint_is_damaged_the_one_before_is_taken(tmp_path, damage) -> None:
+    whole = weights(make_trainer(tmp_path, replace(CONFIG, checkpoint_every=3, keep=2)).train())
+    last = max((tmp_path / "checkpoints").glob("update-*"))
+    if damage in ("cut short", "empty"):
+        last.write_bytes(last.read_bytes()[: 200 if damage == "cut short" else 0])
+    else:
+        flip(last, 300 if "header" in damage else -3)
+    trainer = make_trainer(tmp_path, replace(CONFIG, checkpoint_every=3, keep=2))
+    said = io.StringIO()
+    trainer.console = Console(file=said, width=1000)
+    assert same(whole, weights(trainer.train()))
+    assert re.search(r"update-00000012.safetensors is damaged or cut short .* The one before is taken", said.getvalue())
+    names = {path.name for path in (tmp_path / "checkpoints").glob("update-*")}
+    assert names == {f"update-{one}.safetensors{end}" for one, end in
+                     (("00000009", ""), ("00000012", ""), ("00000012", ".damaged"))}  # fmt: skip
+
+
+def test_where_every_checkpoint_is_damaged_the_run_is_refused(tmp_path) -> None:
+    make_trainer(tmp_path, replace(CONFIG, checkpoint_every=3, keep=2)).train()
+    for path in (tmp_path / "checkpoints").glob("update-*"):
+        flip(path, -3)
+    with pytest.raises(CheckpointError, match=r"update-00000009.*damaged or cut short.*earlier checkpoint"):
+        make_trainer(tmp_path, replace(CONFIG, checkpoint_every=3, keep=2)).train()
 
 
 def test_without_resuming_a_run_starts_anew(tmp_path) -> None:
@@ -306,8 +333,8 @@ def test_starting_anew_leaves_nothing_of_the_run_before(tmp_path) -> None:
     interrupted.objective.sampler.draw = _stop_after(interrupted.objective.sampler.draw, calls=2)
     with pytest.raises(KeyboardInterrupt):
         interrupted.train(resume=False)
-    assert not list((tmp_path / "checkpoints").iterdir())
-    assert not list((tmp_path / "model").iterdir())
+    assert not (tmp_path / "checkpoints").exists()
+    assert not (tmp_path / "model").exists()
 
 
 def test_an_interrupted_run_is_saved_where_it_stands(tmp_path) -> None:
@@ -325,7 +352,7 @@ def test_an_interrupted_run_is_saved_where_it_stands(tmp_path) -> None:
     trainer.objective.sampler.draw = interrupting
     with pytest.raises(KeyboardInterrupt, match="after update 4, which is saved"):
         trainer.train()
-    assert [path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()] == ["update-00000004.safetensors"]
+    assert [path.name for path in (tmp_path / "cut" / "checkpoints").glob("[!.]*")] == ["update-00000004.safetensors"]
     whole = weights(make_trainer(tmp_path / "whole").train())
     assert same(whole, weights(make_trainer(tmp_path / "cut").train()))
 
@@ -333,7 +360,7 @@ def test_an_interrupted_run_is_saved_where_it_stands(tmp_path) -> None:
 def test_two_runs_in_one_folder_are_refused(tmp_path) -> None:
     from sortednet.processes import alone
 
-    with alone(tmp_path), pytest.raises(CheckpointError, match=r"Another process trains in .*give another folder"):
+    with alone(tmp_path), pytest.raises(CheckpointError, match=r"Another process writes in .*give another folder"):
         make_trainer(tmp_path).train()
 
 

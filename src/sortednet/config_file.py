@@ -14,6 +14,7 @@ from types import UnionType
 from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError, SortedNetError
+from .files import records
 from .packages import needs
 
 with needs("A configuration", "cli"):
@@ -129,7 +130,7 @@ def _place_of(before: str) -> str:
 
 def _json(text: str, name: str) -> tuple[Any, Mapping[Keys, tuple[int, int]]]:
     try:
-        return (json.loads(text) if text.strip() else None), {}
+        return (records.parse(text) if text.strip() else None), {}
     except json.JSONDecodeError as error:
         raise ConfigError(
             f"{name} cannot be used (line {error.lineno}, column {error.colno}): {error.msg}. Correct it there."

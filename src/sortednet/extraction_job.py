@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from . import export, fine_tuning_parts
 from .errors import CheckpointError, ConfigError
-from .files.writing import write_bytes
+from .files.saving import saving
+from .files.weights import EXTRACTED, SETTING
 from .fine_tuning_config import FineTuningConfig
 from .fine_tuning_job import Opened, inputs_of, open_run, quiet
 from .lora import open_plain
@@ -88,7 +89,8 @@ def cut_out(
         yield f"note: {found.warning}"
     yield f"note: {found.note} {remedy}" if found.note else plain
     if onnx:
-        difference = to_onnx(opened, found.model, folder / "model.onnx")
+        with saving(folder, EXTRACTED, adds=True) as save:
+            difference = to_onnx(opened, found.model, save.beside / "model.onnx")
         yield (
             f"Wrote {folder / 'model.onnx'} for texts padded to {config.text.max_length} tokens; onnxruntime differs "
             f"by {difference:.1e} at most."
@@ -118,7 +120,7 @@ def extract(run: Opened, setting: Setting, folder: Path) -> Extracted:
     alone_in_it = Space([dict(setting)])
     with quiet():
         own = SortedNet(build, alone_in_it, model=model, layouts=build.layouts(model))
-        own.save_pretrained(folder)
+        own.write(folder, model.state_dict(), kind=EXTRACTED)
         _write_beside(run, setting, folder)
         batch, expected = _outputs(run, model)
         try:
@@ -176,8 +178,9 @@ def extract_adapter(
 
 
 def _write_beside(run: Opened, setting: Setting, folder: Path) -> None:
-    run.tokenizer.save_pretrained(folder)
-    write_bytes(folder / "setting.json", json.dumps(dict(setting)).encode())
+    with saving(folder, EXTRACTED, adds=True) as save:
+        run.tokenizer.save_pretrained(save.beside)
+        save.write(SETTING, json.dumps(dict(setting)).encode())
 
 
 def _outputs(run: Opened, model: nn.Module) -> tuple[dict[str, Tensor], Tensor]:

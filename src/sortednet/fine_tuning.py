@@ -12,6 +12,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from . import resuming
 from .cache_names import uncached
 from .errors import ConfigError, DataError
 from .lora import base_of
@@ -20,7 +21,6 @@ from .names import UpdateRule
 from .network import SortedNet
 from .objectives import Objective, Term, total
 from .packages import needs
-from .resuming import last_checkpoint, read_draws, restore, write_draws, write_gathered
 from .sampling import Sampler
 from .space import Number, Setting
 from .training import Held, check_rule, held_back, mask_gradients, put_back
@@ -384,9 +384,9 @@ class SortedTrainerMixin:
             CheckpointError: If there is no checkpoint, or it is of another space or objective.
         """
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_checkpoint(Path(self.args.output_dir))
+            resume_from_checkpoint = resuming.last_checkpoint(Path(self.args.output_dir))
         if resume_from_checkpoint:
-            self.objective.load_state_dict(read_draws(Path(resume_from_checkpoint), self._identity()))
+            self.objective.load_state_dict(resuming.read_draws(Path(resume_from_checkpoint), self._identity()))
         self._losses = {}
         parent: Any = super()
         return parent.train(resume_from_checkpoint, *args, **kwargs)
@@ -396,10 +396,15 @@ class SortedTrainerMixin:
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         parent: Any = super()
+        output = Path(parent._get_output_dir(trial=trial))
+        folder = output / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
-            folder = Path(parent._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-            write_draws(folder, self._identity(), self.objective.state_dict())
-        parent._save_checkpoint(model, trial)
+            resuming.write_draws(folder, self._identity(), self.objective.state_dict())
+        with resuming.without_rotation(self.args) as keep:
+            parent._save_checkpoint(model, trial)
+        if self.args.should_save:
+            resuming.seal(folder)
+            resuming.rotate(output, keep, self.state.best_model_checkpoint)
 
     def _save_rng_state(self, output_dir: str) -> None:
         parent: Any = super()
@@ -415,27 +420,22 @@ class SortedTrainerMixin:
         if state_dict is None:
             self.net.save_pretrained(folder)
         else:
-            write_gathered(self.net, folder, state_dict)
-        trainer: Any = self
-        for one in (trainer.processing_class, getattr(trainer.data_collator, "tokenizer", None)):
-            if one is not None:
-                one.save_pretrained(folder)
-                break
-        torch.save(self.args, folder / "training_args.bin")
+            resuming.write_gathered(self.net, folder, state_dict)
+        resuming.write_beside(folder, self)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.is_fsdp_enabled:
             parent: Any = super()
             parent._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            restore(self.net, Path(resume_from_checkpoint))
+            resuming.restore(self.net, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled:
             parent: Any = super()
             parent._load_best_model()
         else:
-            restore(self.net, Path(self.state.best_model_checkpoint))
+            resuming.restore(self.net, Path(self.state.best_model_checkpoint))
 
 
 @final

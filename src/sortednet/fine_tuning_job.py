@@ -18,12 +18,14 @@ from . import cost, fine_tuning_parts
 from .comparison import compare_submodels
 from .device import usable_device
 from .evaluation import Measurement
+from .files.saving import remove_own
 from .fine_tuning_config import FineTuningConfig
 from .fine_tuning_stages import Batch, Progress, Run, collator, moved, train_stages
 from .loading import load
 from .network import SortedNet
 from .packages import needs
 from .processes import alone
+from .run_folder import KIND, SIMILARITIES, of_earlier_version, writing
 from .similarity import Measure
 from .space import Setting
 from .table import Row, Table
@@ -246,8 +248,7 @@ def _losses(run: Opened, batch_size: int) -> dict[Setting, float]:
 
 def _compare(run: Opened, folder: Path, batch_size: int) -> None:
     """Write how close sub-models are to the full model, where outputs are distributions."""
-    for stale in folder.glob("similarity-*.json"):
-        stale.unlink()
+    remove_own(folder, KIND, [one.name for one in folder.glob(SIMILARITIES)], of_earlier_version(folder))
     if run.data.kind == "regression" or len(run.net.space) == 1:
         return
     configs: list[Any] = [run.net.skeleton(setting).module.config for setting in run.net.space]
@@ -255,8 +256,9 @@ def _compare(run: Opened, folder: Path, batch_size: int) -> None:
     measures: tuple[Measure, ...] = ("kl", "cosine") if len(widths) == 1 else ("kl",)
     batches = list(run.batches(run.examples[:COMPARED], batch_size))
     found = compare_submodels(run.net, batches, measures=measures, max_positions=POSITIONS)
-    for name, one in found.items():
-        one.to_json(folder / f"similarity-{name}.json")
+    with writing(folder) as save:
+        for name, one in found.items():
+            one.to_json(save.beside / f"similarity-{name}.json")
 
 
 def _tokens(example: Mapping[str, Any]) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from . import importance
 from .errors import CheckpointError, ConfigError, TrainingError
-from .files.weights import is_there
-from .files.writing import write_bytes
+from .files import records
+from .files.saving import remove_own
+from .files.weights import NETWORK, is_there, recognised
 from .fine_tuning import SortedTrainer
 from .fine_tuning_config import FineTuningConfig
 from .lora import base_of
@@ -25,8 +26,18 @@ from .packages import needs
 from .processes import interruptible
 from .recipes import Recipe
 from .recipes.recipe import Part
-from .resuming import restore
-from .run_folder import METRICS, STAGES
+from .resuming import remove_checkpoint, restore
+from .run_folder import (
+    CHECKPOINTS,
+    KIND,
+    METRICS,
+    MODEL,
+    STAGES,
+    claim,
+    metrics_text,
+    of_earlier_version,
+    writing,
+)  # fmt: skip
 from .text import EncodedText, TextData, compute_metrics
 from .training_arguments import make_training_arguments, of_stage, that_matter
 
@@ -147,6 +158,7 @@ def moved(batch: Mapping[str, Tensor], net: SortedNet) -> Batch:
 def _begin(run: Run, trainer: SortedTrainer, resume: bool) -> bool:
     """Make a folder ready for a run; return whether there is something in it to go on from."""
     config, output = run.config, run.output
+    claim(output, [CONFIG, METRICS])
     going_on, order = resume and _to_go_on(config, output), trainer.args.train_sampling_strategy
     if going_on and order != "random":
         run.say(
@@ -158,7 +170,8 @@ def _begin(run: Run, trainer: SortedTrainer, resume: bool) -> bool:
     if config.importance.kind != "none" and not going_on:
         _order_units(run, trainer)
     if trainer.is_world_process_zero():
-        write_bytes(output / CONFIG, json.dumps(asdict(config), indent=1).encode())
+        with writing(output) as save:
+            save.write(CONFIG, records.to_text(asdict(config)).encode())
     return going_on
 
 
@@ -178,7 +191,7 @@ def _to_go_on(config: FineTuningConfig, output: Path) -> bool:
         if not any(_has_checkpoint(stage) or is_there(stage / "model") for stage in stages):
             return False
     try:
-        held = identity(json.loads((output / CONFIG).read_text()))
+        held = identity(records.read(output / CONFIG))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{output} holds checkpoints, but its {CONFIG} cannot be read ({error}). Restore it, give another output "
@@ -196,10 +209,16 @@ def _to_go_on(config: FineTuningConfig, output: Path) -> bool:
 
 def _clear(output: Path) -> None:
     """Leave nothing of an earlier run behind a fresh start."""
-    for stale in (*(output / "checkpoints").glob("checkpoint-*"), *(output / STAGES).glob("*")):
-        shutil.rmtree(stale)
-    for stale in (output / METRICS, *(output / "model").glob("*")):
-        stale.unlink(missing_ok=True)
+    for folder in (output, *(output / STAGES).glob("*")):
+        claim(folder, ())
+        own = of_earlier_version(folder)
+        for checkpoint in (folder / CHECKPOINTS).glob("checkpoint-*"):
+            remove_checkpoint(checkpoint)
+        remove_own(folder / MODEL, NETWORK, recognised=recognised(folder / MODEL))
+        remove_own(folder, KIND, [METRICS], own)
+        for below in (folder / CHECKPOINTS, folder):
+            with suppress(OSError):
+                below.rmdir()  # where nothing is left in it
 
 
 # One stage
@@ -314,7 +333,8 @@ def _lines(history: Sequence[Mapping[str, Any]]) -> list[Line]:
 
 
 def _write_lines(lines: Sequence[Line], path: Path) -> None:
-    write_bytes(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    with writing(path.parent) as save:
+        save.write(path.name, metrics_text(lines))
 
 
 def identity(described: Mapping[str, Any]) -> dict[str, Any]:

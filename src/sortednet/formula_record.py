@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any, final
 
 from ._version import __version__
 from .errors import ConfigError, DataError
+from .files import records
 from .files.writing import write_bytes
 from .packages import needs
 from .symbolic import Formula, readable_names
@@ -121,7 +121,7 @@ class FormulaRecord:
             "points": {"total": self.total, "x": self.x.tolist(), "y": self.y.tolist()},
             "facts": {**asdict(self.facts), "invalid_share": self.facts.invalid_share},
         }
-        write_bytes(Path(path), json.dumps(held, ensure_ascii=False, indent=1, allow_nan=False).encode())
+        write_bytes(Path(path), records.to_text(held).encode())
 
     @staticmethod
     def _described(formula: Formula) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class FormulaRecord:
                 "wrote to."
             )
         try:
-            held = json.loads(Path(path).read_text(encoding="utf-8"))
+            held = records.read(path)
             found = held["format"]
             return _read(held) if found == FORMAT else _refuse(path, found)
         except ConfigError:

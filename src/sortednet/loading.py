@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from . import checkpoint
 from .errors import CheckpointError
 from .families import is_causal, read_builder
+from .files.manifest import check_unchanged
+from .files.weights import CONFIGS
 from .layouts import Layout, tensors_of
 from .names import BufferPolicy
 from .network import SortedNet
@@ -32,6 +34,7 @@ def load(
     space: Space | None = None,
     layouts: Iterable[Layout] | None = None,
     model: nn.Module | str | Path | None = None,
+    verify: bool = True,
 ) -> Any:
     """Open what `SortedNet.save_pretrained` wrote.
 
@@ -44,6 +47,8 @@ def load(
         layouts: Layouts the network was made with; needed only where their blocks are a function, which is not stored.
         model: The pretrained model of an adapter that `dylora` has made, which is not stored with it; or its folder or
             name; the one that the adapter's config names where left out.
+        verify: Whether what is read is compared with the digests that were written with it, in one pass; files of
+            version 0.1 have none.
 
     Returns:
         The `SortedNet`; with `at`, the sub-model as a plain module.
@@ -53,8 +58,10 @@ def load(
         SettingError: If `at` is not in the space.
     """
     stored = checkpoint.read_metadata(path)
+    if verify:
+        check_unchanged(path, CONFIGS)
     if "adapter" in stored:
-        return _load_ranks(path, stored, build, model, at, space)
+        return _load_ranks(path, stored, build, model, at, space, verify)
     if model is not None:
         raise CheckpointError(f"{path} holds a whole network and no adapter. Leave model= out.")
     pretrained = build is None and "class" in stored
@@ -80,14 +87,14 @@ def load(
             )
         if pretrained:
             net.head = ChunkedHead() if is_causal(full) else None
-        weights = checkpoint.read_weights(path)
+        weights = checkpoint.read_weights(path, verify=verify)
         for name, other in _other_names(net.full).items():
             if name not in weights and other in weights:
                 weights[name] = weights[other]
         _take_types(net.full, {name: tensor.dtype for name, tensor in weights.items()})
         with checkpoint.fitting(path):
             net.full.load_state_dict(weights)
-        net.private.restore(checkpoint.read_private(path))
+        net.private.restore(checkpoint.read_private(path, verify=verify))
         return net
     setting = found.setting(**(Setting.parse(at) if isinstance(at, str) else at))
     # The full model is never made: its outline stands in for it, and the cuts say what to read.
@@ -95,8 +102,8 @@ def load(
     if pretrained:
         layouts = [*build.layouts(full), *layouts]  # type: ignore[attr-defined]
     other_names = _other_names(full)
-    private = checkpoint.read_private(path)
-    with checkpoint.corners(path) as (types, read):
+    private = checkpoint.read_private(path, verify=verify)
+    with checkpoint.corners(path, verify=verify) as (types, read):
         _take_types(full, types)
         skeleton = build_skeleton(build, setting, full, layouts)
 
@@ -115,6 +122,7 @@ def _load_ranks(
     model: nn.Module | str | Path | None,
     at: Mapping[str, Number] | str | None,
     space: Space | None,
+    verify: bool,
 ) -> Any:
     """Open the adapter of a network that `dylora` has made, on its pretrained model."""
     with checkpoint.described(path):
@@ -125,7 +133,7 @@ def _load_ranks(
         raise CheckpointError(f"{path} holds {found!r}, not {space!r}. Load it with its own space, or train again.")
     if build is not None:
         raise CheckpointError(f"{path} holds an adapter. Give the model that it was trained on, as model=.")
-    net = reopened(path, found, adapter, model)
+    net = reopened(path, found, adapter, model, verify=verify)
     return net if at is None else net.extract(found.setting(**(Setting.parse(at) if isinstance(at, str) else at)))
 
 

@@ -25,6 +25,7 @@ from .outlines import call_builder
 from .readouts import Readout
 from .sharing import Sharing
 from .space import Number, Setting, Space
+from .storing import write_network
 from .sub_model import SubModel
 from .token_loss import ChunkedHead
 from .views import Skeleton, Skeletons, build_skeleton, refuse_larger
@@ -453,39 +454,37 @@ class SortedNet(nn.Module):
                 continue
             self.private.add(setting, self._skeleton(setting).own_tensors(self.private))
 
-    def save_pretrained(self, path: str | Path) -> None:
+    def save_pretrained(self, path: str | Path, *, max_shard_size: int | str = checkpoint.SHARD_SIZE) -> None:
         """Write the full model's ordinary checkpoint, and the space beside it.
 
-        The weights load with plain `load_state_dict`, without this library. A save that is cut short leaves the last
-        good checkpoint whole.
+        The weights load with plain `load_state_dict`, without this library. All files take their places together: a
+        save that is cut short leaves the last good checkpoint whole. The same network gives the same bytes.
 
         Args:
-            path: Folder; made if it is not there.
+            path: Folder; made if it is not there. What this library did not write there is never overwritten.
+            max_shard_size: Most bytes of one file of weights, as a number or such as "5GB".
 
         Raises:
-            CheckpointError: If the folder cannot be written.
+            CheckpointError: If the folder cannot be written, a file of somebody else's is in the way, or another
+                process writes there.
+            ConfigError: If `max_shard_size` is no size.
         """
         self._refuse_sharded("save_pretrained")
         self._refuse_merged()
-        self.write(path, self.full.state_dict())
+        self.write(path, self.full.state_dict(), max_shard_size=max_shard_size)
 
     def write(
-        self, path: str | Path, state: Mapping[str, Tensor], private: Mapping[tuple[str, str], Tensor] | None = None
+        self,
+        path: str | Path,
+        state: Mapping[str, Tensor],
+        private: Mapping[tuple[str, str], Tensor] | None = None,
+        **options: Any,
     ) -> None:
-        """Write a checkpoint as `save_pretrained` does, of full and private tensors that were gathered elsewhere."""
-        described: dict[str, Any] = {
-            "space": self.space.to_json(),
-            "buffers": self.private.policy,
-            "private": list(self.private.patterns),
-        }
-        known: tuple[Layout, ...] = ()
-        if isinstance(self.builder, (PretrainedBuilder, AdapterBuilder)):
-            described |= self.builder.to_json(self.full, state)
-            known = self.builder.layouts(self.full)
-            state = self.builder.before_saving(self.full, path, state)
-        described["layouts"] = [one.to_json() for one in self.layouts if one not in known]
-        tensors = self.private.tensors() if private is None else private
-        checkpoint.write(path, state, described, tensors, is_adapter=isinstance(self.builder, AdapterBuilder))
+        """Write what `save_pretrained` does, of tensors that were gathered elsewhere; see `storing.write_network`."""
+        held, policy = self.private, self.private.policy
+        described = {"space": self.space.to_json(), "buffers": policy, "private": list(held.patterns)}
+        tensors = held.tensors() if private is None else private
+        write_network(path, self.builder, self.full, state, described, self.layouts, tensors, **options)
 
     def _refuse_sharded(self, method: str) -> None:
         if any(hasattr(parameter, "device_mesh") for parameter in self.full.parameters()):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import CheckpointError
+from .files.locks import locked
 
 __all__ = ["alone", "interruptible"]
 
@@ -21,24 +22,14 @@ def alone(output: Path) -> Iterator[None]:
     Raises:
         CheckpointError: If another process trains there, or the folder cannot be written.
     """
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
     if int(os.environ.get("RANK", "0")) > 0:
         yield
         return
     try:
         output.mkdir(parents=True, exist_ok=True)
-        lock = open(output / ".lock", "w")  # noqa: SIM115
     except OSError as error:
         raise CheckpointError(f"{output} cannot be written ({error.strerror}). Give another output folder.") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise CheckpointError(f"Another process trains in {output}. Wait for it, or give another folder.") from None
+    with locked(output, patience_s=0, again=False):
         yield
 
 

@@ -13,9 +13,10 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from .checkpoint import METADATA, read_weights
+from .checkpoint import read_weights
 from .errors import BuildError, CheckpointError, ConfigError, SettingError, SpaceError
 from .families import open_pretrained
+from .files.weights import METADATA
 from .lora import (
     AdapterBuilder,
     Outline,
@@ -177,7 +178,9 @@ def load_adapter(
     return net if order == "given" else order_ranks(net)
 
 
-def reopened(path: str | Path, space: Space, stored: Mapping[str, Any], model: Any) -> SortedNet:
+def reopened(
+    path: str | Path, space: Space, stored: Mapping[str, Any], model: Any, *, verify: bool = True
+) -> SortedNet:
     """Return the network of an adapter that `SortedNet.save_pretrained` wrote.
 
     Args:
@@ -185,6 +188,7 @@ def reopened(path: str | Path, space: Space, stored: Mapping[str, Any], model: A
         space: Its space.
         stored: What its builder's `to_json` had returned.
         model: The model that it was trained on, or its folder or name; or a `SortedNet` of it.
+        verify: Whether its weights are compared with their digest.
 
     Raises:
         CheckpointError: If no model is given or named, or it is another one.
@@ -216,7 +220,7 @@ def reopened(path: str | Path, space: Space, stored: Mapping[str, Any], model: A
     if net.space != space:
         raise CheckpointError(f"{path} holds {space!r}, and the model makes {net.space!r}. Give the model it is of.")
     check_base(net.full, stored["identity"], path)
-    load_adapter_state(net.full, builder_of_ranks(net).adapter, read_weights(path), path)
+    load_adapter_state(net.full, builder_of_ranks(net).adapter, read_weights(path, verify=verify), path)
     return net
 
 

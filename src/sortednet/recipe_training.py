@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .errors import CheckpointError
+from .files import records
 from .network import SortedNet
 from .objectives import Batch, LossFunction
 from .packages import needs
@@ -104,6 +105,15 @@ def train_recipe(
     return net
 
 
+def _description(path: Path) -> Any:
+    try:
+        held = records.read(path)
+        held.items()
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}). Restore it, or start anew without resuming.") from None
+    return held
+
+
 def _refuse_other(output: Path, about: Mapping[str, Any]) -> None:
     """Refuse a folder in which stages of another recipe lie.
 
@@ -111,7 +121,7 @@ def _refuse_other(output: Path, about: Mapping[str, Any]) -> None:
         CheckpointError: If there are some.
     """
     for path in sorted((output / STAGES).glob("*/config.json")):
-        held = json.loads(path.read_text())
+        held = _description(path)
         for name in ("recipe", "recipe_options"):
             if held.get(name) != json.loads(json.dumps(about[name])):
                 raise CheckpointError(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,29 @@ from torch import Tensor
 from . import checkpoint
 from .buffers import Private
 from .errors import CheckpointError
+from .files import records
+from .files.manifest import MANIFEST, Manifest, check_unchanged
+from .files.saving import adopt, remove_own, saving
+from .files.weights import NETWORK, recognised
 from .files.writing import write_bytes
 from .lora import AdapterBuilder, load_adapter_state
 from .network import SortedNet
 
-__all__ = ["last_checkpoint", "read_draws", "restore", "write_draws", "write_gathered"]
+__all__ = [
+    "last_checkpoint",
+    "read_draws",
+    "remove_checkpoint",
+    "restore",
+    "rotate",
+    "seal",
+    "without_rotation",
+    "write_beside",
+    "write_draws",
+    "write_gathered",
+]
 
 DRAWS = "sortednet_objective.json"
+_LAST = "trainer_state.json"  # that transformers writes
 
 
 def last_checkpoint(output: Path) -> str:
@@ -29,15 +46,78 @@ def last_checkpoint(output: Path) -> str:
     Raises:
         CheckpointError: If there is none.
     """
-    found = {int(one.name[11:]): one for one in output.glob("checkpoint-*") if one.name[11:].isdigit()}
-    for _, folder in sorted(found.items(), reverse=True):
+    for folder in reversed(_checkpoints(output)):
         try:
-            json.loads((folder / "trainer_state.json").read_text())  # the last that is written
+            records.read(folder / _LAST)
         except (OSError, ValueError):
             warnings.warn(f"{folder} was not finished when its run was killed; an earlier one is taken.", stacklevel=3)
             continue
+        try:
+            check_unchanged(folder, Manifest.read(folder).files)
+            checkpoint.read_weights(folder)
+            checkpoint.read_private(folder)
+        except CheckpointError as error:
+            warnings.warn(f"{error} An earlier checkpoint is taken.", stacklevel=3)
+            continue
         return str(folder)
     raise CheckpointError(f"There is no checkpoint in {output}. Give the folder of one, or start without resuming.")
+
+
+def _checkpoints(output: Path) -> list[Path]:
+    found = {int(one.name[11:]): one for one in output.glob("checkpoint-*") if one.name[11:].isdigit()}
+    return [folder for _, folder in sorted(found.items())]
+
+
+def write_beside(folder: Path, trainer: Any) -> None:
+    """Write what a trainer keeps beside the network: its tokenizer or the like, and its arguments."""
+    processors = (trainer.processing_class, getattr(trainer.data_collator, "tokenizer", None))
+    with saving(folder, NETWORK, adds=True) as save:
+        for one in [one for one in processors if one is not None][:1]:
+            one.save_pretrained(save.beside)
+        torch.save(trainer.args, save.beside / "training_args.bin")
+
+
+def seal(folder: Path) -> None:
+    """Note all files of a finished checkpoint, those that transformers wrote too, so that damage is noticed later."""
+    adopt(folder, NETWORK, sorted(one.name for one in folder.iterdir() if one.is_file() and one.name != MANIFEST))
+
+
+def rotate(output: Path, keep: int | None, best: str | None) -> None:
+    """Remove the oldest checkpoints that this library wrote; folders of other tools beside them stay.
+
+    Args:
+        output: Where they are.
+        keep: How many stay, the newest and the best always; all where None.
+        best: The folder of the best.
+    """
+    own = [folder for folder in _checkpoints(output) if (folder / DRAWS).is_file()]
+    kept = {own[-1], Path(best)} if own and best else {*own[-1:]}
+    spare = [folder for folder in own if folder not in kept]
+    for folder in spare[: len(own) - max(keep, len(kept))] if keep else []:
+        remove_checkpoint(folder)
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a checkpoint of a fine-tuning run, and nothing else that lies in its folder."""
+    if (folder / DRAWS).is_file():
+        remove_own(folder, NETWORK, recognised=recognised(folder, trained=True))
+
+
+@contextmanager
+def without_rotation(args: Any) -> Iterator[int | None]:
+    """Keep transformers from removing checkpoints, which takes whatever is named like one.
+
+    Args:
+        args: Training arguments.
+
+    Yields:
+        How many they say are to be kept.
+    """
+    limit, args.save_total_limit = args.save_total_limit, None
+    try:
+        yield limit
+    finally:
+        args.save_total_limit = limit
 
 
 def write_draws(folder: Path, run: Mapping[str, Any], state: Mapping[str, Any]) -> None:
@@ -48,7 +128,7 @@ def write_draws(folder: Path, run: Mapping[str, Any], state: Mapping[str, Any]) 
         run: What must be equal for the run to be continued; plain JSON values.
         state: The objective's state.
     """
-    write_bytes(folder / DRAWS, json.dumps({**run, "state": state}, indent=1).encode())
+    write_bytes(folder / DRAWS, records.to_text({**run, "state": state}).encode())
 
 
 def read_draws(folder: Path, run: Mapping[str, Any]) -> Any:
@@ -58,7 +138,7 @@ def read_draws(folder: Path, run: Mapping[str, Any]) -> Any:
         CheckpointError: If it is missing, damaged or of another run.
     """
     try:
-        held = json.loads((folder / DRAWS).read_text())
+        held = records.read(folder / DRAWS)
         state = held.pop("state")
     except FileNotFoundError:
         raise CheckpointError(

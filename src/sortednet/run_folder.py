@@ -1,20 +1,47 @@
-"""What a run leaves in its folder beside checkpoints: its metrics, line by line, and what a fresh start removes."""
+"""What a run leaves in its folder: checkpoints, metrics, a network; and what of it a fresh start removes."""
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .files.writing import write_bytes
-from .processes import alone
+from .errors import CheckpointError
+from .files import records
+from .files.locks import locked
+from .files.manifest import MANIFEST
+from .files.saving import Saving, adopt, check_place, remove_own, saving
+from .files.tensor_file import read_header
+from .files.weights import ADAPTER, CONFIGS, METADATA, NETWORK, WEIGHTS, recognised
 from .space import Setting
 
-__all__ = ["METRICS", "STAGES", "Log", "clear", "clear_folder", "read_curves"]
+__all__ = [
+    "CHECKPOINT",
+    "CHECKPOINTS",
+    "KIND",
+    "METRICS",
+    "MODEL",
+    "SIMILARITIES",
+    "STAGES",
+    "Log",
+    "claim",
+    "clear",
+    "clear_folder",
+    "metrics_text",
+    "of_earlier_version",
+    "read_curves",
+    "writing",
+]
 
-METRICS, STAGES = "metrics.jsonl", "stages"
+CHECKPOINTS, METRICS, MODEL, STAGES = "checkpoints", "metrics.jsonl", "model", "stages"
+SIMILARITIES = "similarity*.json"
+KIND, CHECKPOINT = "run", "training checkpoint"
+_WRITTEN = (
+    "config.json", METRICS, "table.json", "table.csv", "evaluated.json", "chosen.json", "report.html", "report.png",
+)  # fmt: skip
 
 
 class Log:
@@ -25,8 +52,9 @@ class Log:
         self.losses: list[float] = []
         self.terms: dict[str, list[float]] = defaultdict(list)
         if enabled:
-            kept = [line for line in _lines(path) if line["update"] <= start]
-            write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+            with writing(path.parent) as save:
+                save.write(path.name, metrics_text(line for line in _lines(path) if line["update"] <= start))
+            adopt(path.parent, KIND, (), grows=[path.name])
 
     def add(self, terms: Iterable[tuple[Setting, float]], loss: float) -> None:
         self.losses.append(loss)
@@ -42,43 +70,111 @@ class Log:
         }
         self.losses, self.terms = [], defaultdict(list)
         if self.enabled:
-            with open(self.path, "a") as file:
-                file.write(json.dumps(line) + "\n")
+            with open(self.path, "ab") as file:
+                file.write(metrics_text([line]))
         return line
 
 
+def metrics_text(lines: Iterable[dict[str, Any]]) -> bytes:
+    """Return lines of metrics as they are written: each with a digest of its own."""
+    return "".join(records.to_text(line, indent=None) + "\n" for line in lines).encode()
+
+
+def claim(folder: Path, names: Iterable[str]) -> None:
+    """Refuse to write a run's files where others are in the way; nothing is written.
+
+    Args:
+        folder: The run's folder.
+        names: Of the files.
+
+    Raises:
+        CheckpointError: If one of them is not this library's, or what the run makes below is a link.
+    """
+    for below in (CHECKPOINTS, MODEL, STAGES):
+        if (folder / below).is_symlink():
+            raise CheckpointError(f"{folder / below} is a link, and links are not followed. Give another folder.")
+    check_place(folder, KIND, names, of_earlier_version(folder))
+    model = folder / MODEL
+    check_place(model, NETWORK, (WEIGHTS, ADAPTER, METADATA, *CONFIGS), recognised(model))
+
+
+@contextmanager
+def writing(run: str | Path, recognised: Iterable[str] = ()) -> Iterator[Saving]:
+    """Write files of a run, all or none.
+
+    Args:
+        run: The run's folder.
+        recognised: What is known to be ours beside what an earlier version's run is known by.
+
+    Raises:
+        CheckpointError: If files of somebody else's are in the way, or the folder cannot be written.
+    """
+    with saving(run, KIND, adds=True, recognised=[*of_earlier_version(Path(run)), *recognised]) as save:
+        yield save
+
+
+def of_earlier_version(run: Path) -> list[str]:
+    """Return the files of a run that version 0.1 wrote, which kept no manifest."""
+    if (run / MANIFEST).exists() or not (recognised(run / MODEL) or _checkpoints_of_earlier_version(run)):
+        return []
+    found = [*(run / name for name in _WRITTEN), *run.glob(SIMILARITIES)]
+    return [one.name for one in found if one.is_file() and not one.is_symlink()]
+
+
+def _checkpoints_of_earlier_version(run: Path) -> list[str]:
+    return [one.name for one in (run / CHECKPOINTS).glob("update-*.safetensors") if _is_checkpoint(one)]
+
+
+def _is_checkpoint(file: Path) -> bool:
+    try:
+        return "run" in read_header(file).metadata
+    except CheckpointError:
+        return False
+
+
 def clear(output: str | Path) -> None:
-    """Remove the checkpoints, metrics and network of an earlier run, of all its stages.
+    """Remove the checkpoints, metrics and network of an earlier run, of all its stages, and nothing else.
 
     Args:
         output: The run's folder.
 
     Raises:
-        CheckpointError: If another process trains there.
+        CheckpointError: If another process trains there, or a file was changed since it was written.
     """
     for folder in (Path(output), *(Path(output) / STAGES).glob("*")):
         if folder.is_dir():
-            with alone(folder):
-                clear_folder(folder)
-                if folder != Path(output):
-                    (folder / "config.json").unlink(missing_ok=True)
+            with locked(folder, patience_s=0):
+                clear_folder(folder, *(() if folder == Path(output) else ("config.json",)))
 
 
-def clear_folder(folder: Path) -> None:
-    """Remove the same of one folder, whose lock is held."""
-    stale = [*(folder / "checkpoints").glob("update-*.safetensors"), folder / METRICS, *(folder / "model").glob("*")]
-    for one in stale:
-        one.unlink(missing_ok=True)
+def clear_folder(folder: Path, *more: str) -> None:
+    """Remove the same of one folder, and what else is named."""
+    claim(folder, ())
+    checkpoints, model, own = folder / CHECKPOINTS, folder / MODEL, of_earlier_version(folder)
+    stale = [] if (checkpoints / MANIFEST).exists() else _checkpoints_of_earlier_version(folder)
+    remove_own(model, NETWORK, recognised=recognised(model))
+    remove_own(checkpoints, CHECKPOINT, recognised=stale)
+    remove_own(folder, KIND, [METRICS, *more], own)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    lines = []
-    if path.is_file():
-        for text in path.read_text().splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:
-                break  # A kill can leave the last line unfinished.
+    """Return the lines of metrics that are as they were written."""
+    lines, damaged = [], []
+    texts = path.read_bytes().splitlines() if path.is_file() else []
+    for number, text in enumerate(texts, 1):
+        try:
+            line = records.parse(text)
+            if not (type(line["update"]) is int and isinstance(line["terms"], dict)):
+                raise TypeError("no update and terms")
+            lines.append(line)
+        except (ValueError, KeyError, TypeError):
+            if number < len(texts):  # a kill can leave the last line unfinished
+                damaged.append(number)
+    if damaged:
+        warnings.warn(
+            f"{path} is damaged: line{'s' * (len(damaged) > 1)} {', '.join(map(str, damaged[:5]))} are left out.",
+            stacklevel=3,
+        )
     return lines
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
 from .errors import CheckpointError, DataError, SortedNetError
+from .files import records
 from .files.writing import write_bytes
 from .space import Number, Setting
 
@@ -100,7 +100,7 @@ class Similarity:
         Raises:
             CheckpointError: If it cannot be written.
         """
-        write_bytes(Path(path), json.dumps({"format": _VERSION, **asdict(self)}).encode())
+        write_bytes(Path(path), records.to_text({"format": _VERSION, **asdict(self)}, indent=None).encode())
 
     @classmethod
     def from_json(cls, path: str | Path) -> Similarity:
@@ -124,7 +124,7 @@ class Similarity:
             True
         """
         try:
-            described = json.loads(Path(path).read_bytes())
+            described = records.read(path)
             version = described["format"]
             if version == _VERSION:
                 return cls(**{one.name: described[one.name] for one in fields(cls)})
@@ -132,7 +132,7 @@ class Similarity:
             raise CheckpointError(
                 f"{path} cannot be read ({error.strerror or error}). Give the file that Similarity.to_json wrote."
             ) from None
-        except (ValueError, KeyError, TypeError, SortedNetError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, SortedNetError) as error:
             raise CheckpointError(f"{path} is damaged ({error!r}). Restore it, or compare again.") from None
         raise CheckpointError(
             f"{path} has format {version}; this version reads format {_VERSION}. Update sortednet, or write it again."

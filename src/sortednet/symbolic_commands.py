@@ -9,8 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .files import records
+from .files.manifest import MANIFEST
 from .fit_config import FitConfig
 from .packages import needs
+from .run_folder import writing
 from .terminal import output_console
 
 if TYPE_CHECKING:
@@ -65,7 +68,8 @@ def fit(path: str, columns: Sequence[str] | None, config: FitConfig, console: Co
     _print(record)
     for one in record.facts.warnings:
         console.print(Text("warning: ", style="bold yellow"), one, sep="")
-    record.to_json(Path(config.output) / RECORD)
+    with writing(config.output, _recognised(config.output)) as save:
+        record.to_json(save.beside / RECORD)
     console.print(
         f"Wrote {Path(config.output) / RECORD}. See it as a page: sortednet symbolic report {config.output}",
         markup=False,
@@ -84,9 +88,22 @@ def report(folder: str, title: str | None, console: Console) -> None:
         from .formula_record import FormulaRecord
         from .symbolic_report import write_formula_page, write_formula_picture
     record = FormulaRecord.from_json(Path(folder) / RECORD)
-    write_formula_page(Path(folder) / PAGE, record, title=title)
-    write_formula_picture(Path(folder) / PICTURE, record)
+    with writing(folder, _recognised(folder)) as save:
+        write_formula_page(save.beside / PAGE, record, title=title)
+        write_formula_picture(save.beside / PICTURE, record)
     console.print(f"Wrote {Path(folder) / PAGE} and {PICTURE}; open the page in a browser.")
+
+
+def _recognised(folder: str) -> list[str]:
+    """Return what an earlier version wrote into the folder of a fit, which kept no manifest."""
+    if (Path(folder) / MANIFEST).exists():
+        return []
+    try:
+        held = records.read(Path(folder) / RECORD)
+    except (OSError, ValueError):
+        return []
+    own = isinstance(held, dict) and {"format", "sortednet", "formula"} <= held.keys()
+    return [name for name in (RECORD, PAGE, PICTURE) if own and (Path(folder) / name).is_file()]
 
 
 def _found(path: str, points: PointsFile, config: FitConfig) -> FormulaRecord:

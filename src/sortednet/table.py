@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import numbers
 import statistics
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from .errors import CheckpointError, SettingError, SortedNetError
+from .files import records
 from .files.writing import write_bytes
 from .space import Number, Setting
 
@@ -362,7 +362,7 @@ class Table(Sequence[Row]):
                 {**{f.name: getattr(row, f.name) for f in fields(row)}, "setting": dict(row.setting)} for row in self
             ],
         }
-        write_bytes(Path(path), json.dumps(described, indent=1).encode())
+        write_bytes(Path(path), records.to_text(described).encode())
 
     @classmethod
     def from_json(cls, path: str | Path) -> Table:
@@ -386,7 +386,7 @@ class Table(Sequence[Row]):
             True
         """
         try:
-            described = json.loads(Path(path).read_bytes())
+            described = records.read(path)
             version = described["format"]
             if version == _VERSION:
                 rows = [Row(**{**row, "setting": Setting(row["setting"])}) for row in described["rows"]]

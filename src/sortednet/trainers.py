@@ -23,14 +23,16 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from . import checkpoint
 from .errors import CheckpointError, DataError
-from .files.weights import WEIGHTS
-from .files.writing import write_bytes
+from .files import records
+from .files.saving import remove_own, saving, set_aside
+from .files.tensor_file import damaged
+from .files.weights import is_there
 from .names import Reduction
 from .network import SortedNet
 from .objectives import Batch, LossFunction, Objective
 from .packages import needs
 from .processes import alone, interruptible
-from .run_folder import METRICS, Log, clear_folder
+from .run_folder import CHECKPOINT, CHECKPOINTS, METRICS, MODEL, Log, claim, clear_folder, writing
 from .training import step
 from .training_config import TrainingConfig
 
@@ -106,6 +108,7 @@ class Trainer:
         length = len(held)
         self.transform, self.accumulation, self.title = transform, accumulation, title
         self.collate, self.workers = collate, workers
+        self._damaged: set[Path] = set()
         self.console = console or Console(stderr=True)
         if length < config.batch_size:
             raise DataError(
@@ -134,6 +137,7 @@ class Trainer:
                 in `output`.
         """
         with alone(self.output):
+            claim(self.output, [METRICS, "config.json"])
             return self._train(resume)
 
     def _train(self, resume: bool) -> SortedNet:
@@ -155,9 +159,9 @@ class Trainer:
         if config.channels_last:
             self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model, optimizer = accelerator.prepare(self.net.train(), self._optimizer())
-        if resume and not self._found() and (self.output / "model" / WEIGHTS).is_file():
+        if resume and not self._found() and is_there(self.output / MODEL):
             raise CheckpointError(
-                f"{self.output / 'model'} holds a trained network, but no checkpoint is left to go on from. "
+                f"{self.output / MODEL} holds a trained network, but no checkpoint is left to go on from. "
                 "Give another output folder, or replace it by starting anew without resuming."
             )
         start = self._resume(model, optimizer) if resume else 0
@@ -190,7 +194,7 @@ class Trainer:
         for tracker in accelerator.trackers:
             tracker.finish()  # `end_training` would destroy the process group, which is the caller's
         if accelerator.is_main_process:
-            self.net.save_pretrained(self.output / "model")
+            self.net.save_pretrained(self.output / MODEL)
         return self.net
 
     def _begin(self, start: int) -> None:
@@ -198,7 +202,8 @@ class Trainer:
         if start == 0:
             clear_folder(self.output)
         if self.description:
-            write_bytes(self.output / "config.json", json.dumps(self.description, indent=1).encode())
+            with writing(self.output) as save:
+                save.write("config.json", records.to_text(self.description).encode())
 
     def _optimizer(self) -> torch.optim.Optimizer:
         parameters = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
@@ -256,18 +261,21 @@ class Trainer:
             "param_groups": held["param_groups"],
             **self._identity(),
         }
-        data = checkpoint.to_bytes(tensors, {"run": json.dumps(described)})
-        write_bytes(self._checkpoints() / f"update-{update:08d}.safetensors", data)
-        for stale in self._found()[: -self.config.keep]:
-            stale.unlink(missing_ok=True)
+        folder = self._checkpoints()
+        for path in self._damaged & {folder / f"update-{update:08d}.safetensors"}:
+            set_aside(path)
+        name = f"update-{update:08d}.safetensors"
+        known = [one.name for one in self._found()]
+        with saving(folder, CHECKPOINT, adds=True, recognised=known) as save, save.opened(name) as file:
+            checkpoint.write_tensors(file, tensors, {"run": json.dumps(described)})
+        remove_own(folder, CHECKPOINT, [one.name for one in self._found()[: -self.config.keep]])
 
     def _resume(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
         """Take over the last checkpoint and return the number of updates done."""
-        found = self._found()
-        if not found:
+        taken = self._last()
+        if taken is None:
             return 0
-        tensors, metadata = checkpoint.read_file(found[-1])
-        described = json.loads(metadata["run"])
+        file, tensors, described = taken
         for name, value in json.loads(json.dumps(self._identity())).items():
             if described[name] != value:
                 changed = {
@@ -276,7 +284,7 @@ class Trainer:
                     if described[name].get(key) != value.get(key)
                 }
                 raise CheckpointError(
-                    f"{found[-1]} belongs to another run: of {name}, (then, now) are {changed}. "
+                    f"{file} belongs to another run: of {name}, (then, now) are {changed}. "
                     "Give another output folder, restore the old configuration, or start anew without resuming."
                 )
         weights: dict[str, Any] = {}
@@ -289,15 +297,38 @@ class Trainer:
                 state["state"][path][key[0]] = tensor
         for group in state["param_groups"]:
             group.update({key: tuple(value) for key, value in group.items() if key == "betas"})
-        with checkpoint.fitting(found[-1]):
+        with checkpoint.fitting(file):
             set_model_state_dict(model, weights, options=_OPTIONS)
             # What had no gradient yet has no state either.
             set_optimizer_state_dict(model, _inner(optimizer), state, options=replace(_OPTIONS, strict=False))
         self.objective.load_state_dict(described["objective"])
         return int(described["update"])
 
+    def _last(self) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
+        """Return the last checkpoint that is as it was written, or None where there is none at all.
+
+        Raises:
+            CheckpointError: If all are damaged.
+        """
+        failure = None
+        for path in reversed(self._found()):
+            try:
+                tensors, metadata = checkpoint.read_file(path)
+                described = records.parse(metadata["run"])
+                if not {"update", "objective", "param_groups", *self._identity()} <= described.keys():
+                    raise KeyError("what it is of")
+            except (CheckpointError, ValueError, KeyError, AttributeError) as error:
+                failure = error if isinstance(error, CheckpointError) else damaged(path, repr(error))
+                self._damaged.add(path)
+                self.console.print(f"{failure} The one before is taken.", style="yellow", markup=False)
+                continue
+            return path, tensors, described
+        if failure is not None:
+            raise failure
+        return None
+
     def _checkpoints(self) -> Path:
-        return self.output / "checkpoints"
+        return self.output / CHECKPOINTS
 
     def _found(self) -> list[Path]:
         return sorted(self._checkpoints().glob("update-*.safetensors"))

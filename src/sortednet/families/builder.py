@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import BuildError, CheckpointError, SpaceError
+from ..errors import BuildError, SpaceError
 from ..layouts import Layout
 from ..readouts import Readout, attach, attached
 from ..space import Number
@@ -104,12 +104,9 @@ class PretrainedBuilder:
         tensors = [next((t for t in state.values() if t.is_floating_point()), None)]
         if tensors[0] is not None:
             config.dtype = tensors[0].dtype
-        try:
-            config.save_pretrained(path)
-            if self.generation is not None and full.can_generate():
-                full.generation_config.save_pretrained(path)
-        except OSError as error:
-            raise CheckpointError(f"{path} could not be written ({error}). Correct the path, or free space.") from error
+        config.save_pretrained(path)
+        if self.generation is not None and full.can_generate():
+            full.generation_config.save_pretrained(path)
         tied = getattr(full, "all_tied_weights_keys", None) or {}
         return {name: tensor for name, tensor in state.items() if tied.get(name) not in state}
 

@@ -9,9 +9,10 @@ from typing import Any
 from ..errors import ConfigError
 from ..fine_tuning_config import FineTuningConfig
 from ..packages import needs
+from ..run_folder import writing
 from ..table import Table
 from .configurations import CONFIG, read_config
-from .selection import TABLE, check_trained, in_run, print_rows, write_evaluated
+from .selection import EVALUATED, TABLE, check_trained, evaluated_text, in_run, print_rows
 
 with needs("A command", "cli"):
     from rich.console import Console
@@ -68,9 +69,10 @@ def evaluate(
             held = (images.test_images, images.test_labels)
             batches = list(zip(*(torch.split(one, batch_size or 256) for one in held), strict=True))
             table = evaluation.evaluate(net, batches, measure=measure, cost_batch=cost_batch, progress=show)
-    write_evaluated(run)
-    table.to_json(Path(run) / TABLE)
-    table.to_csv(Path(run) / "table.csv")
+    with writing(run) as save:
+        save.write(EVALUATED, evaluated_text(run).encode())
+        table.to_json(save.beside / TABLE)
+        table.to_csv(save.beside / "table.csv")
     front = table.pareto()
     print_rows(table, front, f"{len(table)} sub-models; the {len(front)} that no smaller one beats:")
     console.print(f"The whole table: {Path(run) / 'table.csv'}")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import ConfigError
-from ..files.writing import write_bytes
+from ..files.saving import saving
+from ..files.weights import EXTRACTED, SETTING, WEIGHTS, recognised_extraction
 from ..fine_tuning_config import FineTuningConfig
 from ..packages import needs
 from ..space import Setting
@@ -59,19 +60,21 @@ def extract(
     if form != "plain" or server is not None:
         raise ConfigError(f"--form and --server are for an adapter, and {run} trained none. Leave them out.")
     from .. import image_job
-    from ..checkpoint import to_bytes
+    from ..checkpoint import write_tensors
     from ..export import to_onnx
     from ..recipes import plain
 
     images, net = image_job.open_run(config, Path(run))
     model = plain(net.extract(chosen)).eval().cpu()
-    file = folder / "model.safetensors"
-    write_bytes(file, to_bytes(model.state_dict()))
-    write_bytes(folder / "setting.json", json.dumps(dict(chosen)).encode())
+    with saving(folder, EXTRACTED, recognised=recognised_extraction(folder)) as save:
+        with save.opened(WEIGHTS) as file:
+            write_tensors(file, model.state_dict())
+        save.write(SETTING, json.dumps(dict(chosen)).encode())
+        if onnx:
+            difference = to_onnx(model, images.test_images[:2], save.beside / "model.onnx")
     parameters = sum(one.numel() for one in model.parameters())
     console.print(
         f"Wrote {type(model).__name__} at {chosen}, {parameters:,} parameters: {folder / 'model.safetensors'}"
     )
     if onnx:
-        difference = to_onnx(model, images.test_images[:2], folder / "model.onnx")
         console.print(f"Wrote {folder / 'model.onnx'}; onnxruntime differs by {difference:.1e} at most.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..fine_tuning_config import FineTuningConfig
 from ..packages import needs
-from ..run_folder import read_curves
+from ..run_folder import read_curves, writing
 from .configurations import CONFIG, read_config
 from .selection import chosen_in, in_run, table_of
 
@@ -44,8 +44,13 @@ def report(run: str, title: str | None, console: Console) -> None:
         **({"adapter": f"r={tuned.adapter.r}"} if tuned and tuned.adapter else {}),
     }
     from ..report import write_picture, write_report
+    from ..similarity import Similarity
 
     page = Path(run) / "report.html"
-    write_report(page, table, curves=curves, chosen=chosen_in(run), title=title, facts=facts)
-    write_picture(Path(run) / "report.png", table, title=title)
+    with writing(run) as save:
+        write_report(
+            save.beside / page.name, table, curves=curves, chosen=chosen_in(run), title=title, facts=facts,
+            similarities=map(Similarity.from_json, sorted(Path(run).glob("similarity*.json"))),
+        )  # fmt: skip
+        write_picture(save.beside / "report.png", table, title=title)
     console.print(f"Wrote {page} and report.png; open the page in a browser.")

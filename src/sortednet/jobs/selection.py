@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ConfigError, SettingError
+from ..files import records
 from ..files.weights import digest, is_there
-from ..files.writing import write_bytes
 from ..packages import needs
+from ..run_folder import writing
 from ..space import Setting
 from ..table import Row, Table
 from ..terminal import output_console
@@ -17,10 +17,20 @@ from ..terminal import output_console
 with needs("A command", "cli"):
     from rich.table import Table as RichTable
 
-__all__ = ["TABLE", "check_trained", "chosen_in", "in_run", "print_rows", "select", "table_of", "write_evaluated"]
+__all__ = [
+    "EVALUATED",
+    "TABLE",
+    "check_trained",
+    "chosen_in",
+    "evaluated_text",
+    "in_run",
+    "print_rows",
+    "select",
+    "table_of",
+]
 
 TABLE = "table.json"
-_CHOSEN, _EVALUATED = "chosen.json", "evaluated.json"
+_CHOSEN, EVALUATED = "chosen.json", "evaluated.json"
 
 
 def in_run(run: str | Path, name: str, command: str) -> Path:
@@ -84,7 +94,8 @@ def select(run: str, budgets: Sequence[str], name: str | None = None) -> Setting
         raise SettingError(f"--name {label!r} reads like a setting. Give a word, such as small.")
     chosen[label] = setting
     held = {"model": _evaluated(run), "chosen": {name: str(one) for name, one in chosen.items()}}
-    write_bytes(Path(run) / _CHOSEN, json.dumps(held, indent=1).encode())
+    with writing(run) as save:
+        save.write(_CHOSEN, records.to_text(held).encode())
     print_rows(table, [table.row(setting)], f"Best under {' '.join(budgets)}:")
     return setting
 
@@ -111,25 +122,25 @@ def chosen_in(run: str | Path) -> dict[str, Setting]:
     if not path.is_file():
         return {}
     try:
-        held = json.loads(path.read_text())
-        if held["model"] != _evaluated(run):
+        held = records.read(path)
+        if held["model"] != digest(Path(run) / "model"):
             return {}
         return {label: Setting.parse(text) for label, text in held["chosen"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is damaged ({error!r}). Remove it, and select again.") from None
 
 
-def write_evaluated(run: str | Path) -> None:
-    """Note which network was measured."""
-    write_bytes(Path(run) / _EVALUATED, json.dumps({"model": digest(Path(run) / "model")}).encode())
+def evaluated_text(run: str | Path) -> str:
+    """Return the JSON text that says which network was measured."""
+    return records.to_text({"model": digest(Path(run) / "model")})
 
 
 def _evaluated(run: str | Path) -> str:
     """Return the digest of the network that was evaluated last."""
-    path = in_run(run, _EVALUATED, "sortednet evaluate")
+    path = in_run(run, EVALUATED, "sortednet evaluate")
     try:
-        return str(json.loads(path.read_text())["model"])
-    except (ValueError, KeyError, TypeError):
+        return str(records.read(path)["model"])
+    except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(f"{path} is damaged. Evaluate again: sortednet evaluate {run}") from None
 
 

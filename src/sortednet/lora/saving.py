@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..checkpoint import to_bytes
 from ..errors import CheckpointError, ConfigError
-from ..files.weights import ADAPTER, ADAPTER_CONFIG
-from ..files.writing import write_bytes
+from ..files.saving import saving
+from ..files.weights import ADAPTER, ADAPTER_CONFIG, EXTRACTED, recognised_extraction
 
 __all__ = [
     "adapter_state",
@@ -104,15 +104,16 @@ def write_config(path: str | Path, config: Any) -> None:
     saved.inference_mode = True
     given = {name: sorted(one) if isinstance(one, set) else one for name, one in saved.to_dict().items()}
     try:
-        write_bytes(Path(path) / ADAPTER_CONFIG, json.dumps(given, indent=2, sort_keys=True).encode())
+        (Path(path) / ADAPTER_CONFIG).write_text(json.dumps(given, indent=2, sort_keys=True))
     except TypeError as error:
         raise ConfigError(f"The LoraConfig holds what JSON cannot ({error}). Give plain values.") from error
 
 
 def write_adapter(path: str | Path, config: Any, state: Mapping[str, Tensor]) -> None:
     """Write a plain adapter that PEFT opens: its config and its weights."""
-    write_bytes(Path(path) / ADAPTER, to_bytes(state))
-    write_config(path, config)
+    with saving(path, EXTRACTED, recognised=recognised_extraction(path)) as save:
+        save.write(ADAPTER, to_bytes(state))
+        write_config(save.beside, config)
 
 
 def baked(model: Any, adapter: str) -> tuple[Any, dict[str, Tensor]]:
