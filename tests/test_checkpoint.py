@@ -66,6 +66,22 @@ def test_a_checkpoint_is_the_weights_and_a_description(tmp_path):
     assert described == {"format": 1, "space": SPACE.to_json(), "buffers": "shared", "private": [], "layouts": []}
 
 
+def test_nothing_but_torch_and_safetensors_is_needed(tmp_path):
+    """As installed without extras, where not even numpy need be."""
+    program = textwrap.dedent("""
+        import sys
+        sys.modules["numpy"] = None
+        from functools import partial
+        import sortednet as sn
+        build = partial(sn.models.MLP, inputs=3, classes=2)
+        net = sn.SortedNet(build, sn.Space(depth=[1, 2], width=[2, 4]), private="head.*")
+        net.save_pretrained(sys.argv[1])
+        sn.load(sys.argv[1], build)
+        sn.load(sys.argv[1], build, at="depth=1,width=2")
+    """)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program, str(tmp_path)], check=True)
+
+
 def test_the_weights_alone_are_enough_to_load(tmp_path):
     network(3.0).save_pretrained(tmp_path)
     (tmp_path / "sortednet.json").unlink()

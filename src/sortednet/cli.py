@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) or received:  # packages turn it into errors of their own
-                saved = " What was trained is saved; the same command goes on from there." if _trains(words) else ""
+                saved = " The same command goes on from what is saved." if _trains(words) else ""
                 print(f"Interrupted.{saved}", file=sys.stderr)
                 return _INTERRUPTED
             if isinstance(error, OSError):

@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from .errors import ConfigError
+from .errors import ConfigError, SettingError, SpaceError
 from .names import IMAGES, MODELS, OWN_BUILDER, RECIPES, SAMPLERS, BufferPolicy
 from .space import Space
 from .training_config import TrainingConfig
@@ -23,6 +23,7 @@ __all__ = [
     "RunConfig",
     "SamplerConfig",
     "check_recipe",
+    "check_space",
 ]
 
 
@@ -172,6 +173,7 @@ class RunConfig:
     recipe_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_space(self.space)
         check_recipe(self, ("sampler", "objective", "buffers", "private"))
 
     @property
@@ -194,6 +196,27 @@ class RunConfig:
             for name, value in self.data.options.items()
         }
         return replace(self, data=replace(self.data, options=options))
+
+
+def check_space(space: Any) -> None:
+    """Refuse a space that cannot be made; the message begins with the key that is wrong.
+
+    Args:
+        space: The supports by dimension, or a list of settings.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    for name, values in space.items() if isinstance(space, dict) else ():
+        try:
+            Space(**{name: values})
+        except SpaceError as error:
+            raise ConfigError(f"space.{name}={values} cannot be used. {error}") from None
+    if isinstance(space, list):
+        try:
+            Space(space)
+        except (SpaceError, SettingError) as error:
+            raise ConfigError(f"space={space} cannot be used. {error}") from None
 
 
 def check_recipe(config: Any, decided: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .adapter_config import AdapterConfig
-from .config import ObjectiveConfig, SamplerConfig, check_recipe
+from .config import ObjectiveConfig, SamplerConfig, check_recipe, check_space
 from .errors import ConfigError
 from .names import UpdateRule
 from .rank_space import RANK
@@ -159,6 +159,7 @@ class FineTuningConfig:
     recipe_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_space(self.space)
         check_recipe(self, ("sampler", "objective"))
         if self.head_learning_rate is not None and not self.head_learning_rate > 0:
             raise ConfigError(f"head_learning_rate={self.head_learning_rate} must be above 0, or null.")

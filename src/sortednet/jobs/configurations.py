@@ -38,7 +38,13 @@ def read_config(path: str | Path, changes: Sequence[str] = ()) -> RunConfig | Fi
     document = read_document(path)
     keys = document.values.keys()
     if _OF_FORMULAS & keys and "space" not in keys:
-        raise ConfigError(f"{path} is for another command. Use it so: sortednet symbolic train {path}")
+        run = Path(path).parent if Path(path).name == CONFIG else None
+        raise ConfigError(
+            f"{path} is for another command. Use it so: sortednet symbolic train {path}"
+            if run is None
+            else f"{run} is a run that trains a model of formulas. Use the model: sortednet symbolic fit POINTS.csv "
+            f"--model {run / 'symbolic.safetensors'}"
+        )
     of_text = "pretrained" in keys
     config = read(document, FineTuningConfig, changes) if of_text else read(document, RunConfig, changes)
     if config.recipe is not None and config.recipe_options:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from ..errors import ConfigError
+from ..errors import ConfigError, SettingError
 from ..files.saving import saving
 from ..files.weights import EXTRACTED, SETTING, WEIGHTS, recognised_extraction
 from ..fine_tuning_config import FineTuningConfig
@@ -49,7 +49,14 @@ def extract(
     config = read_config(in_run(run, CONFIG, "sortednet train"))
     check_trained(run, CONFIG)
     space = config.make_space()
-    chosen = chosen_in(run).get(setting) or space.setting(**Setting.parse(setting))
+    labels = chosen_in(run)
+    try:
+        chosen = labels.get(setting) or space.setting(**Setting.parse(setting))
+    except SettingError as error:
+        if "=" in setting:
+            raise
+        known = f"those of {run} are {', '.join(labels)}" if labels else f"{run} has none: sortednet select {run} ..."
+        raise SettingError(f"{setting!r} is neither a setting nor the label of a selection; {known}.") from error
     folder = Path(output) if output else Path(run) / "extracted" / str(chosen)
     if isinstance(config, FineTuningConfig):
         from ..extraction_job import cut_out

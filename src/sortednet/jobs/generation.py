@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..errors import ConfigError
 from ..files.weights import is_adapter, network_in
 from ..fine_tuning_config import FineTuningConfig
 from ..generation_config import GenerateConfig
@@ -30,11 +31,28 @@ def generate(run: str, prompt: str, config: GenerateConfig, console: Console) ->
         console: Where notes are shown; the text goes to the standard output.
     """
     network_in(run)  # refuses what is none before anything large is imported
+    _check_causal(run)
     from .. import generation_job
 
     label = chosen_in(run).get(config.setting or "")
     config = config if label is None else replace(config, setting=str(label))
     generation_job.generate(run, prompt, config, output_console(), console, _adapted_model(run))
+
+
+def _check_causal(run: str) -> None:
+    """Refuse a run of another task, which its configuration says.
+
+    Raises:
+        ConfigError: If it is one.
+    """
+    if not (Path(run) / CONFIG).is_file():
+        return
+    config = read_config(Path(run) / CONFIG)
+    if isinstance(config, FineTuningConfig) and config.pretrained.task != "causal_lm":
+        raise ConfigError(
+            f"{run} holds a model for {config.pretrained.task}, which is no causal language model, so that there is "
+            "nothing to generate. Give the run of one, such as that of configs/causal_gsm8k.yaml."
+        )
 
 
 def _adapted_model(run: str) -> Any:

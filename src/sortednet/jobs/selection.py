@@ -46,6 +46,8 @@ def in_run(run: str | Path, name: str, command: str) -> Path:
     """
     path = Path(run) / name
     if not path.is_file():
+        if (Path(run) / "fit.json").is_file():
+            raise ConfigError(f"{run} holds a formula. See it as a page: sortednet symbolic report {run}")
         raise ConfigError(f"There is no {name} in {run}. Give the folder of a run; '{command}' writes it.")
     return path
 

@@ -77,6 +77,8 @@ def load_model(path: str | Path) -> Pretrained:
     """
     if not Path(path).is_file():
         raise CheckpointError(f"There is no file {path}. {_REMEDY}")
+    if Path(path).suffix != ".safetensors":
+        raise CheckpointError(f"{path} is no model of sortednet symbolic. {_REMEDY}")
     tensors, metadata = checkpoint.read_file(Path(path))
     try:
         described = dict(json.loads(metadata["sortednet.symbolic"]))
