@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .errors import CheckpointError, ConfigError, SpaceError
+from .errors import CheckpointError, ConfigError, LayoutError, SettingError, SpaceError
 from .files import records, tensor_file
 from .files.saving import Saving
 from .files.tensor_file import PAGE, Header, Stored, damaged, read_header
@@ -226,7 +226,7 @@ def described(path: str | Path) -> Iterator[None]:
     """Turn what goes wrong while a description is taken up into a `CheckpointError`."""
     try:
         yield
-    except (SpaceError, TypeError, AttributeError, KeyError) as error:
+    except (SpaceError, SettingError, LayoutError, TypeError, AttributeError, KeyError) as error:
         raise CheckpointError(f"{Path(path) / METADATA} is damaged ({error}). Restore it or save again.") from None
 
 

@@ -181,9 +181,9 @@ def _parser() -> Any:
     begin.add_argument("--output", type=str | None, default=None, help="the file; KIND.yaml where left out")
     list_ = command("list", "Show what a configuration may name.")
     list_.add_argument("what", type=Literal[LISTED], help=f"one of {', '.join(LISTED)}")
-    _add_training(
-        command("train", "Train or fine-tune a network as a YAML file says; goes on from the last checkpoint.")
-    )
+    train = command("train", "Train or fine-tune a network as a YAML file says; goes on from the last checkpoint.")
+    _add_training(train)
+    _add_trust(train)
     evaluate = command("evaluate", "Measure every sub-model of a run; writes table.json and table.csv.")
     evaluate.add_argument("run", type=str, help=run)
     evaluate.add_argument(
@@ -193,6 +193,7 @@ def _parser() -> Any:
         "--batch_size", type=int | None, default=None, help="examples in a batch: 256 images, 32 texts"
     )
     evaluate.add_argument("--cost_batch", type=int, default=1, help="examples that latency and memory are measured on")
+    _add_trust(evaluate)
     select = command("select", "Choose the best sub-model under budgets, such as: select RUN max_params=50000")
     select.add_argument("run", type=str, help=run)
     select.add_argument("budgets", nargs="+", type=str, help="max_COLUMN=number or min_COLUMN=number")
@@ -209,6 +210,7 @@ def _parser() -> Any:
     extract.add_argument(
         "--server", type=Literal["vllm"] | None, default=None, help="warn where this server has no such rank"
     )
+    _add_trust(extract)
     generate = command(
         "generate", "Continue a text with a causal language model; each token in the colour of its exit."
     )
@@ -263,11 +265,19 @@ def _add_training(parser: Any) -> None:
     parser.add_argument("--resume", type=bool, default=True, help="go on from the last checkpoint in the folder")
 
 
+def _add_trust(parser: Any) -> None:
+    parser.add_argument(
+        "--trust", type=str, default="",
+        help="packages that the configuration may name besides modules of your own, such as torchvision,timm",
+    )  # fmt: skip
+
+
 def _run_command(command: str, given: Any) -> None:
     """Import what a command runs, and run it."""
     from .terminal import error_console
 
     console = error_console()
+    trust = [one.strip() for one in str(given.get("trust") or "").split(",") if one.strip()]
     if command == "init":
         from .jobs.beginning import begin
 
@@ -279,12 +289,15 @@ def _run_command(command: str, given: Any) -> None:
     elif command == "train":
         from .jobs.training import train
 
-        train(given.config, given.changes, given.output, given.resume, console)
+        train(given.config, given.changes, given.output, given.resume, console, trust)
     elif command == "evaluate":
         from .jobs.evaluation import evaluate
 
         measure = [one.strip() for one in given.measure.strip("[] ").split(",") if one.strip()]
-        evaluate(given.run, console, measure=measure, batch_size=given.batch_size, cost_batch=given.cost_batch)
+        evaluate(
+            given.run, console,
+            measure=measure, batch_size=given.batch_size, cost_batch=given.cost_batch, trust=trust,
+        )  # fmt: skip
     elif command == "select":
         from .jobs.selection import select
 
@@ -294,7 +307,7 @@ def _run_command(command: str, given: Any) -> None:
 
         extract(
             given.run, given.setting, console,
-            output=given.output, onnx=given.onnx, form=given.form, server=given.server,
+            output=given.output, onnx=given.onnx, form=given.form, server=given.server, trust=trust,
         )  # fmt: skip
     elif command == "generate":
         from .generation_config import GenerateConfig

@@ -5,7 +5,7 @@ Nothing here opens anything, or needs torch: `fine_tuning_parts` opens what a co
 
 from __future__ import annotations
 
-import importlib.resources
+import importlib.util
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -62,8 +62,8 @@ class PretrainedConfig:
             return str(folder) if folder.is_dir() else self.path
         package, _, inside = self.path.removeprefix(_OF_PACKAGE).partition("/")
         try:
-            found = Path(str(importlib.resources.files(package).joinpath(inside)))
-        except (ImportError, TypeError, ValueError) as error:
+            found = _inside(package, inside)
+        except (ImportError, ValueError) as error:
             raise ConfigError(
                 f"pretrained.path={self.path!r}: the Python package {package!r} cannot be found ({error}). Install it "
                 "with pip, or give a folder."
@@ -74,6 +74,19 @@ class PretrainedConfig:
                 "folder."
             )
         return str(found)
+
+
+def _inside(package: str, inside: str) -> Path:
+    """Return a folder of an installed package, which is not imported: a configuration may come from a stranger."""
+    top, *below = package.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(f"No module named {package!r}" if spec is None else f"{top!r} is no package")
+    root = Path(spec.submodule_search_locations[0]).resolve()
+    found = root.joinpath(*below, inside).resolve()
+    if not found.is_relative_to(root):
+        raise ValueError(f"{inside!r} leads out of it")
+    return found
 
 
 @dataclass(frozen=True)

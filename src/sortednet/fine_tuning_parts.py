@@ -88,7 +88,8 @@ def make_tokenizer(config: FineTuningConfig) -> Any:
         ConfigError: If it has no padding token.
     """
     with _opening(config.pretrained.path):
-        tokenizer = the_transformers().AutoTokenizer.from_pretrained(config.pretrained.resolve())
+        place = config.pretrained.resolve()
+        tokenizer = the_transformers().AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     wanted = config.pretrained.pad_token
     if wanted is not None:
         if wanted not in tokenizer.get_vocab():
@@ -158,7 +159,7 @@ def make_model(config: FineTuningConfig, data: TextData | None, tokenizer: Any, 
     """
     transformers, given = the_transformers(), config.pretrained
     with _opening(given.path):
-        own = transformers.AutoConfig.from_pretrained(given.resolve(), **sizes)
+        own = transformers.AutoConfig.from_pretrained(given.resolve(), trust_remote_code=False, **sizes)
     is_classifier = any(one.endswith("ForSequenceClassification") for one in own.architectures or ())
     causal = data is None or data.kind == "causal"
     if data is not None and not causal and not is_classifier:  # the head is new
@@ -178,7 +179,9 @@ def make_model(config: FineTuningConfig, data: TextData | None, tokenizer: Any, 
     kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSequenceClassification
     torch.manual_seed(config.seed)
     with _opening(given.path):
-        model: nn.Module = kind.from_pretrained(given.resolve(), config=own, dtype=getattr(torch, given.dtype))
+        model: nn.Module = kind.from_pretrained(
+            given.resolve(), config=own, dtype=getattr(torch, given.dtype), trust_remote_code=False
+        )
     return model
 
 

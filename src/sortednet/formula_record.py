@@ -6,12 +6,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from html import unescape
+from html import escape, unescape
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any, final
 
 from ._version import __version__
-from .errors import ConfigError, DataError
+from .errors import ConfigError
 from .files import records
 from .files.writing import write_bytes
 from .packages import needs
@@ -25,6 +26,7 @@ __all__ = ["EXACT", "FormulaRecord", "SearchFacts", "error_text", "mathml_of", "
 
 FORMAT = 1
 MOST_POINTS = 2000
+_MOST_NAME, _MOST_TEXT = 200, 20_000  # characters
 EXACT = 1e-12
 """Errors below this are nothing but rounding."""
 _PLAIN_NAME = re.compile(r"[^\W\d_]+(?:_?\d+)?", re.ASCII)  # that sympy prints well, such as theta_1
@@ -152,7 +154,7 @@ class FormulaRecord:
             return _read(held) if found == FORMAT else _refuse(path, found)
         except ConfigError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError, DataError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise ConfigError(
                 f"{path} is damaged ({type(error).__name__}: {error}). Write it again: sortednet symbolic fit."
             ) from None
@@ -167,6 +169,12 @@ def _refuse(path: str | Path, found: Any) -> FormulaRecord:
 
 def _read(held: Mapping[str, Any]) -> FormulaRecord:
     columns, names = tuple(map(str, held["columns"])), tuple(map(str, held["names"]))
+    for name in names:
+        # It becomes part of code that is shown to be copied.
+        if not name.isidentifier() or iskeyword(name) or len(name) > _MOST_NAME:
+            raise ValueError(f"{name[:40]!r} is no name of a variable")
+    if len(set(names)) < len(names):
+        raise ValueError("a name of a variable twice")
     x, y = np.array(held["points"]["x"], float), np.array(held["points"]["y"], float)
     if x.shape != (len(y), len(columns)) or len(names) != len(columns) or not len(y):
         raise ValueError(f"points of shape {x.shape}, {len(y)} values, {len(columns)} columns, {len(names)} names")
@@ -175,12 +183,18 @@ def _read(held: Mapping[str, Any]) -> FormulaRecord:
 
     def formula_of(one: Mapping[str, Any]) -> Formula:
         error = math.inf if one["error"] is None else float(one["error"])
+        if len(one["plain"]) > _MOST_TEXT:
+            raise ValueError(f"a formula of {len(one['plain']):,} characters")
         found = Formula.of(parse(one["plain"]), names, error)  # never evaluated as code
         if max(variables_of(found.terms), default=0) > len(names):
             raise ValueError(f"{one['plain']!r} has more variables than there are columns")
         return found
 
     facts = {name: value for name, value in held["facts"].items() if name != "invalid_share"}
+    kinds = {"seconds": float, "written": int, "invalid": int, "distinct": int, "familiar": bool, "finished": bool,
+             "seed": int}  # fmt: skip
+    facts.update({name: kind(facts[name]) for name, kind in kinds.items()})
+    facts["model"] = None if facts["model"] is None else str(facts["model"])
     facts["warnings"] = tuple(map(str, facts["warnings"]))
     return FormulaRecord(
         str(held["source"]), str(held["target"]), columns, formula_of(held["formula"]),
@@ -204,7 +218,7 @@ def mathml_of(formula: Formula) -> str:
     text: str = mathml(expression, printer="presentation", mul_symbol="dot" if dot else None)
     text = unescape(text.replace("&ExponentialE;", "e"))  # what it names and numbers: no mark of HTML is among them
     for letter, name in kept.items():
-        text = text.replace(letter, name)
+        text = text.replace(letter, escape(name))
     text = re.sub(r"<(mo|mn)>-", "<\\1>\u2212", text)
     return f'<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">{text}</math>'
 

@@ -284,7 +284,7 @@ def open_model(run: str | Path, model: Any = None) -> tuple[SortedNet, Any]:
             f"{folder} holds no tokenizer. Save it there: tokenizer.save_pretrained({str(folder)!r})."
         )
     with _opening(folder, "tokenizer"):
-        tokenizer = _transformers().AutoTokenizer.from_pretrained(folder)
+        tokenizer = _transformers().AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     return net.to(usable_device()).eval(), tokenizer
 
 

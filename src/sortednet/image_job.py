@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,12 @@ _MEASURED = 2048  # images that statistics are measured on
 
 
 def train(
-    config: RunConfig, *, resume: bool, console: Console | None = None, images: ImageData | None = None
+    config: RunConfig,
+    *,
+    resume: bool,
+    console: Console | None = None,
+    images: ImageData | None = None,
+    trust: Sequence[str] = (),
 ) -> SortedNet:
     """Train to the end, write the network to `output/model`, and return it.
 
@@ -55,6 +60,7 @@ def train(
         resume: Whether to go on from the last checkpoint in `output`.
         console: Where progress is shown; standard error where left out.
         images: The data, where they are loaded already, on any device.
+        trust: Modules that the configuration may name besides your own, see `models.resolve`.
 
     Raises:
         ConfigError: If the configuration cannot be carried out.
@@ -64,7 +70,7 @@ def train(
     """
     output = Path(config.output)
     images = load_data(config) if images is None else images
-    net = make_network(config, images)
+    net = make_network(config, images, trust)
     shift, flip = config.data.shift, config.data.flip
 
     def transform(batch: Any, generator: torch.Generator) -> Any:
@@ -101,13 +107,13 @@ def load_data(config: RunConfig) -> ImageData:
     return images
 
 
-def make_builder(config: RunConfig, images: ImageData) -> Callable[..., nn.Module]:
+def make_builder(config: RunConfig, images: ImageData, trust: Sequence[str] = ()) -> Callable[..., nn.Module]:
     """Return the builder, told the number of classes and channels where it asks for them and the file does not.
 
     Raises:
         ConfigError: If there is no such model, or it does not take an option or a dimension.
     """
-    build = models.resolve(config.model.name)
+    build = models.resolve(config.model.name, trust)
     facts = {
         "classes": len(images.class_names),
         "channels": images.train_images.shape[1],
@@ -138,11 +144,11 @@ def make_recipe(config: RunConfig) -> Recipe:
     return Recipe("sections", space, (Stage(objective),), buffers=config.buffers, private=lambda model: config.private)
 
 
-def make_network(config: RunConfig, images: ImageData) -> SortedNet:
+def make_network(config: RunConfig, images: ImageData, trust: Sequence[str] = ()) -> SortedNet:
     """Return the network with fresh weights, the same for the same seed."""
     torch.manual_seed(config.training.seed)
     layouts = [Layout(one.pattern, one.axis, one.blocks) for one in config.layouts]
-    return make_recipe(config).network(make_builder(config, images), layouts=layouts)
+    return make_recipe(config).network(make_builder(config, images, trust), layouts=layouts)
 
 
 def inputs_for_statistics(images: ImageData, net: SortedNet) -> list[Tensor]:
@@ -151,7 +157,7 @@ def inputs_for_statistics(images: ImageData, net: SortedNet) -> list[Tensor]:
     return list(torch.split(images.train_images[:_MEASURED].to(device), 256))
 
 
-def open_run(config: RunConfig, run: Path) -> tuple[ImageData, SortedNet]:
+def open_run(config: RunConfig, run: Path, trust: Sequence[str] = ()) -> tuple[ImageData, SortedNet]:
     """Open a trained run: its images, and its network on the accelerator if there is one.
 
     Raises:
@@ -159,6 +165,6 @@ def open_run(config: RunConfig, run: Path) -> tuple[ImageData, SortedNet]:
         DataError: If the images are missing or unfit.
     """
     images = load_data(config)
-    build, wrap = make_builder(config, images), make_recipe(config).wrap
+    build, wrap = make_builder(config, images, trust), make_recipe(config).wrap
     net = load(run / "model", build if wrap is None else wrap(build), space=config.make_space())
     return images, net.to(usable_device())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -13,17 +14,19 @@ from . import checkpoint
 from .errors import CheckpointError
 from .families import is_causal, read_builder
 from .files.manifest import check_unchanged
-from .files.weights import CONFIGS
+from .files.weights import CONFIGS, open_weights
 from .layouts import Layout, tensors_of
 from .names import BufferPolicy
 from .network import SortedNet
-from .outlines import call_builder, outline
+from .outlines import call_builder, check_size, outline
 from .ranks import reopened
 from .space import Number, Setting, Space
 from .token_loss import ChunkedHead
 from .views import Slot, build_skeleton
 
 __all__ = ["load"]
+
+_MOST_SETTINGS = 10**6
 
 
 def load(
@@ -75,7 +78,9 @@ def load(
             raise TypeError(f"{stored['buffers']!r} is no policy")
     if space is not None and space != found:
         raise CheckpointError(f"{path} holds {found!r}, not {space!r}. Load it with its own space, or train again.")
-    layouts = _stored_layouts(path, stored.get("layouts", []), None if layouts is None else list(layouts))
+    with checkpoint.described(path):
+        layouts = _stored_layouts(path, stored.get("layouts", []), None if layouts is None else list(layouts))
+    _check_size(path, build, found)
     weights: dict[str, Tensor]
     if at is None:
         with checkpoint.described(path):
@@ -113,6 +118,24 @@ def load(
             return read(name, slot.cut, held.shape) if own is None else own.detach()
 
         return skeleton.fill(read_slot)
+
+
+def _check_size(path: str | Path, build: Callable[..., nn.Module], space: Space) -> None:
+    """Refuse a space whose full model is far larger than what is stored, before any of it is made.
+
+    Raises:
+        CheckpointError: If it is.
+    """
+    tensors = [one for header in open_weights(path).headers for one in header.tensors.values()]
+    numbers = sum(math.prod(one["shape"]) for one in tensors)
+    # Tied parameters are stored once, and have several names.
+    fits = check_size(build, space.full, 64 + 2 * len(tensors), 2**20 + 2 * numbers)
+    if not fits or len(space) > _MOST_SETTINGS:
+        raise CheckpointError(
+            f"{path} does not fit the builder: it holds {len(tensors):,} tensors of {numbers:,} numbers together, and "
+            f"says that its full model is {space.full}, one of {len(space):,} settings. Restore it from a copy, or "
+            "load it with the builder that it was saved with."
+        )
 
 
 def _load_ranks(

@@ -13,13 +13,15 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from .errors import BuildError, SortedNetError
 from .space import Setting
 
-__all__ = ["call_builder", "is_quantised", "outline"]
+__all__ = ["call_builder", "check_size", "is_quantised", "outline"]
 
 
 class _Building(threading.local):
     """The stand-ins made while this thread builds a sub-model; None while it does not."""
 
     made: dict[int, tuple[nn.Parameter, nn.Parameter]] | None = None
+    budget: list[int] | None = None
+    """How many parameters, and numbers in them, may still be made; None for any."""
 
 
 _BUILDING = _Building()
@@ -28,6 +30,11 @@ _ONE_AT_A_TIME = threading.RLock()  # two threads that put the random state back
 
 def _to_meta(_: nn.Module, __: str, parameter: nn.Parameter) -> nn.Parameter | None:
     """Put a stand-in on the meta device in a parameter's place, where this thread builds a sub-model."""
+    if _BUILDING.budget is not None and parameter is not None and not nn.parameter.is_lazy(parameter):
+        _BUILDING.budget[0] -= 1
+        _BUILDING.budget[1] -= parameter.numel()
+        if min(_BUILDING.budget) < 0:
+            raise BuildError("The builder makes more than it may.")
     if _BUILDING.made is None or parameter is None or parameter.is_meta:
         return None
     if nn.parameter.is_lazy(parameter):
@@ -64,6 +71,32 @@ def outline(build: Callable[..., nn.Module], setting: Setting) -> nn.Module:
     """
     with _parameters_on_meta():
         return call_builder(build, setting)
+
+
+def check_size(build: Callable[..., nn.Module], setting: Setting, parameters: int, numbers: int) -> bool:
+    """Return whether the model at a setting is no larger than it may be; what is too large is never made.
+
+    Args:
+        build: The builder.
+        setting: The setting.
+        parameters: Most parameters of the model.
+        numbers: Most numbers in all of them.
+
+    Raises:
+        BuildError: If the builder fails.
+    """
+    before, _BUILDING.budget = _BUILDING.budget, [parameters, numbers]
+    try:
+        with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]), torch.device("meta"):
+            call_builder(build, setting)
+    except BuildError as error:
+        if min(_BUILDING.budget) < 0:
+            return False
+        if "meta" not in str(error):  # some builders read numbers, which they must not do as sub-models
+            raise
+    finally:
+        _BUILDING.budget = before
+    return True
 
 
 def call_builder(build: Callable[..., nn.Module], setting: Setting) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,13 @@ def read_builder(path: str | Path, class_name: str, sizes: Mapping[str, Number],
         CheckpointError: If transformers does not know the class.
     """
     transformers = _transformers()
-    model_class = getattr(transformers, class_name, None)
+    model_class = _class_of(class_name)
     if model_class is None:
         raise CheckpointError(
             f"{path} holds a {class_name}, which transformers {transformers.__version__} does not have. Update it, or "
             "give build=."
         )
-    config = transformers.AutoConfig.from_pretrained(path)
+    config = _config(path)
     generation = None
     if (Path(path) / "generation_config.json").is_file():
         generation = transformers.GenerationConfig.from_pretrained(path)
@@ -49,10 +50,9 @@ def open_pretrained(path: str | Path) -> nn.Module:
     Raises:
         CheckpointError: If its config names no class.
     """
-    transformers = _transformers()
-    config = transformers.AutoConfig.from_pretrained(path)
+    config = _config(path)
     names = config.architectures or []
-    model_class = getattr(transformers, names[0], None) if names else None
+    model_class: Any = _class_of(names[0]) if names else None
     if model_class is None:
         raise CheckpointError(
             f"The config of {path} names no class of transformers (architectures={config.architectures}). Open the "
@@ -60,6 +60,29 @@ def open_pretrained(path: str | Path) -> nn.Module:
         )
     model: nn.Module = model_class.from_pretrained(path, config=config)
     return model
+
+
+def _class_of(name: str) -> Any:
+    """Return a class of models of transformers; None where it has none of that name, or that is something else."""
+    found = getattr(_transformers(), name, None) if name.isidentifier() else None
+    return found if inspect.isclass(found) and issubclass(found, _transformers().PreTrainedModel) else None
+
+
+def _config(path: str | Path) -> Any:
+    """Open a config; code that comes with it is never run.
+
+    Raises:
+        CheckpointError: If it cannot be opened without its own code.
+    """
+    try:
+        return _transformers().AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise CheckpointError(
+            f"The model at {path} is of a class that comes as code with it, which is never run. If you know it, open "
+            "it yourself: AutoModel.from_pretrained(..., trust_remote_code=True), and give the model."
+        ) from None
 
 
 def is_causal(model: nn.Module) -> bool:

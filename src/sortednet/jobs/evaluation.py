@@ -24,7 +24,13 @@ _COSTS = ("flops", "latency", "memory")
 
 
 def evaluate(
-    run: str, console: Console, *, measure: Sequence[Any] = _COSTS, batch_size: int | None = None, cost_batch: int = 1
+    run: str,
+    console: Console,
+    *,
+    measure: Sequence[Any] = _COSTS,
+    batch_size: int | None = None,
+    cost_batch: int = 1,
+    trust: Sequence[str] = (),
 ) -> Table:
     """Measure every sub-model of a run, write `table.json` and `table.csv`, and print those that no smaller one beats.
 
@@ -34,6 +40,7 @@ def evaluate(
         measure: Costs to measure, of `flops`, `latency` and `memory`.
         batch_size: Examples in a batch, at least 1; 256 images or 32 texts where left out.
         cost_batch: Examples that latency and memory are measured on, at least 1.
+        trust: Modules that the run's configuration may name besides your own, such as `torchvision`.
 
     Raises:
         ConfigError: If a value is outside its range, or the run is not trained.
@@ -65,7 +72,7 @@ def evaluate(
         else:
             from .. import image_job
 
-            images, net = image_job.open_run(config, Path(run))
+            images, net = image_job.open_run(config, Path(run), trust)
             held = (images.test_images, images.test_labels)
             batches = list(zip(*(torch.split(one, batch_size or 256) for one in held), strict=True))
             table = evaluation.evaluate(net, batches, measure=measure, cost_batch=cost_batch, progress=show)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +31,7 @@ def extract(
     onnx: bool = False,
     form: Literal["plain", "baked"] = "plain",
     server: str | None = None,
+    trust: Sequence[str] = (),
 ) -> None:
     """Write a sub-model, or where the run trained an adapter the adapter.
 
@@ -41,6 +43,7 @@ def extract(
         onnx: Whether to export it to ONNX too.
         form: Of an adapter, see `sortednet.save_adapter`.
         server: Of an adapter, see `sortednet.save_adapter`.
+        trust: Modules that the run's configuration may name besides your own, such as `torchvision`.
 
     Raises:
         ConfigError: If the run is not trained, or the form or the server is given for no adapter.
@@ -71,7 +74,7 @@ def extract(
     from ..export import to_onnx
     from ..recipes import plain
 
-    images, net = image_job.open_run(config, Path(run))
+    images, net = image_job.open_run(config, Path(run), trust)
     model = plain(net.extract(chosen)).eval().cpu()
     with saving(folder, EXTRACTED, recognised=recognised_extraction(folder)) as save:
         with save.opened(WEIGHTS) as file:

@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 __all__ = ["train"]
 
 
-def train(path: str, changes: Sequence[str], output: str | None, resume: bool, console: Console) -> SortedNet:
+def train(
+    path: str,
+    changes: Sequence[str],
+    output: str | None,
+    resume: bool,
+    console: Console,
+    trust: Sequence[str] = (),
+) -> SortedNet:
     """Train or fine-tune a network, going on from the last checkpoint in the run's folder.
 
     Args:
@@ -36,6 +43,7 @@ def train(path: str, changes: Sequence[str], output: str | None, resume: bool, c
         output: The run's folder, instead of the file's.
         resume: Whether to go on; it starts anew otherwise.
         console: Where progress is shown.
+        trust: Modules that the file may name besides your own, such as `torchvision`.
 
     Raises:
         ConfigError: If the configuration cannot be carried out.
@@ -46,7 +54,7 @@ def train(path: str, changes: Sequence[str], output: str | None, resume: bool, c
     else:
         from .. import image_job
 
-        net = image_job.train(config, resume=resume, console=console)
+        net = image_job.train(config, resume=resume, console=console, trust=trust)
     console.print(f"Trained {len(net.space)} sub-models in one network: {Path(config.output) / 'model'}")
     return net
 
