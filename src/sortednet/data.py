@@ -360,7 +360,7 @@ def _arrays(path: Path, needed: Sequence[str]) -> dict[str, np.ndarray[Any, Any]
             if isinstance(stored, np.ndarray):
                 raise ValueError("it holds a single array without a name")
             found = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, LookupError) as error:
         # Not numpy's own text, which advises to unpickle.
         raise DataError(
             f"{path} cannot be read as named arrays of numbers and text ({type(error).__name__}). Write it with "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint
-from .errors import CheckpointError
+from .errors import CheckpointError, SortedNetError
 from .families import is_causal, read_builder
 from .files.manifest import check_unchanged
 from .files.weights import CONFIGS, open_weights
@@ -156,7 +156,15 @@ def _load_ranks(
         raise CheckpointError(f"{path} holds {found!r}, not {space!r}. Load it with its own space, or train again.")
     if build is not None:
         raise CheckpointError(f"{path} holds an adapter. Give the model that it was trained on, as model=.")
-    net = reopened(path, found, adapter, model, verify=verify)
+    try:
+        net = reopened(path, found, adapter, model, verify=verify)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, SortedNetError):
+            raise
+        raise CheckpointError(
+            f"The adapter at {path} is damaged, or its config of another version of PEFT ({error}). Restore it, or save "
+            "again."
+        ) from error
     return net if at is None else net.extract(found.setting(**(Setting.parse(at) if isinstance(at, str) else at)))
 
 
@@ -188,11 +196,25 @@ def _stored_layouts(path: str | Path, stored: list[dict[str, Any]], given: list[
 
 
 def _take_types(model: nn.Module, types: Mapping[str, torch.dtype]) -> None:
-    """Give a model's tensors the types that they are stored in, so that loading rounds nothing."""
+    """Give a model's tensors the types that they are stored in, so that loading rounds nothing.
+
+    Raises:
+        CheckpointError: If what has a gradient is stored as whole numbers, or the other way round.
+    """
+    held = tensors_of(model)
+    for name in held.keys() & types.keys():
+        if _has_gradient(types[name]) != _has_gradient(held[name].dtype):
+            raise CheckpointError(
+                f"{name} is stored as {types[name]}, and the builder makes it as {held[name].dtype}. Load it with the "
+                "builder that it was saved with."
+            )
     floating = {dtype for dtype in types.values() if dtype.is_floating_point}
     if len(floating) == 1:
         model.to(floating.pop())  # buffers that are not stored follow
         return
-    for name, tensor in tensors_of(model).items():
-        if name in types:
-            tensor.data = tensor.data.to(types[name])
+    for name in held.keys() & types.keys():
+        held[name].data = held[name].data.to(types[name])
+
+
+def _has_gradient(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point or dtype.is_complex

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from . import checkpoint
-from .errors import CheckpointError, DataError
+from .errors import CheckpointError, DataError, SortedNetError
 from .files import records
 from .files.saving import remove_own, saving, set_aside
 from .files.tensor_file import damaged
@@ -275,7 +275,7 @@ class Trainer:
         taken = self._last()
         if taken is None:
             return 0
-        file, tensors, described = taken
+        file, weights, state, described = taken
         for name, value in json.loads(json.dumps(self._identity())).items():
             if described[name] != value:
                 changed = {
@@ -287,24 +287,19 @@ class Trainer:
                     f"{file} belongs to another run: of {name}, (then, now) are {changed}. "
                     "Give another output folder, restore the old configuration, or start anew without resuming."
                 )
-        weights: dict[str, Any] = {}
-        state: dict[str, Any] = {"state": defaultdict(dict), "param_groups": described["param_groups"]}
-        for name, tensor in tensors.items():
-            kind, path, *key = name.split("|")
-            if kind == "model":
-                weights[path] = tensor
-            else:
-                state["state"][path][key[0]] = tensor
-        for group in state["param_groups"]:
-            group.update({key: tuple(value) for key, value in group.items() if key == "betas"})
-        with checkpoint.fitting(file):
-            set_model_state_dict(model, weights, options=_OPTIONS)
-            # What had no gradient yet has no state either.
-            set_optimizer_state_dict(model, _inner(optimizer), state, options=replace(_OPTIONS, strict=False))
-        self.objective.load_state_dict(described["objective"])
+        try:
+            with checkpoint.fitting(file):
+                set_model_state_dict(model, weights, options=_OPTIONS)
+                # What had no gradient yet has no state either.
+                set_optimizer_state_dict(model, _inner(optimizer), state, options=replace(_OPTIONS, strict=False))
+            self.objective.load_state_dict(described["objective"])
+        except (LookupError, TypeError, ValueError, AttributeError, AssertionError, ArithmeticError) as error:
+            if isinstance(error, SortedNetError):
+                raise
+            raise CheckpointError(f"{file} does not fit the run ({error!r}). Take an earlier checkpoint.") from None
         return int(described["update"])
 
-    def _last(self) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
+    def _last(self) -> tuple[Path, dict[str, Any], dict[str, Any], dict[str, Any]] | None:
         """Return the last checkpoint that is as it was written, or None where there is none at all.
 
         Raises:
@@ -315,14 +310,15 @@ class Trainer:
             try:
                 tensors, metadata = checkpoint.read_file(path)
                 described = records.parse(metadata["run"])
-                if not {"update", "objective", "param_groups", *self._identity()} <= described.keys():
-                    raise KeyError("what it is of")
-            except (CheckpointError, ValueError, KeyError, AttributeError) as error:
+                weights, state = _parted(tensors, described)
+                if not all(isinstance(described[name], dict) for name in self._identity()):
+                    raise TypeError("it does not say what it is of")
+            except (CheckpointError, ValueError, LookupError, TypeError, AttributeError) as error:
                 failure = error if isinstance(error, CheckpointError) else damaged(path, repr(error))
                 self._damaged.add(path)
                 self.console.print(f"{failure} The one before is taken.", style="yellow", markup=False)
                 continue
-            return path, tensors, described
+            return path, weights, state, described
         if failure is not None:
             raise failure
         return None
@@ -332,6 +328,30 @@ class Trainer:
 
     def _found(self) -> list[Path]:
         return sorted(self._checkpoints().glob("update-*.safetensors"))
+
+
+def _parted(tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the state of the model and that of the optimiser.
+
+    Raises:
+        ValueError: If it is of another kind.
+    """
+    if type(described["update"]) is not int or described["update"] < 0 or not isinstance(described["objective"], dict):
+        raise ValueError("it does not say which update it is of")
+    weights: dict[str, Any] = {}
+    groups = [dict(group) for group in described["param_groups"]]
+    state: dict[str, Any] = {"state": defaultdict(dict), "param_groups": groups}
+    for name, tensor in tensors.items():
+        match name.split("|"):
+            case ["model", path]:
+                weights[path] = tensor
+            case ["optimizer", path, key]:
+                state["state"][path][key] = tensor
+            case _:
+                raise ValueError(f"it holds a tensor {name[:60]!r}")
+    for group in groups:
+        group.update({key: tuple(value) for key, value in group.items() if key == "betas"})
+    return weights, state
 
 
 _OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True)

@@ -40,7 +40,10 @@ def read_builder(path: str | Path, class_name: str, sizes: Mapping[str, Number],
     config = _config(path)
     generation = None
     if (Path(path) / "generation_config.json").is_file():
-        generation = transformers.GenerationConfig.from_pretrained(path)
+        try:
+            generation = transformers.GenerationConfig.from_pretrained(path)
+        except Exception as error:  # whatever transformers makes of it
+            raise _unreadable(path, error) from error
     return PretrainedBuilder(model_class, config, sizes, readout_of(readout), generation)
 
 
@@ -64,8 +67,16 @@ def open_pretrained(path: str | Path) -> nn.Module:
 
 def _class_of(name: str) -> Any:
     """Return a class of models of transformers; None where it has none of that name, or that is something else."""
-    found = getattr(_transformers(), name, None) if name.isidentifier() else None
+    found = getattr(_transformers(), name, None) if isinstance(name, str) and name.isidentifier() else None
     return found if inspect.isclass(found) and issubclass(found, _transformers().PreTrainedModel) else None
+
+
+def _unreadable(path: str | Path, error: Exception) -> CheckpointError:
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
+    return CheckpointError(
+        f"The config at {path} is damaged, or of another version of transformers ({' '.join(lines)[:300]}). Restore "
+        "it, or save again."
+    )
 
 
 def _config(path: str | Path) -> Any:
@@ -76,9 +87,11 @@ def _config(path: str | Path) -> Any:
     """
     try:
         return _transformers().AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except ValueError as error:
+    except OSError:  # there is none, or the network cannot be reached
+        raise
+    except Exception as error:  # whatever transformers makes of a config
         if "trust_remote_code" not in str(error):
-            raise
+            raise _unreadable(path, error) from error
         raise CheckpointError(
             f"The model at {path} is of a class that comes as code with it, which is never run. If you know it, open "
             "it yourself: AutoModel.from_pretrained(..., trust_remote_code=True), and give the model."

@@ -196,8 +196,15 @@ def check_base(full: nn.Module, identity: Mapping[str, Any], path: str | Path) -
             "as the same class, such as model=AutoModelForSequenceClassification.from_pretrained(...)."
         )
     for name, values in identity["values"].items():
-        ours = held[name][1].detach().flatten()[:_VALUES].float().cpu()
-        if not torch.allclose(ours, torch.tensor(values), rtol=_TOLERANCE, atol=1e-4):
+        try:
+            theirs = torch.tensor([float(one) for one in values])
+            ours = held[name][1].detach().flatten()[:_VALUES].float().cpu()
+            same = theirs.shape == ours.shape and torch.allclose(ours, theirs, rtol=_TOLERANCE, atol=1e-4)
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(
+                f"{path} is damaged: it does not say which model it was trained on ({error!r}). Restore it."
+            ) from None
+        if not same:
             raise CheckpointError(
                 f"The model is not the one that {path} was trained on: {name} begins with {ours.tolist()} and not with "
                 f"{values}. {advice}, before any other training."

@@ -97,7 +97,7 @@ def load_model(path: str | Path) -> Pretrained:
             own[f"decoder.network.{tied}"] = own[f"decoder.network.{source}"]
         model.load_state_dict(own)
         familiarity = _read(Familiarity, described["familiarity"])
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # whatever is made of its description
         why = " ".join(str(error).split())
         raise CheckpointError(f"{path} is damaged or of another version: {why}. {_REMEDY}") from None
     return Pretrained(model.eval().requires_grad_(False), generator, familiarity, described.get("about", {}))
