@@ -117,7 +117,7 @@ def test_fixtures_of_a_version_are_written_once(tmp_path: Path) -> None:
 
 def builder_of(folder: Path) -> Callable[..., nn.Module]:
     held = expected(folder)
-    build = partial(sn.models.resolve(held["builder"]), **held["options"])
+    build = partial(sn.models.resolve(held["builder"], trust=["torch.nn"]), **held["options"])
     if held["recipe"] is None:
         return build
     return recipe_of(held["recipe"], sn.Space.from_json(held["space"]), {}).wrap(build)

@@ -35,7 +35,7 @@ from sortednet.points_file import read_points
 from sortednet.resuming import last_checkpoint, read_draws, restore
 from sortednet.run_folder import read_curves
 from sortednet.similarity import Similarity
-from sortednet.symbolic import load_model
+from sortednet.symbolic import load_model, save_model
 from sortednet.table import Row, Table
 from sortednet.trainers import Trainer, TrainingConfig
 
@@ -232,6 +232,11 @@ def _write_npz(folder: Path, number: int) -> None:
     )  # fmt: skip
 
 
+def _write_formulas(folder: Path, number: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(folder / "symbolic.safetensors", load_model(FIXTURES / "runs" / "symbolic" / "symbolic.safetensors"))
+
+
 def _points(folder: Path) -> dict[str, Any]:
     found = read_points(folder / "points.csv", "y", None)
     return {"x": torch.as_tensor(found.x), "y": torch.as_tensor(found.y), "columns": list(found.columns)}
@@ -287,7 +292,7 @@ KINDS: Mapping[str, Kind] = {
     "selection": Kind(_write_run, _open_run),
     "formula": Kind(_copied(FIXTURES / "formula", "fit.json"), _formula),
     "model of formulas": Kind(
-        _copied(FIXTURES / "runs" / "symbolic", "symbolic.safetensors"),
+        _write_formulas,
         lambda folder: _module(load_model(folder / "symbolic.safetensors").model),
     ),
     "run's configuration": Kind(

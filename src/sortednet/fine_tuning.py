@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from .packages import needs
 from .sampling import Sampler
 from .space import Number, Setting
 from .training import Held, check_rule, held_back, mask_gradients, put_back
-from .wrapping import decayed, fuse_heads, parts_unnamed
+from .wrapping import At, decayed, fuse_heads, parts_unnamed
 
 with needs("Fine-tuning", "transformers"):
     from transformers import Trainer
@@ -329,7 +329,7 @@ class SortedTrainerMixin:
         examples, table = 0, {}
         for setting in self.eval_settings:
             output = parent.evaluation_loop(
-                _At(dataloader, setting, self._fixed), description, prediction_loss_only, ignore_keys, metric_key_prefix
+                At(dataloader, setting, self._fixed), description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
             examples += output.num_samples
             output.metrics.update(self._other_metrics(metric_key_prefix))
@@ -361,13 +361,18 @@ class SortedTrainerMixin:
     ) -> Any:
         """Predict with one sub-model, the full model where `setting` is left out. See `Trainer.predict`."""
         parent: Any = super()
-        return parent.predict(_At(test_dataset, self.net.space.setting(setting), self._fixed), *args, **kwargs)
+        return parent.predict(At(test_dataset, self.net.space.setting(setting), self._fixed), *args, **kwargs)
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
         parent: Any = super()
-        if isinstance(test_dataset, _At):
+        if isinstance(test_dataset, At):
             return replace(test_dataset, held=parent.get_test_dataloader(test_dataset.held))
         return parent.get_test_dataloader(test_dataset)
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        parent: Any = super()
+        with resuming.pinned_where_it_helps(self.args):
+            return parent._get_dataloader(*args, **kwargs)
 
     # Checkpoints
 
@@ -441,27 +446,6 @@ class SortedTrainerMixin:
 @final
 class SortedTrainer(SortedTrainerMixin, Trainer):  # type: ignore[misc]
     """Hugging Face's `Trainer` for every sub-model of a network at once. See `SortedTrainerMixin`."""
-
-
-@dataclass(frozen=True)
-class _At:
-    """Data, or a loader of batches, for one sub-model, whose name goes with each batch into the model's forward."""
-
-    held: Any
-    setting: Setting
-    fixed: Mapping[str, Any]
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in self.held:
-            yield {**batch, **self.fixed, "setting": str(self.setting)}
-
-    def __len__(self) -> int:
-        return len(self.held)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.held, name)
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint
+from .checkpoint import read_weights
 from .errors import CheckpointError, SortedNetError
 from .families import is_causal, read_builder
 from .files.manifest import check_unchanged
 from .files.weights import CONFIGS, open_weights
-from .layouts import Layout, tensors_of
+from .layouts import Cut, Layout, tensors_of
+from .lora import adapter_state, load_adapter_state
 from .names import BufferPolicy
 from .network import SortedNet
 from .outlines import call_builder, check_size, outline
-from .ranks import reopened
+from .ranks import builder_of_ranks, reopened
 from .space import Number, Setting, Space
 from .token_loss import ChunkedHead
 from .views import Slot, build_skeleton
@@ -92,7 +94,7 @@ def load(
             )
         if pretrained:
             net.head = ChunkedHead() if is_causal(full) else None
-        weights = checkpoint.read_weights(path, verify=verify)
+        weights = read_weights(path, verify=verify)
         for name, other in _other_names(net.full).items():
             if name not in weights and other in weights:
                 weights[name] = weights[other]
@@ -157,15 +159,30 @@ def _load_ranks(
     if build is not None:
         raise CheckpointError(f"{path} holds an adapter. Give the model that it was trained on, as model=.")
     try:
-        net = reopened(path, found, adapter, model, verify=verify)
+        if at is None:
+            return reopened(path, found, adapter, model, read_weights(path, verify=verify))
+        net = reopened(path, found, adapter, model)
+        part = net.extract(found.setting(**(Setting.parse(at) if isinstance(at, str) else at)))
+        load_adapter_state(part, builder_of_ranks(net).adapter, _adapter_corner(path, net, part, verify), path)
+        return part
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         if isinstance(error, SortedNetError):
             raise
         raise CheckpointError(
-            f"The adapter at {path} is damaged, or its config of another version of PEFT ({error}). Restore it, or save "
-            "again."
+            f"The adapter at {path} is damaged, or its config of another version of PEFT ({error}). Restore it, or "
+            "save again."
         ) from error
-    return net if at is None else net.extract(found.setting(**(Setting.parse(at) if isinstance(at, str) else at)))
+
+
+def _adapter_corner(path: str | Path, net: SortedNet, part: Any, verify: bool) -> dict[str, Tensor]:
+    """Read no more of an adapter's weights than a sub-model has."""
+    adapter = builder_of_ranks(net).adapter
+    full = adapter_state(net.full, adapter)
+    with checkpoint.corners(path, verify=verify) as (_, read):
+        return {
+            name: read(name, Cut(tuple(own.shape), tuple(((0, size),) for size in own.shape)), full[name].shape)
+            for name, own in adapter_state(part, adapter).items()
+        }
 
 
 def _other_names(model: nn.Module) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .checkpoint import read_weights
 from .errors import BuildError, CheckpointError, ConfigError, SettingError, SpaceError
@@ -179,7 +179,11 @@ def load_adapter(
 
 
 def reopened(
-    path: str | Path, space: Space, stored: Mapping[str, Any], model: Any, *, verify: bool = True
+    path: str | Path,
+    space: Space,
+    stored: Mapping[str, Any],
+    model: Any,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> SortedNet:
     """Return the network of an adapter that `SortedNet.save_pretrained` wrote.
 
@@ -188,7 +192,7 @@ def reopened(
         space: Its space.
         stored: What its builder's `to_json` had returned.
         model: The model that it was trained on, or its folder or name; or a `SortedNet` of it.
-        verify: Whether its weights are compared with their digest.
+        weights: Its weights, by PEFT's names; those that PEFT begins with where left out.
 
     Raises:
         CheckpointError: If no model is given or named, or it is another one.
@@ -220,7 +224,8 @@ def reopened(
     if net.space != space:
         raise CheckpointError(f"{path} holds {space!r}, and the model makes {net.space!r}. Give the model it is of.")
     check_base(net.full, stored["identity"], path)
-    load_adapter_state(net.full, builder_of_ranks(net).adapter, read_weights(path, verify=verify), path)
+    if weights is not None:
+        load_adapter_state(net.full, builder_of_ranks(net).adapter, weights, path)
     return net
 
 

@@ -25,6 +25,7 @@ from .network import SortedNet
 
 __all__ = [
     "last_checkpoint",
+    "pinned_where_it_helps",
     "read_draws",
     "remove_checkpoint",
     "restore",
@@ -118,6 +119,21 @@ def without_rotation(args: Any) -> Iterator[int | None]:
         yield limit
     finally:
         args.save_total_limit = limit
+
+
+@contextmanager
+def pinned_where_it_helps(args: Any) -> Iterator[None]:
+    """Ask for pinned memory only where there is an accelerator to copy to; torch warns otherwise.
+
+    Args:
+        args: Training arguments.
+    """
+    given = args.dataloader_pin_memory
+    args.dataloader_pin_memory = given and torch.accelerator.is_available()
+    try:
+        yield
+    finally:
+        args.dataloader_pin_memory = given
 
 
 def write_draws(folder: Path, run: Mapping[str, Any], state: Mapping[str, Any]) -> None:

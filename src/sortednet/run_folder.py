@@ -160,7 +160,8 @@ def clear_folder(folder: Path, *more: str) -> None:
 def _lines(path: Path) -> list[dict[str, Any]]:
     """Return the lines of metrics that are as they were written."""
     lines, damaged = [], []
-    texts = path.read_bytes().splitlines() if path.is_file() else []
+    data = path.read_bytes() if path.is_file() else b""
+    texts = data.splitlines()
     for number, text in enumerate(texts, 1):
         try:
             line = records.parse(text)
@@ -168,7 +169,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
                 raise TypeError("no update and terms")
             lines.append(line)
         except (ValueError, KeyError, TypeError):
-            if number < len(texts):  # a kill can leave the last line unfinished
+            if number < len(texts) or data.endswith(b"\n"):  # a kill can leave the last line unfinished
                 damaged.append(number)
     if damaged:
         warnings.warn(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
 from .network import SortedNet
+from .space import Setting
 
-__all__ = ["decayed", "fuse_heads", "parts_unnamed"]
+__all__ = ["At", "decayed", "fuse_heads", "parts_unnamed"]
 
 
 def decayed(net: SortedNet, names: Sequence[str]) -> list[str]:
@@ -68,3 +70,24 @@ def parts_unnamed(net: SortedNet) -> Iterator[None]:
 
 def _none() -> None:
     return None
+
+
+@dataclass(frozen=True)
+class At:
+    """Data, or a loader of batches, for one sub-model, whose name goes with each batch into the model's forward."""
+
+    held: Any
+    setting: Setting
+    fixed: Mapping[str, Any]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in self.held:
+            yield {**batch, **self.fixed, "setting": str(self.setting)}
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.held, name)
