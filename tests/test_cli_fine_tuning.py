@@ -179,7 +179,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     with monkeypatch.context() as patched:
         interrupted_at(patched, objective, 5)
         assert main(words) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "same command goes on" in capsys.readouterr().err
     assert not (tmp_path / "run" / "model").exists()
     assert main(words) == 0
     whole, resumed = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "run"))

@@ -287,7 +287,7 @@ def test_interrupted_training_says_that_it_goes_on(config: Path, monkeypatch, ca
 
     monkeypatch.setattr(symbolic_commands, "train", interrupted)
     assert main(["symbolic", "train", str(config)]) == 130
-    assert "the same command goes on from there" in " ".join(capsys.readouterr().err.split())
+    assert "same command goes on from what is saved" in " ".join(capsys.readouterr().err.split())
     monkeypatch.setattr(symbolic_commands, "fit", interrupted)
     assert main(["symbolic", "fit", "points.csv"]) == 130
     assert "goes on" not in capsys.readouterr().err
