@@ -11,7 +11,7 @@ UV := $(if $(wildcard $(BIN)/uv),$(BIN)/uv,build/uv/bin/uv)
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: install demo test lint benchmarks lock newest oldest clean
+.PHONY: install demo test lint benchmarks lock newest oldest fuzz clean
 
 # Everything, with the versions of the lock.
 install: $(INSTALLED)
@@ -70,6 +70,10 @@ newest: $(UV)
 # The same with the floors that pyproject.toml names.
 oldest: $(UV)
 	$(PYTHON) tools/support.py oldest --uv $(UV) --pythons $(or $(PYTHONS),3.11) --every $(or $(EVERY),1)
+
+# Open 2,000 damaged files of every kind; `make fuzz COUNT=20000 SEED=1` opens others.
+fuzz: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --count $(or $(COUNT),2000) --seed $(or $(SEED),0)
 
 # Remove what was made, runs included.
 clean:

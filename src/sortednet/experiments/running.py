@@ -22,6 +22,7 @@ import torch
 from .._version import __version__
 from ..device import usable_device
 from ..errors import CheckpointError, ConfigError, TrainingError
+from ..files import records
 from ..files.writing import write_bytes
 from ..names import Scale
 
@@ -184,7 +185,7 @@ def main_job(experiment: Experiment, conditions: Conditions, output: str | Path,
     start = time.perf_counter()
     found = jobs[name].run(folder / "jobs" / name, results)
     described = {"job": dict(jobs[name].described), "seconds": time.perf_counter() - start, **_machine()}
-    write_bytes(_file(folder, name), json.dumps({**found, "described": described}).encode())
+    write_bytes(_file(folder, name), records.to_text({**found, "described": described}, indent=None).encode())
 
 
 def markdown(outcome: Outcome) -> str:
@@ -228,7 +229,7 @@ def _run_all(
                 if not one.result():
                     left.clear()
                     continue
-                results[name] = json.loads(_file(folder, name).read_text())
+                results[name] = records.read(_file(folder, name))
                 say(f"{name}: {results[name]['described']['seconds']:.0f} s")
             if deadline is not None and time.monotonic() > deadline:
                 left.clear()
@@ -304,9 +305,9 @@ def _finished(folder: Path, name: str, job: Job) -> Result | None:
         return None
     remedy = "Remove it and its folder to do the job again, or give another output."
     try:
-        found: Result = json.loads(path.read_text())
+        found: Result = records.read(path)
         same = found["described"]["job"] == json.loads(json.dumps(dict(job.described)))
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError):
         raise CheckpointError(f"{path} is damaged. {remedy}") from None
     if not same:
         raise CheckpointError(f"{path} is of another job than the one needed now. {remedy}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigError
+from ..files import records
 from ..files.writing import write_bytes
 from ..packages import check_installed
 from .running import Conditions, Experiment, Job, Outcome, Result
@@ -135,7 +136,7 @@ def _measure(
     one = _hybrid_row_of(pretrained) if described["method"] == "hybrid" else _row_of(described["method"], pretrained)
     for place in range(len(rows), len(problems)):
         rows.append(one(problems[place], described["seed"], start + place < _SHOWN))
-        write_bytes(kept, json.dumps({"of": dict(described), "rows": rows}).encode())
+        write_bytes(kept, records.to_text({"of": dict(described), "rows": rows}, indent=None).encode())
     return {"rows": rows, "set": described["set"], "method": described["method"]}
 
 
@@ -143,12 +144,12 @@ def _kept(path: Path, described: Mapping[str, Any]) -> list[Result]:
     if not path.is_file():
         return []
     try:
-        found = json.loads(path.read_text())
+        found = records.read(path)
         start, stop = described["rows"]
         own = {**found["of"], "rows": [found["of"]["rows"][0], stop]}  # the first problems do not depend on the last
         same = own == json.loads(json.dumps(dict(described)))
         return list(found["rows"])[: None if stop is None else stop - start] if same else []
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError):
         raise CheckpointError(f"{path} is damaged. Remove it to do the job again.") from None
 
 

@@ -353,7 +353,7 @@ def _json_rows(lines: Iterator[str], names: Sequence[str], path: Path) -> Iterat
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"Line {number} of {path} is no JSON: {error}. Write one JSON object a line.") from error
         if not isinstance(row, dict):
             raise DataError(f"Line {number} of {path} is of type {type(row).__name__}. Write one JSON object a line.")

@@ -1,6 +1,6 @@
 """Open damaged files of every kind: a clear error, or the right result, and nothing else. `make fuzz`.
 
-    python tools/fuzz.py --count 2000 --seed 0
+    python benchmarks/fuzz.py --count 2000 --seed 0
 
 Half of the files and more are changed in their structure, and their digests are written anew, so that what stands
 behind that check is reached. A failure is an exception that is none of the library's, more than 5 seconds, or memory

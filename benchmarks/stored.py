@@ -1,6 +1,6 @@
 """Every kind of file that the library writes and reads, small: how it is made, opened, and what is in it.
 
-`tools/fuzz.py` and `benchmarks/reliability.py` damage them.
+`fuzz.py` and `reliability.py` damage them.
 """
 
 from __future__ import annotations
