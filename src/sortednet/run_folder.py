@@ -12,7 +12,7 @@ from typing import Any
 from .errors import CheckpointError
 from .files import records
 from .files.locks import locked
-from .files.manifest import MANIFEST
+from .files.manifest import MANIFEST, Manifest
 from .files.saving import Saving, adopt, check_place, remove_own, saving
 from .files.tensor_file import read_header
 from .files.weights import ADAPTER, CONFIGS, METADATA, NETWORK, WEIGHTS, recognised
@@ -27,6 +27,7 @@ __all__ = [
     "SIMILARITIES",
     "STAGES",
     "Log",
+    "checkpoints_of_earlier_version",
     "claim",
     "clear",
     "clear_folder",
@@ -38,6 +39,7 @@ __all__ = [
 
 CHECKPOINTS, METRICS, MODEL, STAGES = "checkpoints", "metrics.jsonl", "model", "stages"
 SIMILARITIES = "similarity*.json"
+_CHECKPOINT_NAMES = "update-*.safetensors"
 KIND, CHECKPOINT = "run", "training checkpoint"
 _WRITTEN = (
     "config.json", METRICS, "table.json", "table.csv", "evaluated.json", "chosen.json", "report.html", "report.png",
@@ -94,7 +96,11 @@ def claim(folder: Path, names: Iterable[str]) -> None:
         if (folder / below).is_symlink():
             raise CheckpointError(f"{folder / below} is a link, and links are not followed. Give another folder.")
     check_place(folder, KIND, names, of_earlier_version(folder))
-    model = folder / MODEL
+    checkpoints, model = folder / CHECKPOINTS, folder / MODEL
+    known = {*Manifest.read(checkpoints).files, *checkpoints_of_earlier_version(folder)}  # damaged ones are ours too
+    check_place(
+        checkpoints, CHECKPOINT, [one.name for one in checkpoints.glob(_CHECKPOINT_NAMES) if one.name not in known]
+    )
     check_place(model, NETWORK, (WEIGHTS, ADAPTER, METADATA, *CONFIGS), recognised(model))
 
 
@@ -115,14 +121,17 @@ def writing(run: str | Path, recognised: Iterable[str] = ()) -> Iterator[Saving]
 
 def of_earlier_version(run: Path) -> list[str]:
     """Return the files of a run that version 0.1 wrote, which kept no manifest."""
-    if (run / MANIFEST).exists() or not (recognised(run / MODEL) or _checkpoints_of_earlier_version(run)):
+    if (run / MANIFEST).exists() or not (recognised(run / MODEL) or checkpoints_of_earlier_version(run)):
         return []
     found = [*(run / name for name in _WRITTEN), *run.glob(SIMILARITIES)]
     return [one.name for one in found if one.is_file() and not one.is_symlink()]
 
 
-def _checkpoints_of_earlier_version(run: Path) -> list[str]:
-    return [one.name for one in (run / CHECKPOINTS).glob("update-*.safetensors") if _is_checkpoint(one)]
+def checkpoints_of_earlier_version(run: Path) -> list[str]:
+    """Return the training checkpoints of a run that version 0.1 wrote, which kept no manifest."""
+    if (run / CHECKPOINTS / MANIFEST).exists():
+        return []
+    return [one.name for one in (run / CHECKPOINTS).glob(_CHECKPOINT_NAMES) if _is_checkpoint(one)]
 
 
 def _is_checkpoint(file: Path) -> bool:
@@ -151,7 +160,7 @@ def clear_folder(folder: Path, *more: str) -> None:
     """Remove the same of one folder, and what else is named."""
     claim(folder, ())
     checkpoints, model, own = folder / CHECKPOINTS, folder / MODEL, of_earlier_version(folder)
-    stale = [] if (checkpoints / MANIFEST).exists() else _checkpoints_of_earlier_version(folder)
+    stale = checkpoints_of_earlier_version(folder)
     remove_own(model, NETWORK, recognised=recognised(model))
     remove_own(checkpoints, CHECKPOINT, recognised=stale)
     remove_own(folder, KIND, [METRICS, *more], own)

@@ -32,7 +32,17 @@ from .network import SortedNet
 from .objectives import Batch, LossFunction, Objective
 from .packages import needs
 from .processes import alone, interruptible
-from .run_folder import CHECKPOINT, CHECKPOINTS, METRICS, MODEL, Log, claim, clear_folder, writing
+from .run_folder import (
+    CHECKPOINT,
+    CHECKPOINTS,
+    METRICS,
+    MODEL,
+    Log,
+    checkpoints_of_earlier_version,
+    claim,
+    clear_folder,
+    writing,
+)
 from .training import step
 from .training_config import TrainingConfig
 
@@ -265,7 +275,7 @@ class Trainer:
         for path in self._damaged & {folder / f"update-{update:08d}.safetensors"}:
             set_aside(path)
         name = f"update-{update:08d}.safetensors"
-        known = [one.name for one in self._found()]
+        known = checkpoints_of_earlier_version(self.output)
         with saving(folder, CHECKPOINT, adds=True, recognised=known) as save, save.opened(name) as file:
             checkpoint.write_tensors(file, tensors, {"run": json.dumps(described)})
         remove_own(folder, CHECKPOINT, [one.name for one in self._found()[: -self.config.keep]])
