@@ -132,6 +132,32 @@ def test_a_save_that_counts_is_ended_by_whoever_opens_the_folder(tmp_path: Path,
     assert held(tmp_path) == {"a": "3", "foreign": "x"}
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_strangers_manifest_moves_nothing_from_elsewhere(tmp_path: Path, inside: bool) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a").write_text("mine")
+    folder = tmp_path / "strange"
+    folder.mkdir()
+    save(folder, a="1")
+    _commit_only(folder, a="2")
+    (folder / ".sortednet-new" / "a").unlink()
+    if inside:
+        (folder / ".sortednet-new" / "a").symlink_to(tmp_path / "mine" / "a")
+    else:
+        (folder / ".sortednet-new").rmdir()
+        (folder / ".sortednet-new").symlink_to(tmp_path / "mine")
+    with pytest.raises(CheckpointError):
+        settle(folder)
+    assert (tmp_path / "mine" / "a").read_text() == "mine"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_a_pipe_in_the_place_of_a_manifest_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / MANIFEST)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        settle(tmp_path)
+
+
 def test_a_save_that_counts_and_is_gone_is_said(tmp_path: Path) -> None:
     save(tmp_path, a="1")
     _commit_only(tmp_path, a="2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Mapping
@@ -72,6 +73,8 @@ def read(path: str | Path, most_bytes: int = _MOST_BYTES) -> Any:
         OSError: If it cannot be read.
         ValueError: As `parse`.
     """
+    if Path(path).exists() and not Path(path).is_file():
+        raise IsADirectoryError(errno.EISDIR, "it is no file", str(path))  # a pipe would never end
     with open(path, "rb") as file:
         return parse(file.read(most_bytes + 1), most_bytes)
 

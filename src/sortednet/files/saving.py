@@ -135,10 +135,11 @@ def settle(folder: str | Path) -> None:
         if not manifest.pending:
             return
         beside = folder / _NEW
+        _refuse_link(beside)
         try:
             for name, entry in manifest.pending.items():
                 new, there = beside / name, folder / name
-                if new.is_file():
+                if new.is_file() and not new.is_symlink():
                     os.replace(new, there)
                 elif not there.is_file() or not entry.fits(there):
                     raise CheckpointError(
@@ -252,9 +253,13 @@ def _is_own(manifest: Manifest, name: str) -> bool:
 
 def _discard(beside: Path) -> None:
     """Remove what a save that was killed has left before it counted."""
-    if beside.is_symlink():
-        raise CheckpointError(f"{beside} is a link, and links are not followed. Remove it.")
+    _refuse_link(beside)
     if beside.is_dir():
         for one in beside.iterdir():
             one.unlink()
         beside.rmdir()
+
+
+def _refuse_link(beside: Path) -> None:
+    if beside.is_symlink():
+        raise CheckpointError(f"{beside} is a link, and links are not followed. Remove it.")
