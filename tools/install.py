@@ -82,7 +82,9 @@ def install(venv: Path, lock: Path, extras: str, options: list[str]) -> None:
         print(f"install: {name} was not installed completely; it is installed again.")
     pip_works(python)
     build = [requirement for requirement in locked(lock) if requirement.startswith("setuptools==")]
-    common = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "-c", str(lock), *options]
+    # Python compiles what is imported, when it is; all of torch and transformers would take a minute.
+    common = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-compile", "-c", str(lock)]
+    common += options
     if build:
         run_pip([*common, *build], lock)
     # Without isolation the package is built by the locked setuptools instead of today's.
