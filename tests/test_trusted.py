@@ -17,6 +17,7 @@ from sortednet.errors import CheckpointError, ConfigError
 from sortednet.files import records
 from sortednet.models import MLP, resolve
 from sortednet.names import MODELS
+from sortednet.table import Row
 from sortednet.trusted import check_module
 
 RUN = Path(__file__).parent / "fixtures" / "0.1" / "runs" / "images"
@@ -242,3 +243,109 @@ def test_a_model_that_comes_with_code_is_refused_without_a_question(tmp_path: Pa
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
     with pytest.raises(CheckpointError, match="which is never run"):
         sn.SortedNet.from_pretrained(tmp_path, num_hidden_layers=[1, 2])
+
+
+# What a reviewer has broken
+
+
+SPEC = {"class_path": "os.system", "init_args": {"command": "touch PWNED"}}
+
+
+@pytest.mark.parametrize("place", ["model.options", "data.options", "recipe_options", "space", "training", "sampler"])
+@pytest.mark.parametrize("form", [SPEC, {"x": SPEC}, {"x": [SPEC]}, {"x": {"y": SPEC}}, {"x": json.dumps(SPEC)}])
+def test_a_configuration_makes_no_object_of_what_it_names(tmp_path: Path, monkeypatch, capsys, place, form) -> None:
+    monkeypatch.chdir(tmp_path)
+    held: dict = {"space": {"depth": [1, 2]}, "model": {"name": "mlp"}, "data": {"name": "digits"}}
+    section, _, key = place.partition(".")
+    held[section] = form if not key else {**held[section], key: form}
+    (tmp_path / "c.json").write_text(json.dumps(held))
+    assert main(["train", "c.json"]) == 2
+    assert not (tmp_path / "PWNED").exists()
+    assert main(["train", str(RUN / "config.json"), f"model.options.x={json.dumps(SPEC)}"]) == 2
+    assert not (tmp_path / "PWNED").exists()
+
+
+@pytest.mark.parametrize("link", ["stages/1", "stages", "checkpoints", "model"])
+def test_links_in_a_run_lead_to_nobody_elses(tmp_path: Path, capsys, link: str) -> None:
+    victim = shutil.copytree(RUN, tmp_path / "victim")
+    before = {one: one.read_bytes() for one in victim.rglob("*") if one.is_file()}
+    strange = tmp_path / "strange"
+    (strange / link).parent.mkdir(parents=True)
+    (strange / link).symlink_to(victim)
+    shutil.copy(victim / "config.json", strange.parent / "c.json")
+    assert main(["train", str(tmp_path / "c.json"), "--resume", "false", "--output", str(strange)]) == 2
+    assert "is a link, and links are not followed" in " ".join(capsys.readouterr().err.split())
+    assert {one: one.read_bytes() for one in victim.rglob("*") if one.is_file()} == before
+
+
+def test_a_linked_checkpoint_of_fine_tuning_is_not_removed(tmp_path: Path) -> None:
+    from sortednet.resuming import remove_checkpoint
+
+    victim = shutil.copytree(RUN.parent / "text", tmp_path / "victim")
+    checkpoint = next((victim / "checkpoints").glob("checkpoint-*"))
+    names = sorted(one.name for one in checkpoint.iterdir())
+    (tmp_path / "checkpoint-1").symlink_to(checkpoint)
+    with pytest.raises(CheckpointError, match="is a link"):
+        remove_checkpoint(tmp_path / "checkpoint-1")
+    assert sorted(one.name for one in checkpoint.iterdir()) == names
+
+
+def test_an_extraction_does_not_follow_a_link(tmp_path: Path, capsys) -> None:
+    run = shutil.copytree(RUN, tmp_path / "run")
+    shutil.rmtree(run / "extracted", ignore_errors=True)
+    (tmp_path / "mine").mkdir()
+    (run / "extracted").symlink_to(tmp_path / "mine")
+    setting = next(iter(sn.Space.from_json(json.loads((run / "model" / "sortednet.json").read_text())["space"])))
+    assert main(["extract", str(run), str(setting)]) == 2
+    assert not list((tmp_path / "mine").iterdir())
+
+
+@pytest.mark.parametrize("field", ["num_labels", "num_hidden_layers", "num_attention_heads"])
+def test_a_config_of_absurd_counts_is_refused(tmp_path: Path, field: str) -> None:
+    folder = shutil.copytree(RUN.parent / "text" / "model", tmp_path / "model")
+    held = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**held, field: 10**9}))
+    with pytest.raises(CheckpointError, match=rf"{field} is 1000000000, more than any model has"):
+        sn.load(folder)
+
+
+def test_buffers_far_larger_than_what_is_stored_are_never_made(tmp_path: Path) -> None:
+    class Wide(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+            self.register_buffer("mask", torch.ones(10**5, 10**5, 10**3).tril(), persistent=False)
+
+    sn.SortedNet(lambda width: nn.ModuleDict({"layer": nn.Linear(2, 2)}), sn.Space(width=[1])).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="does not fit the builder"):
+        sn.load(tmp_path, Wide)
+
+
+def test_settings_without_tensors_of_their_own_are_refused(saved: Path) -> None:
+    described_as(saved, space=product(depth=list(range(1, 1001)), width=list(range(1, 1001))), private=["*"])
+    with pytest.raises(CheckpointError, match=r"does not fit the builder|holds those of fewer"):
+        sn.load(saved, lambda depth, width: nn.Sequential(nn.Linear(4, 4)))
+
+
+@pytest.mark.parametrize("pattern", ["(.*.*.*)*!", "(a+)+$", ".*.*.*.*.*x", "((ab*)+c)*d", "x" * 5000])
+def test_patterns_that_may_take_for_ever_are_refused(tmp_path: Path, pattern: str) -> None:
+    from sortednet.lora.saving import read_config
+
+    source = next((RUN.parent.parent / "adapters").rglob("adapter_config.json"))
+    held = json.loads(source.read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**held, "target_modules": pattern}))
+    with pytest.raises(CheckpointError, match="may take for ever"):
+        read_config(tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**held, "target_modules": r".*\.(q|v)_proj\d+"}))
+    assert read_config(tmp_path).target_modules == r".*\.(q|v)_proj\d+"
+
+
+@pytest.mark.parametrize("text", ["acc\x1b]0;OWNED\x07", "\x1b[2J", "a\x9b31m"])
+def test_control_characters_do_not_reach_the_terminal(tmp_path: Path, text: str, capsys) -> None:
+    table = sn.Table([Row(sn.Setting({"depth": 1}), quality=0.5, params=1)], metric=text)
+    table.to_json(tmp_path / "table.json")
+    with pytest.raises(CheckpointError, match="characters that are not shown"):
+        sn.Table.from_json(tmp_path / "table.json")
+    (tmp_path / "c.json").write_text(json.dumps({"space": {"depth": [1]}, "model": {"name": "mlp"}, "output": text}))
+    assert main(["train", str(tmp_path / "c.json")]) == 2
+    assert "\x1b" not in capsys.readouterr().err

@@ -44,6 +44,8 @@ _UNION = re.compile(
 _OWN_ERROR = re.compile(r"^\s+- (?!Expected |Problem |Not a valid )(?P<text>\w.*)$", re.MULTILINE)
 _KEY_OF_PARSER = re.compile(r'Parser key "(?:run\.)?(?P<key>[\w.]+)"')
 _KEY_OF_ERROR = re.compile(r"^(?P<key>\w+(?:\.\w+)*)[=\[]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f]")  # of a terminal
+_CLASS = "class_path"  # jsonargparse calls what it names
 _Config = TypeVar("_Config")
 Keys: TypeAlias = tuple[str | int, ...]
 
@@ -258,6 +260,7 @@ def read(document: Document, kind: type[_Config], changes: Sequence[str] = ()) -
 
     try:
         _check_keys(values, kind, ())
+        _refuse_code(values, ())
         parser = ArgumentParser(exit_on_error=False)
         parser.add_argument("--run", type=kind)
         with contextlib.redirect_stderr(io.StringIO()):
@@ -332,6 +335,18 @@ def _check_keys(values: Any, hint: Any, path: tuple[str, ...]) -> None:
             name = ".".join((*path, str(key)))
             raise _UnknownKeyError(name, f"It does not accept option '{name}'.{_meant(name, section, path)}")
         _check_keys(value, hints[key], (*path, key))
+
+
+def _refuse_code(values: Any, path: tuple[str, ...]) -> None:
+    """Refuse what the parser takes for a class to import and call, at any depth: a file may come from a stranger."""
+    if isinstance(values, str) and _CLASS in values:
+        raise _UnknownKeyError(".".join(path), f"{'.'.join(path)} holds {_CLASS!r}, which names code. Leave it out.")
+    if isinstance(values, str) and _CONTROL.search(values):
+        raise _UnknownKeyError(".".join(path), f"{'.'.join(path)} holds a control character. Leave it out.")
+    inside = values.items() if isinstance(values, Mapping) else enumerate(values) if isinstance(values, list) else ()
+    for key, value in inside:
+        _refuse_code(str(key), path)
+        _refuse_code(value, (*path, str(key)))
 
 
 def _meant(name: str, section: type[Any], path: tuple[str, ...]) -> str:

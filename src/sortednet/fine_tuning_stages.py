@@ -36,6 +36,7 @@ from .run_folder import (
     claim,
     metrics_text,
     of_earlier_version,
+    stages_of,
     writing,
 )  # fmt: skip
 from .text import EncodedText, TextData, compute_metrics
@@ -209,7 +210,7 @@ def _to_go_on(config: FineTuningConfig, output: Path) -> bool:
 
 def _clear(output: Path) -> None:
     """Leave nothing of an earlier run behind a fresh start."""
-    for folder in (output, *(output / STAGES).glob("*")):
+    for folder in (output, *stages_of(output)):
         claim(folder, ())
         own = of_earlier_version(folder)
         for checkpoint in (folder / CHECKPOINTS).glob("checkpoint-*"):

@@ -16,11 +16,12 @@ from .errors import CheckpointError, SortedNetError
 from .families import is_causal, read_builder
 from .files.manifest import check_unchanged
 from .files.weights import CONFIGS, open_weights
-from .layouts import Cut, Layout, tensors_of
-from .lora import adapter_state, load_adapter_state
+from .layouts import Layout, cuts, tensors_of
+from .lora import adapter_state, load_adapter_state, read_config
 from .names import BufferPolicy
 from .network import SortedNet
 from .outlines import call_builder, check_size, outline
+from .rank_space import RANK
 from .ranks import builder_of_ranks, reopened
 from .space import Number, Setting, Space
 from .token_loss import ChunkedHead
@@ -28,7 +29,7 @@ from .views import Slot, build_skeleton
 
 __all__ = ["load"]
 
-_MOST_SETTINGS = 10**6
+_MOST_SETTINGS, _MOST_PRIVATE = 10**6, 10**4
 
 
 def load(
@@ -83,6 +84,8 @@ def load(
     with checkpoint.described(path):
         layouts = _stored_layouts(path, stored.get("layouts", []), None if layouts is None else list(layouts))
     _check_size(path, build, found)
+    if stored["private"] or stored["buffers"] == "private":
+        _check_settings(path, found, verify)
     weights: dict[str, Tensor]
     if at is None:
         with checkpoint.described(path):
@@ -131,12 +134,41 @@ def _check_size(path: str | Path, build: Callable[..., nn.Module], space: Space)
     tensors = [one for header in open_weights(path).headers for one in header.tensors.values()]
     numbers = sum(math.prod(one["shape"]) for one in tensors)
     # Tied parameters are stored once, and have several names.
-    fits = check_size(build, space.full, 64 + 2 * len(tensors), 2**20 + 2 * numbers)
+    fits = check_size(build, space.full, 64 + 2 * len(tensors), 2**20 + 2 * numbers, 2**27 + 8 * numbers)
     if not fits or len(space) > _MOST_SETTINGS:
         raise CheckpointError(
             f"{path} does not fit the builder: it holds {len(tensors):,} tensors of {numbers:,} numbers together, and "
             f"says that its full model is {space.full}, one of {len(space):,} settings. Restore it from a copy, or "
             "load it with the builder that it was saved with."
+        )
+
+
+def _check_settings(path: str | Path, space: Space, verify: bool) -> None:
+    """Refuse a space of far more settings than have tensors of their own stored.
+
+    Raises:
+        CheckpointError: If it has.
+    """
+    if len(space) > _MOST_PRIVATE and len(space) > 1 + len(checkpoint.read_private(path, verify=verify)):
+        raise CheckpointError(
+            f"{path} says that each of its {len(space):,} settings has tensors of its own, and holds those of fewer. "
+            "Restore it from a copy, or save again."
+        )
+
+
+def _check_ranks(path: str | Path, space: Space) -> None:
+    """Refuse ranks that no stored tensor has.
+
+    Raises:
+        CheckpointError: If one is larger.
+    """
+    sizes = [size for header in open_weights(path).headers for one in header.tensors.values() for size in one["shape"]]
+    config = read_config(path)
+    ranks = [*space.supports[RANK].values, config.r, *config.rank_pattern.values()]
+    if len(space) > _MOST_SETTINGS or not all(rank <= max(sizes, default=0) for rank in ranks):
+        raise CheckpointError(
+            f"{path} is damaged: it says that it holds ranks up to {max(ranks)}, and its largest tensor has "
+            f"{max(sizes, default=0)} rows. Restore it from a copy, or save again."
         )
 
 
@@ -159,6 +191,7 @@ def _load_ranks(
     if build is not None:
         raise CheckpointError(f"{path} holds an adapter. Give the model that it was trained on, as model=.")
     try:
+        _check_ranks(path, found)
         if at is None:
             return reopened(path, found, adapter, model, read_weights(path, verify=verify))
         net = reopened(path, found, adapter, model)
@@ -177,12 +210,12 @@ def _load_ranks(
 def _adapter_corner(path: str | Path, net: SortedNet, part: Any, verify: bool) -> dict[str, Tensor]:
     """Read no more of an adapter's weights than a sub-model has."""
     adapter = builder_of_ranks(net).adapter
-    full = adapter_state(net.full, adapter)
+    state = net.full.state_dict()
+    paths = {id(tensor): name for name, tensor in state.items()}
+    saved = {name: paths[id(tensor)] for name, tensor in adapter_state(net.full, adapter, state).items()}
+    found = cuts(net.full, part, [*builder_of_ranks(net).layouts(net.full), *net.layouts])
     with checkpoint.corners(path, verify=verify) as (_, read):
-        return {
-            name: read(name, Cut(tuple(own.shape), tuple(((0, size),) for size in own.shape)), full[name].shape)
-            for name, own in adapter_state(part, adapter).items()
-        }
+        return {name: read(name, found[saved[name]], state[saved[name]].shape) for name in adapter_state(part, adapter)}
 
 
 def _other_names(model: nn.Module) -> dict[str, str]:

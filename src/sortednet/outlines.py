@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from .errors import BuildError, SortedNetError
 from .space import Setting
@@ -21,7 +24,7 @@ class _Building(threading.local):
 
     made: dict[int, tuple[nn.Parameter, nn.Parameter]] | None = None
     budget: list[int] | None = None
-    """How many parameters, and numbers in them, may still be made; None for any."""
+    """How many parameters, numbers in them, and bytes of buffers may still be made; None for any."""
 
 
 _BUILDING = _Building()
@@ -46,8 +49,17 @@ def _to_meta(_: nn.Module, __: str, parameter: nn.Parameter) -> nn.Parameter | N
     return _BUILDING.made.setdefault(id(parameter), (parameter, stand_in))[1]
 
 
+def _counted(_: nn.Module, __: str, buffer: Tensor | None) -> None:
+    """Count a buffer where this thread builds a model that may not be too large."""
+    if _BUILDING.budget is not None and buffer is not None and not nn.parameter.is_lazy(buffer):
+        _BUILDING.budget[2] -= buffer.numel() * buffer.element_size()
+        if min(_BUILDING.budget) < 0:
+            raise BuildError("The builder makes more than it may.")
+
+
 # Registered once and for all: to add and remove it at each build would disturb other threads that build modules.
 register_module_parameter_registration_hook(_to_meta)  # type: ignore[arg-type]
+register_module_buffer_registration_hook(_counted)
 
 
 @contextmanager
@@ -73,7 +85,7 @@ def outline(build: Callable[..., nn.Module], setting: Setting) -> nn.Module:
         return call_builder(build, setting)
 
 
-def check_size(build: Callable[..., nn.Module], setting: Setting, parameters: int, numbers: int) -> bool:
+def check_size(build: Callable[..., nn.Module], setting: Setting, parameters: int, numbers: int, buffers: int) -> bool:
     """Return whether the model at a setting is no larger than it may be; what is too large is never made.
 
     Args:
@@ -81,11 +93,12 @@ def check_size(build: Callable[..., nn.Module], setting: Setting, parameters: in
         setting: The setting.
         parameters: Most parameters of the model.
         numbers: Most numbers in all of them.
+        buffers: Most bytes of buffers.
 
     Raises:
         BuildError: If the builder fails.
     """
-    before, _BUILDING.budget = _BUILDING.budget, [parameters, numbers]
+    before, _BUILDING.budget = _BUILDING.budget, [parameters, numbers, buffers]
     try:
         with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]), torch.device("meta"):
             call_builder(build, setting)

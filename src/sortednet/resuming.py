@@ -22,6 +22,7 @@ from .files.weights import NETWORK, recognised
 from .files.writing import write_bytes
 from .lora import AdapterBuilder, load_adapter_state
 from .network import SortedNet
+from .run_folder import refuse_links
 
 __all__ = [
     "last_checkpoint",
@@ -100,6 +101,7 @@ def rotate(output: Path, keep: int | None, best: str | None) -> None:
 
 def remove_checkpoint(folder: Path) -> None:
     """Remove a checkpoint of a fine-tuning run, and nothing else that lies in its folder."""
+    refuse_links(folder)
     if (folder / DRAWS).is_file():
         remove_own(folder, NETWORK, recognised=recognised(folder, trained=True))
 
@@ -144,6 +146,7 @@ def write_draws(folder: Path, run: Mapping[str, Any], state: Mapping[str, Any]) 
         run: What must be equal for the run to be continued; plain JSON values.
         state: The objective's state.
     """
+    refuse_links(folder, folder.parent)
     write_bytes(folder / DRAWS, records.to_text({**run, "state": state}).encode())
 
 

@@ -34,6 +34,8 @@ __all__ = [
     "metrics_text",
     "of_earlier_version",
     "read_curves",
+    "refuse_links",
+    "stages_of",
     "writing",
 ]
 
@@ -92,9 +94,7 @@ def claim(folder: Path, names: Iterable[str]) -> None:
     Raises:
         CheckpointError: If one of them is not this library's, or what the run makes below is a link.
     """
-    for below in (CHECKPOINTS, MODEL, STAGES):
-        if (folder / below).is_symlink():
-            raise CheckpointError(f"{folder / below} is a link, and links are not followed. Give another folder.")
+    refuse_links(*(folder / below for below in (CHECKPOINTS, MODEL)), *stages_of(folder))
     check_place(folder, KIND, names, of_earlier_version(folder))
     checkpoints, model = folder / CHECKPOINTS, folder / MODEL
     known = {*Manifest.read(checkpoints).files, *checkpoints_of_earlier_version(folder)}  # damaged ones are ours too
@@ -141,6 +141,28 @@ def _is_checkpoint(file: Path) -> bool:
         return False
 
 
+def refuse_links(*paths: Path) -> None:
+    """Refuse links in the places of what a run makes below its folder.
+
+    Raises:
+        CheckpointError: If one is a link.
+    """
+    for path in paths:
+        if path.is_symlink():
+            raise CheckpointError(f"{path} is a link, and links are not followed. Remove it, or give another folder.")
+
+
+def stages_of(output: Path) -> list[Path]:
+    """Return the folders of a run's stages, in order.
+
+    Raises:
+        CheckpointError: If one is a link.
+    """
+    found = sorted((output / STAGES).glob("*"))
+    refuse_links(output / STAGES, *found)
+    return found
+
+
 def clear(output: str | Path) -> None:
     """Remove the checkpoints, metrics and network of an earlier run, of all its stages, and nothing else.
 
@@ -150,7 +172,7 @@ def clear(output: str | Path) -> None:
     Raises:
         CheckpointError: If another process trains there, or a file was changed since it was written.
     """
-    for folder in (Path(output), *(Path(output) / STAGES).glob("*")):
+    for folder in (Path(output), *stages_of(Path(output))):
         if folder.is_dir():
             with locked(folder, patience_s=0):
                 clear_folder(folder, *(() if folder == Path(output) else ("config.json",)))

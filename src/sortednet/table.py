@@ -389,6 +389,8 @@ class Table(Sequence[Row]):
             described = records.read(path)
             version = described["format"]
             if version == _VERSION:
+                if not str(described["metric"]).isprintable():
+                    raise ValueError("its metric has characters that are not shown")
                 rows = [Row(**{**row, "setting": Setting(row["setting"])}) for row in described["rows"]]
                 return cls(rows, str(described["metric"]), bool(described["higher_is_better"]))
         except OSError as error:

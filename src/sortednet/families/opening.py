@@ -10,12 +10,15 @@ from typing import Any
 from torch import nn
 
 from ..errors import CheckpointError
+from ..files import records
 from ..packages import needs
 from ..readouts import readout_of
 from ..space import Number
 from .builder import PretrainedBuilder
 
 __all__ = ["is_causal", "open_pretrained", "read_builder"]
+
+_MOST = 10**6  # layers, heads, labels
 
 
 def read_builder(path: str | Path, class_name: str, sizes: Mapping[str, Number], readout: str | None) -> Any:
@@ -71,6 +74,30 @@ def _class_of(name: str) -> Any:
     return found if inspect.isclass(found) and issubclass(found, _transformers().PreTrainedModel) else None
 
 
+def _check_numbers(path: str | Path) -> None:
+    """Refuse a config whose counts are absurd: transformers makes lists as long.
+
+    Raises:
+        CheckpointError: If there is one.
+    """
+    file = Path(path) / "config.json"
+    if not file.is_file():
+        return
+    try:
+        held = records.read(file)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} is damaged ({error}). Restore it, or save again.") from None
+    level = [held] if isinstance(held, (dict, list)) else []
+    while level:
+        mappings = [one for one in level if isinstance(one, dict)]
+        for name, value in (item for one in mappings for item in one.items()):
+            counts = name.startswith(("num_", "n_")) or name.endswith("layers")
+            if counts and isinstance(value, (int, float)) and value > _MOST:
+                raise CheckpointError(f"{file} is damaged: {name} is {value}, more than any model has. Restore it.")
+        inner = (held for one in level for held in (one.values() if isinstance(one, dict) else one))
+        level = [one for one in inner if isinstance(one, (dict, list))]
+
+
 def _unreadable(path: str | Path, error: Exception) -> CheckpointError:
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
     return CheckpointError(
@@ -85,6 +112,7 @@ def _config(path: str | Path) -> Any:
     Raises:
         CheckpointError: If it cannot be opened without its own code.
     """
+    _check_numbers(path)
     try:
         return _transformers().AutoConfig.from_pretrained(path, trust_remote_code=False)
     except OSError:  # there is none, or the network cannot be reached

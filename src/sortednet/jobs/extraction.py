@@ -12,6 +12,7 @@ from ..files.saving import saving
 from ..files.weights import EXTRACTED, SETTING, WEIGHTS, recognised_extraction
 from ..fine_tuning_config import FineTuningConfig
 from ..packages import needs
+from ..run_folder import refuse_links
 from ..space import Setting
 from .configurations import CONFIG, read_config
 from .selection import check_trained, chosen_in, in_run
@@ -61,6 +62,8 @@ def extract(
         known = f"those of {run} are {', '.join(labels)}" if labels else f"{run} has none: sortednet select {run} ..."
         raise SettingError(f"{setting!r} is neither a setting nor the label of a selection; {known}.") from error
     folder = Path(output) if output else Path(run) / "extracted" / str(chosen)
+    if not output:
+        refuse_links(folder.parent, folder)
     if isinstance(config, FineTuningConfig):
         from ..extraction_job import cut_out
 

@@ -127,6 +127,8 @@ def chosen_in(run: str | Path) -> dict[str, Setting]:
         held = records.read(path)
         if held["model"] != digest(Path(run) / "model"):
             return {}
+        if not all(label.isprintable() for label in held["chosen"]):
+            raise ValueError("a label has characters that are not shown")
         return {label: Setting.parse(text) for label, text in held["chosen"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is damaged ({error!r}). Remove it, and select again.") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import to_bytes
 from ..errors import CheckpointError, ConfigError
+from ..files import records
 from ..files.saving import saving
 from ..files.weights import ADAPTER, ADAPTER_CONFIG, EXTRACTED, recognised_extraction
 
@@ -29,6 +31,9 @@ __all__ = [
 ]
 
 _COMPARED, _VALUES = 16, 4  # tensors of the model, and values of each, that tell it from others
+# Patterns of strangers: those that may try more ways than there is time for are refused.
+_MOST_PATTERN, _MOST_REPEATS = 1000, 4
+_REPEATS, _NESTED = re.compile(r"[*+{]"), re.compile(r"[*+}]\??[^()]*\)+[*+{]")
 _TOLERANCE = 0.02  # a model may be held in half precision
 
 
@@ -91,8 +96,16 @@ def read_config(path: str | Path) -> Any:
             f"There is no adapter at {path}: {ADAPTER_CONFIG} is missing. Give the folder it was saved to."
         )
     try:
+        held = records.read(Path(path) / ADAPTER_CONFIG)
+        texts = [held.get("target_modules"), held.get("exclude_modules"), *(held.get("rank_pattern") or {}),
+                 *(held.get("alpha_pattern") or {})]  # fmt: skip
+        for text in filter(lambda one: isinstance(one, str), texts):
+            if len(text) > _MOST_PATTERN or len(_REPEATS.findall(text)) > _MOST_REPEATS or _NESTED.search(text):
+                raise ValueError(f"the pattern {text[:60]!r} may take for ever; name the modules instead")
         return PeftConfig.from_pretrained(str(path))
-    except (ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{Path(path) / ADAPTER_CONFIG} cannot be read ({error}). Correct the path.") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{Path(path) / ADAPTER_CONFIG} is damaged ({error}). Restore it or save again."
         ) from error

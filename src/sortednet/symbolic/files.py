@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from .. import checkpoint
 from ..errors import CheckpointError, ConfigError
+from ..files import records
 from ..files.writing import write_bytes
 from .expressions import GeneratorConfig
 from .familiarity import Familiarity
@@ -81,7 +82,7 @@ def load_model(path: str | Path) -> Pretrained:
         raise CheckpointError(f"{path} is no model of sortednet symbolic. {_REMEDY}")
     tensors, metadata = checkpoint.read_file(Path(path))
     try:
-        described = dict(json.loads(metadata["sortednet.symbolic"]))
+        described = dict(records.parse(metadata["sortednet.symbolic"]))
     except (KeyError, ValueError, TypeError):
         raise CheckpointError(f"{path} is no model of sortednet symbolic. {_REMEDY}") from None
     if described.get("format") != FORMAT:
@@ -89,6 +90,9 @@ def load_model(path: str | Path) -> Pretrained:
             f"{path} is of format {described.get('format')}, and this version of sortednet reads {FORMAT}. {_REMEDY}"
         )
     try:
+        most = max(len(tensors), *(max(one.shape, default=0) for one in tensors.values()))
+        if any(isinstance(value, (int, float)) and value > 10 * most for value in described["model"].values()):
+            raise ValueError("it is said to be far larger than it is")
         model = SymbolicGPT(_read(ModelConfig, described["model"]))
         generator = _read(GeneratorConfig, described["generator"])
         own = {name.removeprefix("model."): one.float() for name, one in tensors.items()}
