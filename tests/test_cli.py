@@ -339,7 +339,7 @@ def test_changes_and_options_may_stand_anywhere(config: Path, tmp_path: Path, wo
 
     given = []
 
-    def train(config, *, resume, console):
+    def train(config, *, resume, console, trust):
         given.append((config.training.updates, config.output))
         return SortedNet(MLP, Space(depth=[1, 2]))
 

@@ -93,7 +93,7 @@ def test_what_was_learned_stays_with_the_policy() -> None:
     policy = sn.SelfSpeculative(exits=[1, 3])
     decoders.greedy(decoders.decoder(), decoders.single(), policy)
     (learned,) = policy._learned.values()
-    seen = len(learned._confidence)
+    seen = len(learned._observed[0])
     decoders.greedy(decoders.decoder(), decoders.single(), policy.within([1, 3, 6], 6))
     assert list(policy._learned.values()) == [learned]
-    assert len(learned._confidence) > seen
+    assert len(learned._observed[0]) > seen

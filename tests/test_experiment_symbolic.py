@@ -1,6 +1,5 @@
 """Symbolic regression against other methods: its scores by hand, its problems, its jobs and their table."""
 
-import json
 import math
 import sys
 
@@ -20,6 +19,7 @@ from sortednet.experiments.symbolic_depths import at_depth, compared, solve, sol
 from sortednet.experiments.symbolic_methods import METHODS, Found, ours, peer
 from sortednet.experiments.symbolic_problems import check_unseen, generated, listed, load_problems, published_folder
 from sortednet.experiments.symbolic_scores import curve, deviation, is_recovered, log_mse_n, mse_n, r2
+from sortednet.files import records
 from sortednet.names import EXPERIMENTS
 from sortednet.symbolic import (
     Familiarity,
@@ -351,9 +351,9 @@ def test_job_goes_on_from_the_rows_it_finds(tmp_path, folder):
     job = symbolic.jobs(conditions, Sizes(2, 1, seeds=1), methods=("ours",))["symbolic-nguyen-ours"]
     found = job.run(tmp_path / "job", {})
     assert [one["name"] for one in found["rows"]] == ["N-1", "N-2"]
-    kept = json.loads((tmp_path / "job" / "rows.json").read_text())
+    kept = records.read(tmp_path / "job" / "rows.json")
     kept["rows"] = [{"name": "from before"}]
-    (tmp_path / "job" / "rows.json").write_text(json.dumps(kept))
+    (tmp_path / "job" / "rows.json").write_text(records.to_text(kept))
     assert [one["name"] for one in job.run(tmp_path / "job", {})["rows"]] == ["from before", "N-2"]
 
 

@@ -105,7 +105,7 @@ def check_size(build: Callable[..., nn.Module], setting: Setting, parameters: in
     except BuildError as error:
         if min(_BUILDING.budget) < 0:
             return False
-        if "meta" not in str(error):  # some builders read numbers, which they must not do as sub-models
+        if "meta" not in str(error).lower():  # some builders read numbers, which they must not do as sub-models
             raise
     finally:
         _BUILDING.budget = before

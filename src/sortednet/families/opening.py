@@ -113,8 +113,9 @@ def _config(path: str | Path) -> Any:
         CheckpointError: If it cannot be opened without its own code.
     """
     _check_numbers(path)
+    transformers = _transformers()
     try:
-        return _transformers().AutoConfig.from_pretrained(path, trust_remote_code=False)
+        return transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
     except OSError:  # there is none, or the network cannot be reached
         raise
     except Exception as error:  # whatever transformers makes of a config
