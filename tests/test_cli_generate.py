@@ -17,6 +17,7 @@ import sortednet as sn
 from sortednet import generation_job
 from sortednet.cli import main
 from sortednet.decoding import Emitted, FixedDepth
+from sortednet.files.weights import digest
 from sortednet.generation_config import GenerateConfig
 from sortednet.generation_job import TokenText, generate, make_policy
 from sortednet.models import MLP
@@ -353,8 +354,8 @@ def test_a_missing_tokenizer_is_named(folder: Path, tmp_path: Path, capsys) -> N
 def test_a_damaged_file_is_named(folder: Path, tmp_path: Path, capsys, name: str) -> None:
     made = copied(folder, tmp_path / "damaged")
     (made / name).write_text("{")
-    part = "tokenizer" if name == "tokenizer.json" else "network"
-    assert f"The {part} in {made} cannot be opened" in error_of(capsys, "generate", str(made), PROMPT)
+    said = f"The tokenizer in {made} cannot be opened" if name == "tokenizer.json" else f"{made / name} is damaged"
+    assert said in error_of(capsys, "generate", str(made), PROMPT)
 
 
 def test_a_tokenizer_of_another_model_is_refused(folder: Path, tmp_path: Path, capsys) -> None:
@@ -409,8 +410,7 @@ def _after(count: int, function: Any, then: Any) -> Any:
 def test_a_selection_decodes_by_its_label(folder: Path, tokenizer: Any, capfd, tmp_path: Path) -> None:
     made = copied(folder, tmp_path / "run")
     at = "num_hidden_layers=2,intermediate_size=16"
-    (made / "evaluated.json").write_text(json.dumps({"model": "x"}))
-    (made / "chosen.json").write_text(json.dumps({"model": "x", "chosen": {"small": at}}))
+    (made / "chosen.json").write_text(json.dumps({"model": digest(made), "chosen": {"small": at}}))
     assert main(["generate", str(made), PROMPT, "--setting", "small", "--max_new_tokens", "9"]) == 0
     assert capfd.readouterr().out == expected(folder, tokenizer, 9, at) + "\n"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import ConfigError, SettingError
 from ..files import records
-from ..files.weights import digest, is_there
+from ..files.weights import digest, is_there, network_in
 from ..packages import needs
 from ..run_folder import writing
 from ..space import Setting
@@ -125,7 +125,7 @@ def chosen_in(run: str | Path) -> dict[str, Setting]:
         return {}
     try:
         held = records.read(path)
-        if held["model"] != digest(Path(run) / "model"):
+        if held["model"] != digest(network_in(run)):
             return {}
         if not all(label.isprintable() for label in held["chosen"]):
             raise ValueError("a label has characters that are not shown")
