@@ -103,7 +103,7 @@ def test_what_is_trusted_may_be_named() -> None:
 
 
 def test_a_module_that_is_not_there_is_no_stranger() -> None:
-    check_module("no_such_module", "model='no_such_module:x'")
+    check_module("no_such_module:x")
 
 
 # The command line
@@ -126,7 +126,7 @@ def test_a_run_folder_of_a_stranger_runs_nothing(run: Path, tmp_path: Path, caps
         words = [str(run), str(setting)]
     assert main([command, *words]) == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert "names 'subprocess', a module of the standard library" in said
+    assert "'subprocess:Popen' names 'subprocess', a module of the standard library" in said
     assert "--trust subprocess" in said
     assert not (tmp_path / "pwned").exists()
 

@@ -271,10 +271,9 @@ class Trainer:
             "param_groups": held["param_groups"],
             **self._identity(),
         }
-        folder = self._checkpoints()
-        for path in self._damaged & {folder / f"update-{update:08d}.safetensors"}:
-            set_aside(path)
-        name = f"update-{update:08d}.safetensors"
+        folder, name = self._checkpoints(), f"update-{update:08d}.safetensors"
+        if folder / name in self._damaged:
+            set_aside(folder / name)
         known = checkpoints_of_earlier_version(self.output)
         with saving(folder, CHECKPOINT, adds=True, recognised=known) as save, save.opened(name) as file:
             checkpoint.write_tensors(file, tensors, {"run": json.dumps(described)})

@@ -28,41 +28,40 @@ def is_trusted(name: str, trust: Iterable[str]) -> bool:
     return any(name == one or name.startswith((f"{one}.", f"{one}:")) for one in trust if one)
 
 
-def check_module(module: str, what: str, trust: Sequence[str] = ()) -> None:
-    """Refuse a module of the standard library or of an installed package; it is not imported.
+def check_module(name: str, trust: Sequence[str] = ()) -> None:
+    """Refuse what lies in a module of the standard library or of an installed package; it is not imported.
 
     Args:
-        module: Its dotted name.
-        what: What names it, for the message, such as `model='a.b:c'`.
+        name: Such as `package.module:function`.
         trust: Modules that are trusted, and what lies within them.
 
     Raises:
-        ConfigError: If it is one, and is not trusted.
+        ConfigError: If it does, and is not trusted.
     """
+    module = name.partition(":")[0]
     top = module.partition(".")[0]
-    if top == _OWN or is_trusted(module, trust) or is_trusted(what.partition("'")[2].rstrip("'"), trust):
+    if top == _OWN or is_trusted(name, trust):
         return
     kind = _foreign(top)
     if kind:
         raise ConfigError(
-            f"{what} names {kind}, and a configuration may name code of your own alone, since it may come from a "
+            f"{name!r} names {kind}, and a configuration may name code of your own alone, since it may come from a "
             f"stranger. If you know it, say so: --trust {module} on the command line, trust=[{module!r}] in Python."
         )
 
 
-def check_object(found: Any, module: str, what: str, trust: Sequence[str] = ()) -> None:
+def check_object(found: Any, name: str, trust: Sequence[str] = ()) -> None:
     """Refuse what is no function and no class of a `torch.nn.Module` of the module that was named.
 
     Args:
         found: What was named.
-        module: The module that it was found in.
-        what: What names it, for the message.
+        name: Its name, such as `package.module:function`.
         trust: Modules that are trusted, and what lies within them.
 
     Raises:
         ConfigError: If it is something else, or was imported there from a module that may not be named.
     """
-    if is_trusted(module, trust) or is_trusted(what.partition("'")[2].rstrip("'"), trust):
+    if is_trusted(name, trust):
         return
     inner = found
     while isinstance(inner, functools.partial):
@@ -73,10 +72,10 @@ def check_object(found: Any, module: str, what: str, trust: Sequence[str] = ()) 
     is_function = inspect.isfunction(inner) and inner.__module__.partition(".")[0] != _OWN
     if not (is_module or is_function):
         raise ConfigError(
-            f"{what} names {inner!r:.80}, which is no function of your own and no torch.nn.Module. Name one that "
-            f"is; or if you know it: --trust {module} on the command line, trust=[{module!r}] in Python."
+            f"{name!r} names {inner!r:.80}, which is no function of your own and no torch.nn.Module. Name one that "
+            f"is; or if you know it: --trust {name} on the command line, trust=[{name!r}] in Python."
         )
-    check_module(inner.__module__, what, trust)
+    check_module(f"{inner.__module__}:{inner.__qualname__}", trust)
 
 
 def _foreign(top: str) -> str:

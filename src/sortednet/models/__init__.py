@@ -42,7 +42,7 @@ def resolve(name: str, trust: Sequence[str] = ()) -> Callable[..., nn.Module]:
     module_name, _, attribute = MODELS.places.get(name, name).partition(":")
     if not (module_name and attribute):
         MODELS.check(name, also=OWN_BUILDER)
-    check_module(module_name, f"model={name!r}", trust)
+    check_module(f"{module_name}:{attribute}", trust)
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
@@ -64,5 +64,5 @@ def resolve(name: str, trust: Sequence[str] = ()) -> Callable[..., nn.Module]:
             "Name a function or a class that takes one keyword argument per dimension and returns a torch.nn.Module."
         )
     if name not in MODELS.places:
-        check_object(builder, module_name, f"model={name!r}", trust)
+        check_object(builder, name, trust)
     return builder
