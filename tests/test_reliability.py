@@ -44,6 +44,13 @@ def test_damaged_files_are_one_clear_error_or_the_right_result(made: Path, name:
     assert not [outcome for outcome in outcomes if outcome.failure]
 
 
+@pytest.mark.parametrize(
+    ("name", "number"), [("adapter", 106), ("adapter", 616), ("similarity", 156), ("pretrained", 884)]
+)
+def test_what_fuzzing_has_found_is_one_clear_error(made: Path, name: str, number: int) -> None:
+    assert not fuzz.one(name, number, 0, made).failure
+
+
 def test_no_flipped_bit_changes_what_is_read() -> None:
     found, about = reliability.flips(128)
     assert found["flips_silent"] == 0, about["silent"]

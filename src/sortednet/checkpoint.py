@@ -190,7 +190,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
             f"{path} holds weights but no {METADATA}, so its space is not known. "
             "Save it with SortedNet.save_pretrained."
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, *records.MALFORMED) as error:
         raise CheckpointError(f"{place} is damaged ({error!r}). Restore it or save again.") from None
     if version != VERSION:
         raise CheckpointError(

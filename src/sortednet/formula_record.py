@@ -154,7 +154,7 @@ class FormulaRecord:
             return _read(held) if found == FORMAT else _refuse(path, found)
         except ConfigError:
             raise
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        except (OSError, *records.MALFORMED) as error:
             raise ConfigError(
                 f"{path} is damaged ({type(error).__name__}: {error}). Write it again: sortednet symbolic fit."
             ) from None

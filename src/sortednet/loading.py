@@ -14,6 +14,7 @@ from . import checkpoint
 from .checkpoint import read_weights
 from .errors import CheckpointError, SortedNetError
 from .families import is_causal, read_builder
+from .files import records
 from .files.manifest import check_unchanged
 from .files.weights import CONFIGS, open_weights
 from .layouts import Layout, cuts, tensors_of
@@ -72,7 +73,7 @@ def load(
         raise CheckpointError(f"{path} holds a whole network and no adapter. Leave model= out.")
     pretrained = build is None and "class" in stored
     if pretrained:
-        build = read_builder(path, stored["class"], stored["sizes"], stored["readout"])
+        build = _builder(path, stored)
     if build is None:
         raise CheckpointError(f"{path} holds a plain module, which needs its builder: sn.load(path, build=build).")
     with checkpoint.described(path):
@@ -123,6 +124,16 @@ def load(
             return read(name, slot.cut, held.shape) if own is None else own.detach()
 
         return skeleton.fill(read_slot)
+
+
+def _builder(path: str | Path, stored: Mapping[str, Any]) -> Any:
+    """Return the builder of a pretrained network."""
+    try:
+        return read_builder(path, stored["class"], stored["sizes"], stored["readout"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} does not say which model it holds ({error!r}). Restore it, or save again."
+        ) from None
 
 
 def _check_size(path: str | Path, build: Callable[..., nn.Module], space: Space) -> None:
@@ -198,7 +209,7 @@ def _load_ranks(
         part = net.extract(found.setting(**(Setting.parse(at) if isinstance(at, str) else at)))
         load_adapter_state(part, builder_of_ranks(net).adapter, _adapter_corner(path, net, part, verify), path)
         return part
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+    except records.MALFORMED as error:
         if isinstance(error, SortedNetError):
             raise
         raise CheckpointError(

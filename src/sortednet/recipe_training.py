@@ -109,7 +109,7 @@ def _description(path: Path) -> Any:
     try:
         held = records.read(path)
         held.items()
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, *records.MALFORMED) as error:
         raise CheckpointError(f"{path} is damaged ({error}). Restore it, or start anew without resuming.") from None
     return held
 

@@ -164,7 +164,7 @@ def read_draws(folder: Path, run: Mapping[str, Any]) -> Any:
             f"{folder} is no checkpoint of a sorted trainer: it has no {DRAWS}. Give one that is, or start from its "
             "weights: SortedNet.from_pretrained(...)."
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except records.MALFORMED as error:
         raise CheckpointError(f"{folder / DRAWS} is damaged ({error!r}). Take an earlier checkpoint.") from None
     for name, value in json.loads(json.dumps(run)).items():
         if held.get(name) != value:

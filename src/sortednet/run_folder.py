@@ -199,7 +199,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
             if not (type(line["update"]) is int and isinstance(line["terms"], dict)):
                 raise TypeError("no update and terms")
             lines.append(line)
-        except (ValueError, KeyError, TypeError):
+        except records.MALFORMED:
             if number < len(texts) or data.endswith(b"\n"):  # a kill can leave the last line unfinished
                 damaged.append(number)
     if damaged:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
-from .errors import CheckpointError, DataError, SortedNetError
+from .errors import CheckpointError, DataError
 from .files import records
 from .files.writing import write_bytes
 from .space import Number, Setting
@@ -132,7 +132,7 @@ class Similarity:
             raise CheckpointError(
                 f"{path} cannot be read ({error.strerror or error}). Give the file that Similarity.to_json wrote."
             ) from None
-        except (ValueError, KeyError, TypeError, AttributeError, SortedNetError) as error:
+        except records.MALFORMED as error:
             raise CheckpointError(f"{path} is damaged ({error!r}). Restore it, or compare again.") from None
         raise CheckpointError(
             f"{path} has format {version}; this version reads format {_VERSION}. Update sortednet, or write it again."

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, overload
 
-from .errors import CheckpointError, SettingError, SortedNetError
+from .errors import CheckpointError, SettingError
 from .files import records
 from .files.writing import write_bytes
 from .space import Number, Setting
@@ -397,7 +397,7 @@ class Table(Sequence[Row]):
             raise CheckpointError(
                 f"{path} cannot be read ({error.strerror or error}). Give the file that Table.to_json wrote."
             ) from None
-        except (ValueError, KeyError, TypeError, AttributeError, SortedNetError) as error:
+        except records.MALFORMED as error:
             raise CheckpointError(f"{path} is damaged ({error!r}). Restore it, or evaluate again.") from None
         raise CheckpointError(
             f"{path} has format {version}; this version reads format {_VERSION}. Update sortednet, or write it again."

@@ -302,7 +302,7 @@ class Trainer:
                 # What had no gradient yet has no state either.
                 set_optimizer_state_dict(model, _inner(optimizer), state, options=replace(_OPTIONS, strict=False))
             self.objective.load_state_dict(described["objective"])
-        except (LookupError, TypeError, ValueError, AttributeError, AssertionError, ArithmeticError) as error:
+        except (*records.MALFORMED, AssertionError) as error:
             if isinstance(error, SortedNetError):
                 raise
             raise CheckpointError(f"{file} does not fit the run ({error!r}). Take an earlier checkpoint.") from None
@@ -322,7 +322,7 @@ class Trainer:
                 weights, state = _parted(tensors, described)
                 if not all(isinstance(described[name], dict) for name in self._identity()):
                     raise TypeError("it does not say what it is of")
-            except (CheckpointError, ValueError, LookupError, TypeError, AttributeError) as error:
+            except (CheckpointError, *records.MALFORMED) as error:
                 failure = error if isinstance(error, CheckpointError) else damaged(path, repr(error))
                 self._damaged.add(path)
                 self.console.print(f"{failure} The one before is taken.", style="yellow", markup=False)

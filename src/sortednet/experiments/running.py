@@ -307,7 +307,7 @@ def _finished(folder: Path, name: str, job: Job) -> Result | None:
     try:
         found: Result = records.read(path)
         same = found["described"]["job"] == json.loads(json.dumps(dict(job.described)))
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, *records.MALFORMED):
         raise CheckpointError(f"{path} is damaged. {remedy}") from None
     if not same:
         raise CheckpointError(f"{path} is of another job than the one needed now. {remedy}")

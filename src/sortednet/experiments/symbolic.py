@@ -149,7 +149,7 @@ def _kept(path: Path, described: Mapping[str, Any]) -> list[Result]:
         own = {**found["of"], "rows": [found["of"]["rows"][0], stop]}  # the first problems do not depend on the last
         same = own == json.loads(json.dumps(dict(described)))
         return list(found["rows"])[: None if stop is None else stop - start] if same else []
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, *records.MALFORMED):
         raise CheckpointError(f"{path} is damaged. Remove it to do the job again.") from None
 
 

@@ -79,7 +79,7 @@ class Manifest:
             )  # fmt: skip
         except (FileNotFoundError, NotADirectoryError):
             return cls(folder)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        except (OSError, *records.MALFORMED) as error:
             raise CheckpointError(
                 f"{path} is damaged ({error}). It says which files this library may replace: restore it, or save to "
                 "another folder."

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DIGEST", "digest_of", "parse", "read", "to_text"]
+__all__ = ["DIGEST", "MALFORMED", "digest_of", "parse", "read", "to_text"]
 
 DIGEST = "digest"
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+"""What is raised where values of a file are taken up that are of other kinds than those written."""
 _MOST_BYTES = 1 << 26
 _MOST_DEPTH = 64
 _MOST_DIGITS = 20

@@ -125,7 +125,7 @@ def open_weights(path: str | Path) -> Weights:
         if not all(_SHARD.fullmatch(name) for name in names):
             raise ValueError(f"{names[:3]} are no names of its files")
         described = {key: text for key, text in about.items() if isinstance(text, str)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, *records.MALFORMED) as error:
         raise damaged(file, str(error)) from None
     headers = tuple(read_header(file.with_name(name)) for name in names)
     found = {name: header.path.name for header in headers for name in header.tensors}
@@ -161,7 +161,7 @@ def recognised(path: str | Path, trained: bool = False) -> set[str]:
         held = records.parse(text)
         if not {"format", "space", "private"} <= held.keys():
             return set()
-    except (OSError, ValueError, AttributeError, CheckpointError):
+    except (OSError, CheckpointError, *records.MALFORMED):
         return set()
     own = {file.name, METADATA, *CONFIGS, *more}
     own |= {one.name for one in folder.glob("private-*.safetensors") if _is_private(one)}
@@ -177,7 +177,7 @@ def recognised_extraction(path: str | Path) -> set[str]:
         held = records.read(folder / SETTING)
         if not held or not all(type(value) in (int, float) for value in held.values()):
             return set()
-    except (OSError, ValueError, AttributeError):
+    except (OSError, *records.MALFORMED):
         return set()
     own = {WEIGHTS, ADAPTER, SETTING, METADATA, *CONFIGS, "model.onnx"}
     own |= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "README.md"}

@@ -130,7 +130,7 @@ def chosen_in(run: str | Path) -> dict[str, Setting]:
         if not all(label.isprintable() for label in held["chosen"]):
             raise ValueError("a label has characters that are not shown")
         return {label: Setting.parse(text) for label, text in held["chosen"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except records.MALFORMED as error:
         raise ConfigError(f"{path} is damaged ({error!r}). Remove it, and select again.") from None
 
 
@@ -144,7 +144,7 @@ def _evaluated(run: str | Path) -> str:
     path = in_run(run, EVALUATED, "sortednet evaluate")
     try:
         return str(records.read(path)["model"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *records.MALFORMED):
         raise ConfigError(f"{path} is damaged. Evaluate again: sortednet evaluate {run}") from None
 
 

@@ -105,7 +105,7 @@ def read_config(path: str | Path) -> Any:
         return PeftConfig.from_pretrained(str(path))
     except OSError as error:
         raise CheckpointError(f"{Path(path) / ADAPTER_CONFIG} cannot be read ({error}). Correct the path.") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except records.MALFORMED as error:
         raise CheckpointError(
             f"{Path(path) / ADAPTER_CONFIG} is damaged ({error}). Restore it or save again."
         ) from error
@@ -213,7 +213,7 @@ def check_base(full: nn.Module, identity: Mapping[str, Any], path: str | Path) -
             theirs = torch.tensor([float(one) for one in values])
             ours = held[name][1].detach().flatten()[:_VALUES].float().cpu()
             same = theirs.shape == ours.shape and torch.allclose(ours, theirs, rtol=_TOLERANCE, atol=1e-4)
-        except (LookupError, TypeError, ValueError, OverflowError) as error:
+        except records.MALFORMED as error:
             raise CheckpointError(
                 f"{path} is damaged: it does not say which model it was trained on ({error!r}). Restore it."
             ) from None
