@@ -3,13 +3,15 @@
     python benchmarks/fuzz.py --count 2000 --seed 0
 
 Half of the files and more are changed in their structure, and their digests are written anew, so that what stands
-behind that check is reached. A failure is an exception that is none of the library's, more than 5 seconds, or memory
-above twice the file and 200 MB; each is printed with the number that makes it again: `--only KIND:NUMBER`.
+behind that check is reached. A failure is an exception that is none of the library's, more than 5 seconds, memory above
+twice the file and 200 MB, or a value of another kind that was accepted and changed what was read; each is printed with
+the number that makes it again: `--only KIND:NUMBER`.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import io
 import json
@@ -22,6 +24,7 @@ import signal
 import sys
 import tempfile
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -70,12 +73,20 @@ class Outcome:
     refused: bool
 
 
+_TYPED = ("table", "similarity", "selection", "formula")
+"""Kinds of which the library reads each value itself: one of another kind may not be taken for something near to it."""
+
+
 # What is done to a file
 
 
 def mutated(file: Path, draw: random.Random) -> str:
     """Change a file in place, and return what was done."""
+    if draw.random() < 0.02:
+        return _odd(file, draw)
     structural = draw.random() < 0.65
+    if structural and file.suffix == ".npz":
+        return _arrays(file, draw)
     if structural and file.suffix == ".json":
         return _json(file, draw)
     if structural and file.suffix == ".jsonl":
@@ -85,6 +96,57 @@ def mutated(file: Path, draw: random.Random) -> str:
     if structural and file.suffix in (".yaml", ".csv"):
         return _text(file, draw)
     return _bytes(file, draw)
+
+
+def _odd(file: Path, draw: random.Random) -> str:
+    """Put something in a file's place that is none, or none of its own."""
+    how = draw.choice(
+        ["hole", "link to nothing", "link to itself", "link to a device", "link to a text", "pipe", "folder"]
+    )
+    if how == "hole":
+        os.truncate(file, draw.choice([1 << 30, 1 << 33, 1 << 36]))
+        return how
+    file.unlink()
+    if how == "pipe":
+        os.mkfifo(file)
+    elif how == "folder":
+        file.mkdir()
+    else:
+        places = {"nothing": "/no/such/file", "itself": file.name, "a device": "/dev/zero", "a text": __file__}
+        file.symlink_to(places[how.removeprefix("link to ")])
+    return how
+
+
+def _arrays(file: Path, draw: random.Random) -> str:
+    """Write arrays whose headers say something else."""
+    with zipfile.ZipFile(file) as stored:
+        members = {name: stored.read(name) for name in stored.namelist()}
+    name = draw.choice(sorted(members))
+    how = draw.choice(["shape", "shape", "type", "drop", "zeros", "name", "raw"])
+    if how in ("shape", "type"):
+        begin = 10 + int.from_bytes(members[name][8:10], "little")
+        head, data = ast.literal_eval(members[name][10:begin].decode()), members[name][begin:]
+        if how == "shape":
+            one = draw.choice(
+                [(10**12,), (1 << 40, 1 << 40), (-4,), (0,), (), (3,), (10**30,), (6, 4, 4), ("a",), (1.5,)]
+            )
+            head["shape"] = draw.choice([one, one, tuple(reversed(head["shape"])), (*head["shape"], 1)])
+        else:
+            head["descr"] = draw.choice(["|O", "<f8", "<U100000", "|V0", "<i8", "|u1", "", "x", [("a", "|u1")], "<c16"])
+        text = repr(head).encode() + b"\n"
+        members[name] = members[name][:8] + len(text).to_bytes(2, "little") + text + data
+    elif how == "drop":
+        del members[name]
+    elif how == "zeros":
+        members[name] = members[name][:128] + bytes(draw.choice([1 << 10, 1 << 26]))
+    elif how == "name":
+        members[draw.choice(["x", "../x.npy", "train_images", f"{name}.npy"])] = members.pop(name)
+    else:
+        members[name] = draw.randbytes(draw.choice([0, 5, 200]))
+    with zipfile.ZipFile(file, "w", draw.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])) as out:
+        for one, data in members.items():
+            out.writestr(one, data)
+    return f"arrays: {how} of {name}"
 
 
 def _bytes(file: Path, draw: random.Random) -> str:
@@ -145,6 +207,7 @@ def _changed(held: Any, draw: random.Random) -> tuple[Any, str]:
     if not places:
         return draw.choice(_VALUES), "whole"
     inside, key = draw.choice(places)
+    before = inside[key]
     how = draw.choice(["number", "value", "delete", "rename", "many", "deep", "swap", "wrap", "near"])
     if how == "number":
         inside[key] = draw.choice(_NUMBERS)
@@ -167,7 +230,18 @@ def _changed(held: Any, draw: random.Random) -> tuple[Any, str]:
         other, place = draw.choice(places)
         with contextlib.suppress(LookupError, TypeError):
             inside[key], other[place] = other[place], inside[key]
-    return held, f"{how} of {key!s:.30}"
+        return held, f"{how} of {key!s:.30}"
+    after = inside.get(key) if isinstance(inside, dict) else before if how == "delete" else inside[key]
+    kinds = {_kind(before), _kind(after)}
+    return held, f"{how} of {key!s:.30}{_OTHER if len(kinds) == 2 and None not in kinds else ''}"
+
+
+_OTHER = " to another kind"
+
+
+def _kind(value: Any) -> str | None:
+    """Return the kind of a plain value; None of what stands for nothing."""
+    return "number" if type(value) in (int, float) else None if value is None else type(value).__name__
 
 
 def _places(held: Any) -> Iterator[tuple[Any, Any]]:
@@ -334,7 +408,12 @@ def one(name: str, number: int, seed: int, made: Path) -> Outcome:
         file = draw.choice(files_of(folder, kind.files))
         how = mutated(file, draw)
         size = sum(other.stat().st_size for other in folder.rglob("*") if other.is_file())
-        failure, refused = attempt(kind.open, folder, size)
+        found: list[Any] = []
+        failure, refused = attempt(lambda place: found.append(kind.open(place)), folder, size)
+        if found and not failure and name in _TYPED and how.endswith(_OTHER):
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                right = kind.open(Path(shutil.copytree(made / name, Path(place) / "whole")))
+            failure = "" if repr(found[0]) == repr(right) else "accepted, and something else was read"
         return Outcome(name, number, file.name, how, failure, refused)
 
 

@@ -240,5 +240,5 @@ def test_resolve_refuses_a_missing_attribute():
 
 
 def test_resolve_refuses_what_cannot_be_called():
-    with pytest.raises(ConfigError, match=r"VERSION is int and cannot be called.*Name a function or a class"):
-        resolve("sortednet.checkpoint:VERSION")
+    with pytest.raises(ConfigError, match=r"_SHOWN is int and cannot be called.*Name a function or a class"):
+        resolve("sortednet.models:_SHOWN")

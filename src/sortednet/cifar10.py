@@ -15,6 +15,7 @@ __all__ = ["PARTS", "Stored", "find_binary", "first", "pool", "read_binary", "ta
 PARTS = 5
 _PIXELS, _TILES_PER_ROW = 32, 100
 _RECORD = 1 + 3 * _PIXELS**2
+_MOST_BYTES = 10**6 * _RECORD + 1
 _POOLED = (32, 16, 8, 4)
 _TRAIN = [f"data_batch_{part}.bin" for part in range(1, PARTS + 1)]
 _TEST, _NAMES = "test_batch.bin", "batches.meta.txt"
@@ -99,7 +100,8 @@ def read_binary(folder: Path, parts: int) -> Stored:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            return file.read(_MOST_BYTES)  # more than that is no whole number of images
     except OSError as error:
         raise DataError(
             f"{path} cannot be read ({error.strerror or error}). Correct it, or unpack it again."

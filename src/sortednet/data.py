@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from . import cifar10
 from .errors import DataError
+from .image_files import check_unpacked, read_arrays, read_image
 from .names import IMAGES
 from .packages import needs
 
@@ -162,8 +161,8 @@ def _mosaics(folder: Path, parts: int) -> cifar10.Stored:
             f"{folder} lacks {', '.join(missing)}. Put every mosaic there, or use fewer training mosaics, from the "
             f"first, with parts=1 to {cifar10.PARTS}."
         )
-    stored = _arrays(folder / "cifar10_labels.npz", [*files, "classes"])
-    images = {name: cifar10.take_apart(_image(path, "RGB"), path) for name, path in files.items()}
+    stored = read_arrays(folder / "cifar10_labels.npz", [*files, "classes"])
+    images = {name: cifar10.take_apart(read_image(path, "RGB"), path) for name, path in files.items()}
     labels = {name: _labels(stored[name], f"{name} of cifar10_labels.npz") for name in files}
     for name, path in files.items():
         _check_counts(images[name], labels[name], path.name)
@@ -193,7 +192,7 @@ def load_npz(path: str | Path) -> ImageData:
     """
     path = Path(path)
     parts = ("train_images", "train_labels", "test_images", "test_labels")
-    stored = _arrays(path, parts)
+    stored = read_arrays(path, parts)
     images = {}
     for name in ("train_images", "test_images"):
         array = stored[name]
@@ -244,6 +243,7 @@ def load_image_folder(folder: str | Path, *, mode: Literal["RGB", "L"] = "RGB") 
     images: dict[str, list[Tensor]] = {"train": [], "test": []}
     labels: dict[str, list[int]] = {"train": [], "test": []}
     first: tuple[Path, torch.Size] | None = None
+    unpacked = packed = 0
     for part, folders in classes.items():
         for one in folders:
             files = sorted(path for path in one.iterdir() if _is_image(path))
@@ -252,7 +252,9 @@ def load_image_folder(folder: str | Path, *, mode: Literal["RGB", "L"] = "RGB") 
                     f"{one} holds no image. Put files ending in {', '.join(_SUFFIXES)} there, or remove it."
                 )
             for path in files:
-                image = _image(path, mode).permute(2, 0, 1)  # (C, H, W)
+                image = read_image(path, mode).permute(2, 0, 1)  # (C, H, W)
+                unpacked, packed = unpacked + image.numel(), packed + path.stat().st_size
+                check_unpacked(folder, unpacked, packed)
                 first = first or (path, image.shape)
                 if image.shape != first[1]:
                     raise DataError(
@@ -346,50 +348,6 @@ def augment(images: Tensor, generator: torch.Generator, *, shift: int = 0, flip:
     example = torch.arange(count, device=images.device).view(-1, 1, 1, 1)
     channel = torch.arange(channels, device=images.device).view(1, -1, 1, 1)
     return images[example, channel, rows[:, None, :, None], columns[:, None, None, :]]
-
-
-def _arrays(path: Path, needed: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
-    """Read a file of numpy arrays, pickled ones refused."""
-    with needs("Loading these data", "data"):
-        import numpy as np
-    if not path.is_file():
-        raise DataError(f"There is no file {path}. Give the path of a .npz file with {', '.join(needed)}.")
-    try:
-        with path.open("rb") as file:
-            stored = np.load(file, allow_pickle=False)
-            if isinstance(stored, np.ndarray):
-                raise ValueError("it holds a single array without a name")
-            found = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, LookupError) as error:
-        # Not numpy's own text, which advises to unpickle.
-        raise DataError(
-            f"{path} cannot be read as named arrays of numbers and text ({type(error).__name__}). Write it with "
-            "numpy.savez_compressed; pickled objects are refused."
-        ) from error
-    missing = [name for name in needed if name not in found]
-    if missing:
-        raise DataError(
-            f"{path} lacks {', '.join(missing)}; it holds {', '.join(found) or 'nothing'}. Add the missing."
-        )
-    return found
-
-
-def _image(path: Path, mode: str) -> Tensor:
-    """Read an image. Shape (H, W, C), uint8."""
-    with needs("Loading these data", "data"):
-        import numpy as np
-        from PIL import Image
-    try:
-        with Image.open(path) as image:
-            if image.mode[0] in "IF":
-                # Pillow would cut off every value above 255.
-                raise ValueError(f"its pixels are {image.mode}, of more than 8 bits")
-            pixels = torch.from_numpy(np.array(image.convert(mode)))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{path} cannot be read as an image: {error}. Give an image of 8 bits a channel, or remove it."
-        ) from error
-    return pixels.unsqueeze(2) if mode == "L" else pixels
 
 
 def _class_folders(folder: Path) -> list[Path]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
-from .plots import ACCENT, INK, LINE, MUTED, blank, optional, plotly, plotly_source, span, ticks_of
+from .plots import ACCENT, INK, LINE, MUTED, blank, drawable, optional, plotly, plotly_source, span, ticks_of
 from .similarity import Similarity
 from .space import Setting
 from .table import Row, Table, readable
@@ -25,6 +26,7 @@ __all__ = [
     "axes_of",
     "cost_figure",
     "curves_figure",
+    "drawable",
     "grid_figure",
     "grids_of",
     "ink_on",
@@ -299,7 +301,7 @@ def _smoothed(points: Curve) -> tuple[list[float], list[float]]:
     size = math.ceil(len(ordered) / _CURVE_POINTS)
     bins = [ordered[start : start + size] for start in range(0, len(ordered), size or 1)]
     updates = [statistics.fmean(update for update, _ in one) for one in bins]
-    losses = [statistics.fmean(loss for _, loss in one) for one in bins]
+    losses = [statistics.fmean(drawable(loss) for _, loss in one) for one in bins]
     reach = 2 if len(bins) >= 30 else 1 if len(bins) >= 10 else 0
     ends = [min(reach, place, len(losses) - 1 - place) for place in range(len(losses))]
     smooth = [statistics.fmean(losses[place - end : place + end + 1]) for place, end in enumerate(ends)]
@@ -330,7 +332,7 @@ def curves_figure(table: Table, curves: Mapping[str, Curve], marked: Mapping[str
                 mode="lines" if len(updates) > 1 else "markers",
                 line={"color": MUTED if place is None else scale[round(20 * place)], "width": 3 if name in bold else 1},
                 opacity=1.0 if name in bold or len(curves) <= 12 else 0.7,
-                name=name,
+                name=escape(name),
                 hovertemplate=f"<b>{escape(text)}</b><br>{note}<br>update %{{x:.0f}}: loss %{{y:.4g}}<extra></extra>",
             )
         )
@@ -382,6 +384,7 @@ def similarity_figure(found: Similarity) -> Any:
     lines = [str(one[up]) if up else escape(str(one)) for one in parsed]
     columns = [str(one) for one in found.positions]
     legible = len(columns) <= 16 and len(lines) <= 60
+    found = replace(found, values=tuple(tuple(map(drawable, row)) for row in found.values))
     finite = [value for row in found.values for value in row if math.isfinite(value)]
     closer_is_higher = found.measure == "cosine"
     low, high = min(finite, default=0.0), max(finite, default=1.0)

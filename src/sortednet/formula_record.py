@@ -168,22 +168,28 @@ def _refuse(path: str | Path, found: Any) -> FormulaRecord:
 
 
 def _read(held: Mapping[str, Any]) -> FormulaRecord:
-    columns, names = tuple(map(str, held["columns"])), tuple(map(str, held["names"]))
+    columns, names = (
+        tuple(map(records.text, records.items(held["columns"]))),
+        tuple(map(records.text, records.items(held["names"]))),
+    )
     for name in names:
         # It becomes part of code that is shown to be copied.
         if not name.isidentifier() or iskeyword(name) or len(name) > _MOST_NAME:
             raise ValueError(f"{name[:40]!r} is no name of a variable")
     if len(set(names)) < len(names):
         raise ValueError("a name of a variable twice")
-    x, y = np.array(held["points"]["x"], float), np.array(held["points"]["y"], float)
+    x = np.array([[records.number(one) for one in row] for row in held["points"]["x"]], float)
+    y = np.array([records.number(one) for one in held["points"]["y"]], float)
     if x.shape != (len(y), len(columns)) or len(names) != len(columns) or not len(y):
         raise ValueError(f"points of shape {x.shape}, {len(y)} values, {len(columns)} columns, {len(names)} names")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("a point is no finite number")
 
     def formula_of(one: Mapping[str, Any]) -> Formula:
-        error = math.inf if one["error"] is None else float(one["error"])
-        if len(one["plain"]) > _MOST_TEXT:
+        error = math.inf if one["error"] is None else records.number(one["error"])
+        if not error >= 0:
+            raise ValueError(f"an error of {error}")
+        if len(records.text(one["plain"])) > _MOST_TEXT:
             raise ValueError(f"a formula of {len(one['plain']):,} characters")
         found = Formula.of(parse(one["plain"]), names, error)  # never evaluated as code
         if max(variables_of(found.terms), default=0) > len(names):
@@ -191,14 +197,16 @@ def _read(held: Mapping[str, Any]) -> FormulaRecord:
         return found
 
     facts = {name: value for name, value in held["facts"].items() if name != "invalid_share"}
-    kinds = {"seconds": float, "written": int, "invalid": int, "distinct": int, "familiar": bool, "finished": bool,
-             "seed": int}  # fmt: skip
-    facts.update({name: kind(facts[name]) for name, kind in kinds.items()})
-    facts["model"] = None if facts["model"] is None else str(facts["model"])
-    facts["warnings"] = tuple(map(str, facts["warnings"]))
+    kinds = {"seconds": records.number, "written": records.whole, "invalid": records.whole, "distinct": records.whole,
+             "familiar": records.flag, "finished": records.flag, "seed": records.whole}  # fmt: skip
+    for name, kind in kinds.items():
+        kind(facts[name])
+    facts["model"] = None if facts["model"] is None else records.text(facts["model"])
+    facts["warnings"] = tuple(map(records.text, records.items(facts["warnings"])))
     return FormulaRecord(
-        str(held["source"]), str(held["target"]), columns, formula_of(held["formula"]),
-        tuple(map(formula_of, held["candidates"])), x, y, int(held["points"]["total"]), SearchFacts(**facts),
+        records.text(held["source"]), records.text(held["target"]), columns, formula_of(held["formula"]),
+        tuple(map(formula_of, records.items(held["candidates"]))), x, y, records.whole(held["points"]["total"], len(y)),
+        SearchFacts(**facts),
     )  # fmt: skip
 
 

@@ -84,6 +84,10 @@ def load(
         raise CheckpointError(f"{path} holds {found!r}, not {space!r}. Load it with its own space, or train again.")
     with checkpoint.described(path):
         layouts = _stored_layouts(path, stored.get("layouts", []), None if layouts is None else list(layouts))
+    if pretrained and stored["sizes"] != dict(found.full):
+        raise CheckpointError(
+            f"{path} is damaged: its sizes, {stored['sizes']}, are not those of {found!r}. Restore it."
+        )
     _check_size(path, build, found)
     if stored["private"] or stored["buffers"] == "private":
         _check_settings(path, found, verify)
@@ -116,7 +120,8 @@ def load(
     private = checkpoint.read_private(path, verify=verify)
     with checkpoint.corners(path, verify=verify) as (types, read):
         _take_types(full, types)
-        skeleton = build_skeleton(build, setting, full, layouts)
+        with checkpoint.described(path):
+            skeleton = build_skeleton(build, setting, full, layouts)
 
         def read_slot(slot: Slot, held: Tensor) -> Tensor:
             own = private.get((str(setting), slot.path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -14,7 +14,7 @@ from torch.nn.modules.module import (
 )
 
 from .errors import BuildError, SortedNetError
-from .space import Setting
+from .space import Number, Setting
 
 __all__ = ["call_builder", "check_size", "is_quantised", "outline"]
 
@@ -85,7 +85,9 @@ def outline(build: Callable[..., nn.Module], setting: Setting) -> nn.Module:
         return call_builder(build, setting)
 
 
-def check_size(build: Callable[..., nn.Module], setting: Setting, parameters: int, numbers: int, buffers: int) -> bool:
+def check_size(
+    build: Callable[..., nn.Module], setting: Mapping[str, Number], parameters: int, numbers: int, buffers: int
+) -> bool:
     """Return whether the model at a setting is no larger than it may be; what is too large is never made.
 
     Args:
@@ -112,7 +114,7 @@ def check_size(build: Callable[..., nn.Module], setting: Setting, parameters: in
     return True
 
 
-def call_builder(build: Callable[..., nn.Module], setting: Setting) -> nn.Module:
+def call_builder(build: Callable[..., nn.Module], setting: Mapping[str, Number]) -> nn.Module:
     """Call the builder at a setting and say what went wrong in words.
 
     Raises:

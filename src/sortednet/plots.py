@@ -15,6 +15,7 @@ __all__ = [
     "LINE",
     "MUTED",
     "blank",
+    "drawable",
     "optional",
     "plotly",
     "plotly_source",
@@ -22,6 +23,7 @@ __all__ = [
     "ticks_of",
 ]
 
+_LARGEST = 1e100
 ACCENT, INK, MUTED, LINE = "#0b62a8", "#1f2933", "#9aa8b8", "#e4e8ee"
 
 
@@ -71,6 +73,11 @@ def blank(data: Iterable[Any], height: int, **layout: Any) -> Any:
         meta=meta,
     )
     return figure.update_layout(**layout)
+
+
+def drawable(value: float) -> float:
+    """Return a number of a size that can be drawn; NaN and infinite ones stay."""
+    return max(-_LARGEST, min(_LARGEST, value)) if math.isfinite(value) else value
 
 
 def span(values: Iterable[float]) -> tuple[float, float]:

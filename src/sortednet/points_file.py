@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, final
 
 from .errors import DataError
+from .files.records import is_shown
 from .packages import needs
 
 with needs("Reading points", "symbolic"):
@@ -18,6 +19,7 @@ with needs("Reading points", "symbolic"):
 
 __all__ = ["PointsFile", "read_points"]
 
+_MOST_BYTES = 1 << 28
 _LARGEST, _SMALLEST = 1e30, 1e-30  # of a column's largest number; powers of others overflow or vanish
 
 
@@ -81,7 +83,11 @@ def read_points(path: str | Path, target: str | None = None, columns: Sequence[s
 def _rows(path: str | Path) -> list[tuple[int, list[str]]]:
     """Return the lines that are not blank, by their number."""
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        with open(path, "rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise DataError(f"{path} is larger than {_MOST_BYTES:,} bytes. Give a CSV file of fewer points.")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise DataError(
@@ -113,6 +119,8 @@ def _chosen(path: str | Path, names: Sequence[str], target: str | None, columns:
         if name and names.count(name) > 1:
             first, second = [place + 1 for place, other in enumerate(names) if other == name][:2]
             raise DataError(f"{path} has two columns {name!r}, number {first} and {second}. Rename one.")
+        if not is_shown(name):
+            raise DataError(f"The column {name!r:.80} of {path} has characters that are not shown. Rename it.")
     for name in [*(columns or ()), *([] if target is None else [target])]:
         if name not in names:
             raise DataError(f"{path} has no column {name!r}. Choose from {', '.join(filter(None, names))}.")

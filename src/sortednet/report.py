@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,11 @@ def write_report(
         True
     """
     marked = {label: table.row(setting) for label, setting in (chosen or {}).items()}
-    drawn = {"grid": figures.grid_figure(table), "cost": figures.cost_figure(table, marked)}
+    shown = _drawable(table)
+    rings = {label: shown.row(row.setting) for label, row in marked.items()}
+    drawn = {"grid": figures.grid_figure(shown), "cost": figures.cost_figure(shown, rings)}
     if curves:
-        drawn["curves"] = figures.curves_figure(table, curves, marked)
+        drawn["curves"] = figures.curves_figure(shown, curves, rings)
     if similarities is None:
         similarities = map(Similarity.from_json, sorted(Path(path).parent.glob("similarity*.json")))
     compared = {f"similarity-{place}": found for place, found in enumerate(similarities)}
@@ -193,6 +196,7 @@ def write_picture(path: str | Path, table: Table, *, title: str | None = None) -
         ...     Path(folder, "table.png").read_bytes()[1:4]
         b'PNG'
     """
+    table = _drawable(table)
     picture = canvas.start(10, 4.3)
     picture.get_layout_engine().set(wspace=0.06)
     left, right = picture.subplots(1, 2)
@@ -204,6 +208,11 @@ def write_picture(path: str | Path, table: Table, *, title: str | None = None) -
     if title is not None:
         picture.suptitle(title, fontsize=12, color=figures.INK, parse_math=False)
     canvas.write(path, picture)
+
+
+def _drawable(table: Table) -> Table:
+    rows = [replace(row, quality=figures.drawable(row.quality)) for row in table]
+    return Table(rows, table.metric, table.higher_is_better)
 
 
 def _picture_line(axes: Any, table: Table) -> None:

@@ -6,6 +6,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ __all__ = [
 
 CHECKPOINTS, METRICS, MODEL, STAGES = "checkpoints", "metrics.jsonl", "model", "stages"
 SIMILARITIES = "similarity*.json"
+_MOST_METRICS, _MOST_LINE = 1 << 30, 1 << 24  # bytes
 _CHECKPOINT_NAMES = "update-*.safetensors"
 KIND, CHECKPOINT = "run", "training checkpoint"
 _WRITTEN = (
@@ -189,19 +191,31 @@ def clear_folder(folder: Path, *more: str) -> None:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of metrics that are as they were written."""
-    lines, damaged = [], []
-    data = path.read_bytes() if path.is_file() else b""
-    texts = data.splitlines()
-    for number, text in enumerate(texts, 1):
-        try:
-            line = records.parse(text)
-            if not (type(line["update"]) is int and isinstance(line["terms"], dict)):
-                raise TypeError("no update and terms")
-            lines.append(line)
-        except records.MALFORMED:
-            if number < len(texts) or data.endswith(b"\n"):  # a kill can leave the last line unfinished
-                damaged.append(number)
+    """Return the lines of metrics that are as they were written.
+
+    Raises:
+        CheckpointError: If the file is larger than metrics are.
+    """
+    lines: list[dict[str, Any]] = []
+    damaged = []
+    if not path.is_file():
+        return lines
+    if path.stat().st_size > _MOST_METRICS:
+        raise CheckpointError(
+            f"{path} has {path.stat().st_size:,} bytes, and no more than {_MOST_METRICS:,} of metrics are read. Move "
+            "it away; the network and the table do without."
+        )
+    with open(path, "rb") as file:
+        for number, text in enumerate(iter(partial(file.readline, _MOST_LINE), b""), 1):
+            try:
+                line = records.parse(text)
+                records.whole(line["update"])
+                for setting, loss in line["terms"].items():
+                    records.text(setting), records.number(loss)
+                lines.append(line)
+            except records.MALFORMED:
+                if text.endswith(b"\n") or len(text) == _MOST_LINE:  # a kill can leave the last line unfinished
+                    damaged.append(number)
     if damaged:
         warnings.warn(
             f"{path} is damaged: line{'s' * (len(damaged) > 1)} {', '.join(map(str, damaged[:5]))} are left out.",

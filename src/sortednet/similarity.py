@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -127,7 +127,15 @@ class Similarity:
             described = records.read(path)
             version = described["format"]
             if version == _VERSION:
-                return cls(**{one.name: described[one.name] for one in fields(cls)})
+                return cls(
+                    described["measure"],
+                    tuple(map(records.text, records.items(described["settings"]))),
+                    tuple(map(records.whole, records.items(described["positions"]))),
+                    tuple(tuple(map(records.number, row)) for row in records.items(described["values"])),
+                    tuple(records.whole(one, 1) for one in records.items(described["counts"])),
+                    records.text(described["name"]),
+                    records.text(described["reference"]),
+                )
         except OSError as error:
             raise CheckpointError(
                 f"{path} cannot be read ({error.strerror or error}). Give the file that Similarity.to_json wrote."

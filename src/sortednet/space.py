@@ -189,7 +189,10 @@ class Support:
         object.__setattr__(self, "values", plain)
         if weights is not None:
             try:
+                weights = list(weights)
                 given = tuple(float(weight) for weight in weights)
+                if any(isinstance(weight, (bool, str)) for weight in weights):
+                    raise TypeError
             except (TypeError, ValueError):
                 raise SpaceError(f"The weights {weights!r} are no list of numbers. Give one for each value.") from None
             if len(given) != len(plain) or not all(w >= 0 and math.isfinite(w) for w in given) or sum(given) == 0:

@@ -23,6 +23,7 @@ _COSTS = ("params", "flops", "latency_ms", "memory_bytes")
 _COLUMNS = ("quality", "recovery", *_COSTS)
 _WHOLE = ("params", "flops", "memory_bytes")
 _OPTIONAL = ("flops", "latency_ms", "memory_bytes", "recovery")
+_MOST_COST = 1e30
 _VERSION = 1
 
 
@@ -40,7 +41,7 @@ class Row:
         recovery: Quality in per cent of the full model's.
 
     Raises:
-        SettingError: If a value is not a number, or a cost is negative or not finite.
+        SettingError: If a value is not a number, or a cost is negative, not finite or absurd.
 
     Example:
         >>> Row(Setting({"depth": 2}), quality=0.9, params=1200).latency_ms is None
@@ -68,8 +69,10 @@ def _plain(value: Any, name: str, place: str) -> Number:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise SettingError(f"{name}={value!r}{place} is a {type(value).__name__}. Give a plain number.")
     plain: Number = int(value) if isinstance(value, numbers.Integral) else float(value)
-    if name in _COSTS and not (math.isfinite(plain) and plain >= 0):
-        raise SettingError(f"{name}={plain}{place} is no cost. Give a finite number of at least 0.")
+    if name in _COSTS and not 0 <= plain < _MOST_COST:
+        raise SettingError(
+            f"{name}={plain:.6g}{place} is no cost. Give a finite number of at least 0, below {_MOST_COST:g}."
+        )
     if name not in _WHOLE:
         return float(plain)
     if plain != int(plain):
@@ -389,10 +392,8 @@ class Table(Sequence[Row]):
             described = records.read(path)
             version = described["format"]
             if version == _VERSION:
-                if not str(described["metric"]).isprintable():
-                    raise ValueError("its metric has characters that are not shown")
-                rows = [Row(**{**row, "setting": Setting(row["setting"])}) for row in described["rows"]]
-                return cls(rows, str(described["metric"]), bool(described["higher_is_better"]))
+                rows = [Row(**{**row, "setting": Setting(row["setting"])}) for row in records.items(described["rows"])]
+                return cls(rows, records.text(described["metric"]), records.flag(described["higher_is_better"]))
         except OSError as error:
             raise CheckpointError(
                 f"{path} cannot be read ({error.strerror or error}). Give the file that Table.to_json wrote."

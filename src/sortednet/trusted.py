@@ -21,6 +21,7 @@ from .errors import ConfigError
 __all__ = ["check_module", "check_object", "is_trusted"]
 
 _OWN = __name__.partition(".")[0]
+_MODELS = f"{_OWN}.models"
 
 
 def is_trusted(name: str, trust: Iterable[str]) -> bool:
@@ -40,7 +41,7 @@ def check_module(name: str, trust: Sequence[str] = ()) -> None:
     """
     module = name.partition(":")[0]
     top = module.partition(".")[0]
-    if top == _OWN or is_trusted(name, trust):
+    if module == _MODELS or module.startswith(f"{_MODELS}.") or is_trusted(name, trust):
         return
     kind = _foreign(top)
     if kind:
@@ -80,6 +81,10 @@ def check_object(found: Any, name: str, trust: Sequence[str] = ()) -> None:
 
 def _foreign(top: str) -> str:
     """Return what a top-level module belongs to if it is not the user's own; empty if it is, or is not there."""
+    if top == _OWN:
+        return f"{top!r}, of which only {_MODELS} may be named"
+    if top in ("__main__", "__mp_main__"):
+        return f"{top!r}, the program that runs"
     if top in sys.stdlib_module_names or top in sys.builtin_module_names:
         return f"{top!r}, a module of the standard library"
     if top in importlib.metadata.packages_distributions():

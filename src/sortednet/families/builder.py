@@ -127,6 +127,9 @@ class PretrainedBuilder:
             elif name in family.caps:
                 setattr(config, name, [min(int(value), depth) for depth in getattr(self.config, name)])
             else:
+                size = getattr(held, name, None)
+                if isinstance(size, bool) or (not isinstance(size, (int, float)) and name not in family.defaults):
+                    raise SpaceError(f"{name} is no size in the config of {self.model_class.__name__}: it is {size!r}.")
                 setattr(held, name, value)
                 for other in family.follows.get(name, ()):
                     if getattr(full, other, None) == getattr(full, name):

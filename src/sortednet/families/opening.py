@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..errors import CheckpointError
+from ..errors import BuildError, CheckpointError
 from ..files import records
+from ..files.tensor_file import read_header
+from ..files.weights import ADAPTER_CONFIG
+from ..outlines import check_size
 from ..packages import needs
 from ..readouts import readout_of
 from ..space import Number
@@ -18,7 +24,13 @@ from .builder import PretrainedBuilder
 
 __all__ = ["is_causal", "open_pretrained", "read_builder"]
 
-_MOST = 10**6  # layers, heads, labels
+_CONFIG, _GENERATION = "config.json", "generation_config.json"
+_MOST_LAYERS, _MOST_COUNT, _MOST_SIZE = 10**4, 10**6, 2**40
+_LAYERS = re.compile(r"(^|_)n?_?(layers?|depths?|blocks?|stages?)$|(layers?|depths?|blocks?)_types$")
+_NUMBERS = re.compile(
+    r"(max|min|num|top)_\w+(?<!_schedule)|temperature|\w+_(penalty|p|cutoff|beams?|size|length|tokens)"
+)
+_MOST_UNKNOWN = 10**5  # tensors in files of another format than safetensors
 
 
 def read_builder(path: str | Path, class_name: str, sizes: Mapping[str, Number], readout: str | None) -> Any:
@@ -41,8 +53,9 @@ def read_builder(path: str | Path, class_name: str, sizes: Mapping[str, Number],
             "give build=."
         )
     config = _config(path)
+    _check_kind(path, model_class, config)
     generation = None
-    if (Path(path) / "generation_config.json").is_file():
+    if (Path(path) / _GENERATION).is_file():
         try:
             generation = transformers.GenerationConfig.from_pretrained(path)
         except Exception as error:  # whatever transformers makes of it
@@ -54,17 +67,27 @@ def open_pretrained(path: str | Path) -> nn.Module:
     """Open a pretrained model by its folder or its name, as the class that its config names.
 
     Raises:
-        CheckpointError: If its config names no class.
+        CheckpointError: If its config names no class, or a file in the folder is damaged or asks for more than a model.
     """
     config = _config(path)
     names = config.architectures or []
     model_class: Any = _class_of(names[0]) if names else None
-    if model_class is None:
+    if model_class is not None:
+        _check_kind(path, model_class, config)
+    else:
         raise CheckpointError(
             f"The config of {path} names no class of transformers (architectures={config.architectures}). Open the "
             "model yourself, such as AutoModelForCausalLM.from_pretrained(...), and give it."
         )
-    model: nn.Module = model_class.from_pretrained(path, config=config)
+    _check_size(path, model_class, config)
+    try:
+        model: nn.Module = model_class.from_pretrained(path, config=config)
+    except ImportError:  # a package that it needs
+        raise
+    except Exception as error:  # whatever transformers makes of it
+        if isinstance(error, OSError) and not Path(path).is_dir():  # the network cannot be reached
+            raise
+        raise _unreadable(path, error) from error
     return model
 
 
@@ -74,34 +97,123 @@ def _class_of(name: str) -> Any:
     return found if inspect.isclass(found) and issubclass(found, _transformers().PreTrainedModel) else None
 
 
-def _check_numbers(path: str | Path) -> None:
-    """Refuse a config whose counts are absurd: transformers makes lists as long.
+def _check_kind(path: str | Path, model_class: Any, config: Any) -> None:
+    """Refuse a config of another model.
 
     Raises:
-        CheckpointError: If there is one.
+        CheckpointError: If it is one.
     """
-    file = Path(path) / "config.json"
-    if not file.is_file():
-        return
+    if not isinstance(config, model_class.config_class):
+        raise CheckpointError(
+            f"{path} is damaged: its config is a {type(config).__name__}, and its model a {model_class.__name__}. "
+            "Restore it, or save again."
+        )
+
+
+def _check_folder(path: str | Path) -> None:
+    """Refuse a folder whose files ask for more than a model of transformers is, before any of them is taken up.
+
+    Raises:
+        CheckpointError: If a count is absurd, code is named, a file lies elsewhere, or an adapter comes with the model.
+    """
+    folder = Path(path)
+    for name, check in ((_CONFIG, _check_config), (_GENERATION, _check_generation)):
+        if (folder / name).is_file():
+            check(folder / name, _held(folder / name))
+    if (folder / ADAPTER_CONFIG).is_file() and (folder / _CONFIG).is_file():
+        raise CheckpointError(
+            f"{folder} holds a model and an adapter ({ADAPTER_CONFIG}), which would be put into it. Give a folder of "
+            "the model alone; or open both yourself, merge them (model.merge_and_unload()), and give the model."
+        )
+    for index in folder.glob("*.index.json"):
+        places = _held(index).get("weight_map")
+        names = places.values() if isinstance(places, dict) else [None]
+        if not all(isinstance(one, str) and Path(one).name == one for one in names):
+            raise CheckpointError(f"{index} is damaged: its weight_map names what is no file beside it. Restore it.")
+
+
+def _held(file: Path) -> dict[str, Any]:
     try:
         held = records.read(file)
-    except (OSError, ValueError) as error:
+        if not isinstance(held, dict):
+            raise TypeError("it is no mapping")
+    except (OSError, *records.MALFORMED) as error:
         raise CheckpointError(f"{file} is damaged ({error}). Restore it, or save again.") from None
-    level = [held] if isinstance(held, (dict, list)) else []
-    while level:
-        mappings = [one for one in level if isinstance(one, dict)]
-        for name, value in (item for one in mappings for item in one.items()):
-            counts = name.startswith(("num_", "n_")) or name.endswith("layers")
-            if counts and isinstance(value, (int, float)) and value > _MOST:
+    return held
+
+
+def _check_config(file: Path, held: Mapping[str, Any]) -> None:
+    names = held.get("architectures")
+    if names is not None and not (isinstance(names, list) and all(isinstance(one, str) for one in names)):
+        raise CheckpointError(f"{file} is damaged: architectures={names!r:.60} are no names. Restore it.")
+    for name, value, listed in _values(held):
+        if name.endswith("_implementation") and isinstance(value, str) and "/" in value:
+            raise CheckpointError(
+                f"{file} asks for code of the Hub ({name}={value!r:.60}), which is never run. If you know it, open the "
+                "model yourself, and give it."
+            )
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            layers, counts = bool(_LAYERS.search(name)), listed or name.startswith(("num_", "n_"))
+            most = _MOST_LAYERS if layers else _MOST_COUNT if counts else _MOST_SIZE
+            is_whole = isinstance(value, int) or (layers and value != math.inf)
+            if value != value:
+                raise CheckpointError(f"{file} is damaged: {name} is {value}, which no model has. Restore it.")
+            if is_whole and value > most:
                 raise CheckpointError(f"{file} is damaged: {name} is {value}, more than any model has. Restore it.")
-        inner = (held for one in level for held in (one.values() if isinstance(one, dict) else one))
-        level = [one for one in inner if isinstance(one, (dict, list))]
+
+
+def _check_generation(file: Path, held: Mapping[str, Any]) -> None:
+    for name, value in held.items():
+        fits = value is None or (isinstance(value, (int, float)) and value == value)
+        if _NUMBERS.fullmatch(name) and not fits:
+            raise CheckpointError(f"{file} is damaged: {name}={value!r:.60} is no number. Restore it.")
+
+
+def _values(held: Mapping[str, Any]) -> Iterator[tuple[str, Any, bool]]:
+    """Yield the plain values below a mapping, by the key that they stand under, and whether in a list."""
+    level: list[tuple[str, Any, bool]] = [(name, value, False) for name, value in held.items()]
+    while level:
+        below: list[tuple[str, Any, bool]] = []
+        for name, value, listed in level:
+            if isinstance(value, dict):
+                # Implementations for each part of a model stand under the names of the parts.
+                kept = name if name.endswith("_implementation") else None
+                below += [(kept or key, one, listed) for key, one in value.items()]
+            elif isinstance(value, list):
+                below += [(name, one, True) for one in value]
+            else:
+                yield name, value, listed
+        level = below
+
+
+def _check_size(path: str | Path, model_class: Any, config: Any) -> None:
+    """Refuse a model that is far larger than the weights in its folder; nothing of it is made.
+
+    Raises:
+        CheckpointError: If it is, or it cannot be made.
+    """
+    files = [one for one in Path(path).glob("*") if one.suffix in (".safetensors", ".bin")]
+    if not files:
+        return  # there is none, or it is to be downloaded
+    tensors, held = 0, sum(file.stat().st_size for file in files)
+    for file in files:
+        tensors += len(read_header(file).tensors) if file.suffix == ".safetensors" else _MOST_UNKNOWN
+    most = 64 + 2 * tensors, 2**24 + 8 * held, 2**27 + 8 * held
+    try:
+        fits = check_size(lambda: model_class(copy.deepcopy(config)), {}, *most)
+    except BuildError as error:
+        raise _unreadable(path, error) from error
+    if not fits:
+        raise CheckpointError(
+            f"The config of {path} describes a model far larger than its weights, {tensors:,} tensors in {held:,} "
+            "bytes. Restore both."
+        )
 
 
 def _unreadable(path: str | Path, error: Exception) -> CheckpointError:
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
     return CheckpointError(
-        f"The config at {path} is damaged, or of another version of transformers ({' '.join(lines)[:300]}). Restore "
+        f"The model at {path} is damaged, or of another version of transformers ({' '.join(lines)[:300]}). Restore "
         "it, or save again."
     )
 
@@ -112,7 +224,7 @@ def _config(path: str | Path) -> Any:
     Raises:
         CheckpointError: If it cannot be opened without its own code.
     """
-    _check_numbers(path)
+    _check_folder(path)
     transformers = _transformers()
     try:
         return transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DIGEST", "MALFORMED", "digest_of", "parse", "read", "to_text"]
+__all__ = [
+    "DIGEST", "MALFORMED", "digest_of", "flag", "is_shown", "items", "number", "parse", "read", "text", "to_text",
+    "unique", "whole",
+]  # fmt: skip
 
 DIGEST = "digest"
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
@@ -44,13 +48,13 @@ def parse(text: str | bytes, most_bytes: int = _MOST_BYTES) -> Any:
         most_bytes: Longer ones are refused before they are parsed.
 
     Raises:
-        ValueError: If it is no JSON, larger, deeper or with longer numbers than any that this library writes, or not
-            as it was written. The message says which.
+        ValueError: If it is no JSON, larger, deeper or with longer numbers than any that this library writes, has a key
+            twice, or is not as it was written. The message says which.
     """
     if len(text) > most_bytes:
         raise ValueError(f"it is {len(text):,} characters long, and no more than {most_bytes:,} are read")
     try:
-        held = json.loads(text, parse_int=_whole)
+        held = json.loads(text, parse_int=_digits, object_pairs_hook=unique)
     except RecursionError:
         raise ValueError(f"it is nested deeper than {_MOST_DEPTH} levels") from None
     _check_depth(held)
@@ -81,7 +85,86 @@ def read(path: str | Path, most_bytes: int = _MOST_BYTES) -> Any:
         return parse(file.read(most_bytes + 1), most_bytes)
 
 
-def _whole(text: str) -> int:
+def text(value: Any) -> str:
+    """Return a value of a file that is a text of one line, which may be shown on a terminal.
+
+    Raises:
+        TypeError: If it is something else.
+        ValueError: If it holds characters that are not shown.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.60} is no text")
+    if not is_shown(value):
+        raise ValueError(f"{value!r:.60} has characters that are not shown")
+    return value
+
+
+def items(value: Any) -> list[Any]:
+    """Return a value of a file that is a list; a text would be one of its letters.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r:.60} is no list")
+    return value
+
+
+def is_shown(value: str) -> bool:
+    """Return whether a text is of one line, without characters that control a terminal."""
+    return value.replace("\u00a0", " ").isprintable()
+
+
+def number(value: Any) -> float:
+    """Return a value of a file that is a number, NaN and infinite ones too.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r:.60} is no number")
+    return value
+
+
+def whole(value: Any, least: int = 0) -> int:
+    """Return a value of a file that is a whole number.
+
+    Raises:
+        TypeError: If it is something else.
+        ValueError: If it is less than the least.
+    """
+    if type(value) is not int:
+        raise TypeError(f"{value!r:.60} is no whole number")
+    if value < least:
+        raise ValueError(f"{value} is less than {least}")
+    return value
+
+
+def flag(value: Any) -> bool:
+    """Return a value of a file that is true or false.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r:.60} is neither true nor false")
+    return value
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the values of a JSON object by their keys.
+
+    Raises:
+        ValueError: If a key stands twice.
+    """
+    held = dict(pairs)
+    if len(held) != len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"it has the key {twice[:60]!r} twice")
+    return held
+
+
+def _digits(text: str) -> int:
     if len(text) > _MOST_DIGITS:
         raise ValueError(f"it holds a number of {len(text)} digits, and no more than {_MOST_DIGITS} are read")
     return int(text)

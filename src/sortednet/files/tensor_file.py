@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import CheckpointError
+from . import records
 
 __all__ = ["DIGEST", "PAGE", "Header", "Stored", "digest_of", "hash_of", "read_header", "write"]
 
@@ -227,13 +228,15 @@ def read_header(path: str | Path) -> Header:
     """
     file = Path(path)
     try:
+        if file.exists() and not file.is_file():
+            raise ValueError("it is no file")  # a pipe would never end
         with open(file, "rb") as opened:
             size = os.fstat(opened.fileno()).st_size
             length = int.from_bytes(opened.read(8), "little")
             if length > min(_MOST_HEADER, size - 8):
                 raise ValueError(f"a header of {length:,} bytes in a file of {size:,}")
             text = opened.read(length)
-        held = json.loads(text, object_pairs_hook=_unique)
+        held = json.loads(text, object_pairs_hook=records.unique)
         metadata = held.pop("__metadata__", {})
         if not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("metadata that are no texts")
@@ -250,13 +253,6 @@ def read_header(path: str | Path) -> Header:
     if own is not None and own != _header_digest(text, own):
         raise damaged(file, "its header is not as it was written")
     return Header(file, held, metadata, 8 + length)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    held = dict(pairs)
-    if len(held) != len(pairs):
-        raise ValueError("a name twice")
-    return held
 
 
 def _end_of(tensors: Mapping[str, Any]) -> int:

@@ -125,11 +125,9 @@ def chosen_in(run: str | Path) -> dict[str, Setting]:
         return {}
     try:
         held = records.read(path)
-        if held["model"] != digest(network_in(run)):
+        if records.text(held["model"]) != digest(network_in(run)):
             return {}
-        if not all(label.isprintable() for label in held["chosen"]):
-            raise ValueError("a label has characters that are not shown")
-        return {label: Setting.parse(text) for label, text in held["chosen"].items()}
+        return {records.text(label): Setting.parse(records.text(one)) for label, one in held["chosen"].items()}
     except records.MALFORMED as error:
         raise ConfigError(f"{path} is damaged ({error!r}). Remove it, and select again.") from None
 
@@ -143,7 +141,7 @@ def _evaluated(run: str | Path) -> str:
     """Return the digest of the network that was evaluated last."""
     path = in_run(run, EVALUATED, "sortednet evaluate")
     try:
-        return str(records.read(path)["model"])
+        return records.text(records.read(path)["model"])
     except (OSError, *records.MALFORMED):
         raise ConfigError(f"{path} is damaged. Evaluate again: sortednet evaluate {run}") from None
 

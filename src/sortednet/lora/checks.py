@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import nn
@@ -47,8 +48,11 @@ def check_config(config: Any) -> None:
                 f"{name}={getattr(config, name)!r} cannot be cut to a rank: {reason}. Leave it out, or train this "
                 "adapter at one rank with peft alone."
             )
-    if not config.lora_alpha or not all(config.alpha_pattern.values()):
-        raise ConfigError("lora_alpha=0 multiplies the adapter by 0. Choose another, such as that of r.")
+    for alpha in (config.lora_alpha, *config.alpha_pattern.values()):
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha) or not alpha:
+            raise ConfigError(
+                f"lora_alpha={alpha!r} is no finite number other than 0. Choose another, such as that of r."
+            )
     start = config.init_lora_weights
     if start not in _INITS or (start == "eva" and getattr(config.eva_config, "rho", 1) != 1):
         raise ConfigError(

@@ -42,7 +42,8 @@ def resolve(name: str, trust: Sequence[str] = ()) -> Callable[..., nn.Module]:
     module_name, _, attribute = MODELS.places.get(name, name).partition(":")
     if not (module_name and attribute):
         MODELS.check(name, also=OWN_BUILDER)
-    check_module(f"{module_name}:{attribute}", trust)
+    if name not in MODELS.places:
+        check_module(f"{module_name}:{attribute}", trust)
     try:
         module = importlib.import_module(module_name)
     except Exception as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import inspect
+import io
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,8 @@ from .tasks import TASKS, Columns
 
 __all__ = ["load_files", "load_hub", "load_task", "load_text"]
 
+_MOST_BYTES = 1 << 32
+_MOST_UNPACKED, _MOST_RATIO, _CHUNK = 32 << 20, 100, 1 << 20  # of gzipped files: bytes, and how many times those stored
 _FORMATS: dict[str, TextFormat] = {".jsonl": "jsonl", ".tsv": "tsv", ".csv": "csv", ".txt": "text"}
 
 
@@ -306,6 +309,28 @@ def _check_options(function: Callable[..., Any], name: str, options: dict[str, A
         ) from None
 
 
+class _Bounded(io.RawIOBase):
+    """A file that ends in an error where it unpacks to far more than it is, or to more than is held in memory."""
+
+    def __init__(self, file: Any, path: Path) -> None:
+        self._file, self._path, self._left = file, path, _MOST_BYTES
+        if path.suffix == ".gz":
+            self._left = min(_MOST_BYTES, _MOST_UNPACKED + _MOST_RATIO * path.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, view: Any) -> int:
+        count: int = self._file.readinto(view)
+        self._left -= count
+        if self._left < 0:
+            raise DataError(
+                f"{self._path} is larger than texts are that are held in memory, or unpacks to far more than it is. "
+                "Divide it, and give a part."
+            )
+        return count
+
+
 def _plain_or_gz(path: Path) -> Path:
     """Return the file as it is there, gzipped or not; gzipped if it is not there."""
     return path if path.is_file() else path.with_name(f"{path.name}.gz")
@@ -323,8 +348,10 @@ def _read(path: Path, format: str | None, names: Sequence[str], separator: str =
     if not path.is_file():
         raise DataError(f"There is no file {path}. Give the path of a file in the format {format}.")
     try:
-        # utf-8-sig leaves out the mark that some programs put in front; no line break is translated.
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as opened:
+            # utf-8-sig leaves out the mark that some programs put in front; no line break is translated.
+            bounded = io.BufferedReader(_Bounded(opened, path), _CHUNK)
+            file = io.TextIOWrapper(bounded, encoding="utf-8-sig", newline="")
             if format == "text":
                 return _plain_texts(file.read(), separator, names, path)
             rows = _json_rows(file, names, path) if format == "jsonl" else _table_rows(file, format, names, path)

@@ -1,0 +1,434 @@
+"""Files from strangers that are whole, and say what no file of this library says: refused, before memory or time."""
+
+import copy
+import gzip
+import io
+import json
+import os
+import shutil
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    SwinConfig,
+    SwinForImageClassification,
+)
+
+import sortednet as sn
+from sortednet import checkpoint
+from sortednet.cli import main
+from sortednet.data import load_image_folder, load_npz
+from sortednet.errors import CheckpointError, ConfigError, DataError, SortedNetError
+from sortednet.files import records
+from sortednet.files.manifest import MANIFEST
+from sortednet.files.weights import METADATA, WEIGHTS
+from sortednet.formula_record import FormulaRecord
+from sortednet.jobs.selection import chosen_in
+from sortednet.models import resolve
+from sortednet.points_file import read_points
+from sortednet.report import write_picture, write_report
+from sortednet.run_folder import METRICS, read_curves
+from sortednet.similarity import Similarity
+from sortednet.table import Row, Table
+from sortednet.text import TextTask, load_files
+
+FIXTURES = Path(__file__).parent / "fixtures" / "0.1"
+SHAPE = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+# Arrays, pictures, texts
+
+
+def npy(shape: tuple[int, ...], descr: str = "|u1", data: bytes = b"123") -> bytes:
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape!r}, }}".encode()
+    text += b" " * (63 - (10 + len(text)) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + data
+
+
+@pytest.mark.parametrize(
+    ("shape", "descr"),
+    [((10**12,), "|u1"), ((2**40, 2**40), "|u1"), ((10**6,), "<U100000"), ((-5,), "|u1"), ((4,), "<f8"),
+     ((10**30,), "|u1")],
+)  # fmt: skip
+def test_an_array_that_says_it_is_larger_than_it_is_is_refused(tmp_path: Path, shape: Any, descr: str) -> None:
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
+        for name in ("train_images", "test_images", "train_labels", "test_labels"):
+            file.writestr(f"{name}.npy", npy(shape, descr))
+    with pytest.raises(DataError, match=r"x\.npz cannot be read as named arrays"):
+        load_npz(tmp_path / "x.npz")
+
+
+def test_what_unpacks_to_far_more_than_it_is_is_refused(tmp_path: Path) -> None:
+    from PIL import Image
+
+    np.savez_compressed(tmp_path / "x.npz", train_images=np.zeros((1000, 300, 300), np.uint8))
+    with pytest.raises(DataError, match="unpack to"):
+        load_npz(tmp_path / "x.npz")
+    for part in ("train", "test"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        Image.new("L", (5000, 5000)).save(tmp_path / part / "a" / "1.png")
+    with pytest.raises(DataError, match="pixels, and no more than"):
+        load_image_folder(tmp_path)
+    Image.new("RGB", (4000, 4000)).save(tmp_path / "train" / "a" / "1.png")
+    with pytest.raises(DataError, match="unpack to"):
+        load_image_folder(tmp_path)
+    with gzip.open(tmp_path / "x.txt.gz", "wb") as file:
+        for _ in range(60):
+            file.write(bytes(1 << 20))
+    with pytest.raises(DataError, match="unpacks to far more"):
+        load_files(tmp_path / "x.txt.gz", task=TextTask("causal", ("text",)))
+
+
+def test_a_file_that_is_nearly_nothing_but_a_hole_is_refused(tmp_path: Path) -> None:
+    for name in (METRICS, "x.csv"):
+        (tmp_path / name).touch()
+        os.truncate(tmp_path / name, 40 << 30)
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl has 42,949,672,960 bytes"):
+        read_curves(tmp_path)
+    with pytest.raises(DataError, match="larger than"):
+        read_points(tmp_path / "x.csv", None, None)
+
+
+def test_a_column_that_writes_on_the_terminal_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a\x1b[31m,y\n1,2\n2,3\n")
+    with pytest.raises(DataError, match="not shown"):
+        read_points(tmp_path / "x.csv", None, None)
+
+
+# JSON
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "a": 2}', '[{"b": {"a": 1, "a": 1}}]'])
+def test_json_with_a_key_twice_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="the key 'a' twice"):
+        records.parse(text)
+
+
+def places(held: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    keys = list(held) if isinstance(held, dict) else range(len(held)) if isinstance(held, list) else ()
+    return [place for key in keys for place in ((*path, key), *places(held[key], (*path, key)))]
+
+
+def table_at(folder: Path) -> Path:
+    table = Table([Row(sn.Setting({"depth": depth}), 0.5, 10 * depth, flops=3) for depth in (1, 2)], metric="F1")
+    table.to_json(folder / "table.json")
+    return folder / "table.json"
+
+
+def similarity_at(folder: Path) -> Path:
+    Similarity("kl", ("depth=1", "depth=2"), (0, 1), ((0.5, 0.1), (0.1, 0.2)), (3, 4)).to_json(folder / "s.json")
+    return folder / "s.json"
+
+
+def formula_at(folder: Path) -> Path:
+    return Path(shutil.copy(FIXTURES / "formula" / "fit.json", folder))
+
+
+READ: dict[str, tuple[Callable[[Path], Path], Callable[[Path], Any]]] = {
+    "table": (table_at, lambda file: repr((list(Table.from_json(file)), Table.from_json(file).higher_is_better))),
+    "similarity": (similarity_at, lambda file: repr(Similarity.from_json(file))),
+    "formula": (formula_at, lambda file: repr(FormulaRecord.from_json(file))),
+}
+WRONG = ["false", "1", 0, 1, True, [1], ["a", 1], {"a": 1}, {}, "a\x1b[31mb", "a\nb"]
+
+
+@pytest.mark.parametrize("kind", READ)
+def test_a_value_of_another_kind_is_refused_or_not_read(kind: str, tmp_path: Path) -> None:
+    write, read = READ[kind]
+    file = write(tmp_path)
+    whole = records.read(file)
+    file.write_text(records.to_text(whole))
+    right = read(file)
+    for path in places(whole):
+        if path[-1] in ("recovery", "flops", "latency_ms", "memory_bytes", "model"):  # which may be left out
+            continue
+        for wrong in WRONG:
+            held = copy.deepcopy(whole)
+            inside = held
+            for key in path[:-1]:
+                inside = inside[key]
+            given = inside[path[-1]]
+            if isinstance(given, list) and isinstance(wrong, list):
+                continue
+            is_text = isinstance(given, str) and isinstance(wrong, str) and wrong.isprintable()
+            if is_text or (type(given) in (int, float) and type(wrong) is int):
+                continue  # of the same kind
+            inside[path[-1]] = wrong
+            file.write_text(records.to_text(held))
+            try:
+                found = read(file)
+            except SortedNetError:
+                continue
+            assert found == right, (path, given, wrong)
+
+
+def test_metrics_of_other_kinds_are_left_out(tmp_path: Path) -> None:
+    good = {"update": 1, "loss": 1.0, "terms": {"depth=1": 0.5}}
+    bad = [
+        {**good, "terms": terms} for terms in ({"a": "abc"}, {"a": {"b": 1}}, {"a": None}, {"a": True}, [], {"\x1b": 1})
+    ] + [{**good, "update": update} for update in (True, -1, "1", 1.5, None)]
+    lines = [records.to_text(line, indent=None) for line in (good, *bad)]
+    (tmp_path / METRICS).write_text("\n".join(lines) + "\n")
+    with pytest.warns(UserWarning, match="lines 2, 3, 4, 5, 6 are left out"):
+        assert read_curves(tmp_path) == {"depth=1": [(1, 0.5)]}
+
+
+def test_labels_are_texts_of_settings(tmp_path: Path) -> None:
+    net = sn.SortedNet(lambda depth: nn.Sequential(*(nn.Linear(2, 2) for _ in range(depth))), sn.Space(depth=[1, 2]))
+    net.save_pretrained(tmp_path / "model")
+    from sortednet.files.weights import digest
+
+    for chosen in ({"a": 1}, {"a": ["depth=1"]}, ["depth=1"], {"a\x1b[31m": "depth=1"}, {"a": "depth="}):
+        (tmp_path / "chosen.json").write_text(records.to_text({"model": digest(tmp_path / "model"), "chosen": chosen}))
+        with pytest.raises(ConfigError, match="damaged"):
+            chosen_in(tmp_path)
+
+
+@pytest.mark.parametrize("largest", [1e308, -1e308, float("inf"), float("nan"), 1e-308])
+def test_whatever_was_measured_can_be_drawn(largest: float, tmp_path: Path) -> None:
+    table = Table([Row(sn.Setting({"depth": 1}), largest, 10**29), Row(sn.Setting({"depth": 2}), 0.5, 3)])
+    found = Similarity("kl", ("depth=1",), (0, 1), ((largest, 0.5),), (3, 4))
+    write_picture(tmp_path / "a.png", table)
+    write_report(
+        tmp_path / "a.html", table, curves={"depth=1": [(1, largest), (2, 0.5)]}, similarities=[found],
+        chosen={"a": sn.Setting({"depth": 1})},
+    )  # fmt: skip
+
+
+def test_an_absurd_cost_is_no_cost() -> None:
+    with pytest.raises(SortedNetError, match=r"params=1e\+308 .* is no cost"):
+        Row(sn.Setting({"depth": 1}), 0.5, 10**308)
+
+
+def test_markup_in_the_name_of_a_curve_is_text(tmp_path: Path) -> None:
+    table = Table([Row(sn.Setting({"depth": 1}), 0.5, 3)])
+    write_report(tmp_path / "a.html", table, curves={"<a href='javascript:1'>": [(1, 0.5), (2, 0.4)]}, similarities=[])
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "&lt;a href=" in page or "\\u0026lt;a href=" in page
+    assert "<a href='javascript" not in page
+    assert "\\u003ca href='javascript" not in page
+
+
+# Pretrained models
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**SHAPE, vocab_size=20)).save_pretrained(folder / "llama")
+    swin = SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 2], image_size=16, patch_size=2, window_size=2)
+    SwinForImageClassification(swin).save_pretrained(folder / "swin")
+    kinds = [[["global", "local"], 1]]
+    GPTNeoForCausalLM(
+        GPTNeoConfig(vocab_size=20, hidden_size=8, num_layers=2, num_heads=2, attention_types=kinds)
+    ).save_pretrained(folder / "gpt_neo")
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE, vocab_size=20))
+    sn.SortedNet.from_pretrained(model, num_hidden_layers=[1, 2]).save_pretrained(folder / "saved")
+    return folder
+
+
+def changed(models: Path, folder: Path, kind: str, values: dict[str, Any], name: str = "config.json") -> Path:
+    shutil.copytree(models / kind, folder / kind)
+    file = folder / kind / name
+    held = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps({**held, **values}))
+    (folder / kind / MANIFEST).unlink(missing_ok=True)
+    return folder / kind
+
+
+ABSURD = [
+    ("llama", {"num_hidden_layers": 50000}, "more than any model has"),
+    ("llama", {"num_hidden_layers": 9999}, "far larger than its weights"),
+    ("llama", {"hidden_size": 10**9}, "far larger than its weights"),
+    ("llama", {"vocab_size": 10**11}, "far larger than its weights"),
+    ("llama", {"vocab_size": 10**18}, "more than any model has"),
+    ("llama", {"head_dim": 10**8}, "far larger than its weights"),
+    ("llama", {"num_labels": 10**9}, "more than any model has"),
+    ("llama", {"rms_norm_eps": float("nan")}, "which no model has"),
+    ("llama", {"architectures": {"a": 1}}, "are no names"),
+    ("llama", {"architectures": "LlamaForCausalLM"}, "are no names"),
+    ("llama", {"architectures": ["RagModel"]}, "and its model a RagModel"),
+    ("llama", {"model_type": "bert"}, "its config is a BertConfig"),
+    ("llama", {"dtype": "system"}, "damaged"),
+    ("swin", {"depths": [30000000, 2]}, "more than any model has"),
+    ("swin", {"depths": [9000, 1]}, "far larger than its weights"),
+    ("swin", {"window_size": 10**5}, "far larger than its weights"),
+    ("gpt_neo", {"attention_types": [[["global", "local"], 10**8]]}, "more than any model has"),
+    ("llama", {"attn_implementation": "org/repo"}, "asks for code of the Hub"),
+    ("llama", {"_attn_implementation": "org/repo@main:x"}, "asks for code of the Hub"),
+    ("llama", {"attn_implementation": {"text_config": "org/repo"}}, "asks for code of the Hub"),
+    ("llama", {"text_config": {"experts_implementation": "org/repo"}}, "asks for code of the Hub"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "values", "said"), ABSURD, ids=lambda one: str(one)[:60])
+def test_a_config_of_no_model_is_refused_at_once(
+    models: Path, tmp_path: Path, kind: str, values: dict[str, Any], said: str
+) -> None:
+    folder = changed(models, tmp_path, kind, values)
+    with pytest.raises(CheckpointError, match=said):
+        sn.SortedNet.from_pretrained(folder, num_hidden_layers=[1, 2])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"num_hidden_layers": 50000}, {"hidden_size": 10**9}, {"vocab_size": 10**11}, {"attn_implementation": "a/b"},
+     {"rms_norm_eps": float("nan")}, {"head_dim": 10**9}, {"model_type": "bert"}],
+    ids=str,
+)  # fmt: skip
+def test_so_it_is_in_a_saved_network(models: Path, tmp_path: Path, values: dict[str, Any]) -> None:
+    folder = changed(models, tmp_path, "saved", values)
+    for at in (None, "num_hidden_layers=1"):
+        with pytest.raises(CheckpointError, match=r"config\.json|does not fit the builder|its config is"):
+            sn.load(folder, at=at)
+
+
+@pytest.mark.parametrize(
+    "values", [{"max_length": "x"}, {"temperature": float("nan")}, {"top_k": [1]}, {"num_beams": "3"}], ids=str
+)
+def test_a_generation_config_holds_numbers(models: Path, tmp_path: Path, values: dict[str, Any]) -> None:
+    folder = changed(models, tmp_path, "llama", values, "generation_config.json")
+    with pytest.raises(CheckpointError, match=r"generation_config\.json is damaged"):
+        sn.SortedNet.from_pretrained(folder, num_hidden_layers=[1, 2])
+
+
+def outside(folder: Path) -> None:
+    with open(folder / WEIGHTS, "rb") as file:
+        names = [name for name in json.loads(file.read(int.from_bytes(file.read(8), "little"))) if name[0] != "_"]
+    (folder / WEIGHTS).rename(folder.parent / "outside.safetensors")
+    (folder / f"{WEIGHTS}.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, "../outside.safetensors")})
+    )
+
+
+def deep_index(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    (folder / f"{WEIGHTS}.index.json").write_text("[" * 100_000)
+
+
+def absurd_header(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes((10**15).to_bytes(8, "little") + b"{}")
+
+
+def pickled(folder: Path) -> None:
+    import pickle
+
+    (folder / WEIGHTS).unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(os.system))
+
+
+def no_weights(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+
+
+def with_adapter(folder: Path) -> None:
+    config = {"peft_type": "LORA", "base_model_name_or_path": "x", "megatron_core": "this"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("damage", [outside, deep_index, absurd_header, pickled, no_weights, with_adapter])
+def test_files_beside_a_config_ask_for_nothing_else(
+    models: Path, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    folder = changed(models, tmp_path, "llama", {})
+    damage(folder)
+    with pytest.raises(CheckpointError, match=str(folder)):
+        sn.SortedNet.from_pretrained(folder, num_hidden_layers=[1, 2])
+
+
+def rewritten(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Say something else of a network, with digests that fit."""
+    tensors, metadata = checkpoint.read_file(folder / WEIGHTS)
+    held = json.loads(metadata["sortednet"])
+    change(held)
+    (folder / WEIGHTS).write_bytes(checkpoint.to_bytes(tensors, {"sortednet": json.dumps(held)}))
+    (folder / METADATA).write_text(records.to_text(held))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda held: held["space"]["supports"].update({"config": {"values": [1, 2]}}),
+        lambda held: held["space"].update({"supports": {"config": {"values": [1, 2]}}}),
+        lambda held: held.update(
+            {"space": {"supports": {"_name_or_path": {"values": [1, 2]}}}, "sizes": {"_name_or_path": 2}}
+        ),
+        lambda held: held.update({"space": {"supports": {"forward": {"values": [1, 2]}}}, "sizes": {"forward": 2}}),
+        lambda held: held["sizes"].update({"hidden_size": 3}),
+        lambda held: held.update({"layouts": [{"pattern": "*q_proj.weight", "axis": 7, "blocks": 2}]}),
+    ],
+)
+def test_a_network_of_dimensions_that_its_model_has_not_is_refused(models: Path, tmp_path: Path, change: Any) -> None:
+    folder = changed(models, tmp_path, "saved", {})
+    rewritten(folder, change)
+    for at in (None, "num_hidden_layers=1"):
+        with pytest.raises(SortedNetError, match=r"damaged|no size|cannot take|refuses|dimension"):
+            sn.load(folder, at=at)
+
+
+@pytest.mark.parametrize("alpha", [float("nan"), float("inf"), 0, "8", None, True])
+def test_an_adapter_is_multiplied_by_a_number(alpha: Any, tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    def base() -> nn.Module:
+        torch.manual_seed(0)
+        return BertForSequenceClassification(BertConfig(**SHAPE, vocab_size=20, max_position_embeddings=8))
+
+    net = sn.dylora(base(), LoraConfig(r=2, lora_alpha=2, target_modules=["query"]))
+    net.save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "lora_alpha": alpha}))
+    (tmp_path / "adapter" / MANIFEST).unlink()
+    with pytest.raises(SortedNetError, match=r"lora_alpha|damaged"):
+        sn.load(tmp_path / "adapter", model=base())
+
+
+# Links, names
+
+
+def test_a_folder_whose_files_are_links_is_read_and_not_written(models: Path, tmp_path: Path) -> None:
+    """As the Hub's cache is."""
+    (tmp_path / "snapshot").mkdir()
+    for file in (models / "saved").iterdir():
+        (tmp_path / "snapshot" / file.name).symlink_to(file)
+    net = sn.load(tmp_path / "snapshot")
+    before = (models / "saved" / WEIGHTS).read_bytes()
+    with pytest.raises(CheckpointError, match="link"):
+        net.save_pretrained(tmp_path / "snapshot")
+    assert (models / "saved" / WEIGHTS).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "name", ["__main__:x", "__mp_main__:x", "sortednet.network:SortedNet", "sortednet.views:Skeleton",
+             "sortednet.lora:AdapterBuilder", "sortednet.modelsx:y"],
+)  # fmt: skip
+def test_neither_the_program_nor_the_library_is_a_users_own(name: str) -> None:
+    with pytest.raises(ConfigError, match="code of your own alone"):
+        resolve(name)
+
+
+def test_the_command_line_says_so_in_one_line(tmp_path: Path, capsys) -> None:
+    run = shutil.copytree(FIXTURES / "runs" / "images", tmp_path / "run")
+    held = records.read(run / "config.json")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("train_images.npy", npy((10**12,)))
+    (run / "x.npz").write_bytes(buffer.getvalue())
+    held["data"] = {**held["data"], "name": "npz", "options": {"path": str(run / "x.npz")}}
+    (run / "config.json").write_text(json.dumps(held))
+    assert main(["evaluate", str(run)]) == 2
+    assert "cannot be read as named arrays" in " ".join(capsys.readouterr().err.split())
