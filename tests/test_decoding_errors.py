@@ -12,6 +12,7 @@ import sortednet as sn
 from sortednet.decoding.adapters import decoder_of
 from sortednet.decoding.generation import prompts_of
 from sortednet.errors import BuildError, ConfigError, DataError, SettingError
+from sortednet.huggingface.network import PretrainedNet
 
 from .contracts import decoding_cases as decoders
 from .test_decoding_generate import Streamed
@@ -368,6 +369,6 @@ def test_networks_without_generate_are_refused() -> None:
         def forward(self, x: Any) -> Any:
             return self.last(self.first(x))
 
-    net = sn.SortedNet(Model, sn.Space(hidden=[2, 4]))
+    net = PretrainedNet(Model, sn.Space(hidden=[2, 4]))
     with pytest.raises(BuildError, match="Model has no generate"):
         net.generate(decoders.PROMPT)

@@ -9,7 +9,8 @@ from torch import nn
 
 import sortednet as sn
 from sortednet.errors import BuildError, ConfigError, LayoutError
-from sortednet.readouts import READOUTS, MeanReadout, Readout, attach, attached, readout_of, take_readouts
+from sortednet.hooks import take
+from sortednet.readouts import READOUTS, MeanReadout, Readout, attach, attached, readout_of
 
 from .contracts.pretrained_cases import PRETRAINED, TEXT
 
@@ -163,7 +164,7 @@ def test_readouts_are_found_and_taken_off_a_block_and_what_stands_for_one():
     attach(model, block, MeanReadout())
     attach(model, block, First())
     assert isinstance(attached(block), First)
-    assert [type(one) for one in take_readouts(nn.Sequential(block))] == [First]
+    assert [type(one) for one in take(nn.Sequential(block))] == [First]
     assert attached(block) is None
 
 

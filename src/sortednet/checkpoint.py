@@ -24,7 +24,7 @@ from .errors import CheckpointError, ConfigError, LayoutError, SettingError, Spa
 from .files import records, tensor_file
 from .files.saving import Saving
 from .files.tensor_file import PAGE, Header, Stored, damaged, read_header
-from .files.weights import ADAPTER, METADATA, WEIGHTS, index_of, open_weights, shard_name
+from .files.weights import METADATA, WEIGHTS, index_of, open_weights, shard_name
 from .layouts import Cut
 
 __all__ = [
@@ -60,7 +60,7 @@ def write(
     metadata: Mapping[str, Any],
     private: Mapping[tuple[str, str], Tensor],
     *,
-    is_adapter: bool = False,
+    name: str = WEIGHTS,
     max_shard_size: int | str = SHARD_SIZE,
 ) -> None:
     """Write a checkpoint: the weights, a JSON file beside them, and the private tensors if there are any.
@@ -73,7 +73,7 @@ def write(
         state: The full model's state dictionary.
         metadata: What describes the network; plain JSON values.
         private: The private tensors by setting and name.
-        is_adapter: Whether the weights are those of an adapter, which has a file name of its own.
+        name: Of the file of the weights.
         max_shard_size: Most bytes of one file, as a number or such as "5GB". A larger tensor has a file to itself.
 
     Raises:
@@ -88,7 +88,6 @@ def write(
         described["private_file"] = f"private-{tensor_file.digest_of(found)[:12]}.safetensors"
         (save.beside / "private").rename(save.beside / described["private_file"])
     text = json.dumps(described, indent=1)
-    name = ADAPTER if is_adapter else WEIGHTS
     shards = _shards(state, _bytes(max_shard_size))
     places, hashes = {}, []
     for number, names in enumerate(shards, 1):
@@ -202,9 +201,10 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 def _check(held: Mapping[str, Any]) -> None:
     """Refuse a description of other types than those written."""
-    wanted: dict[str, type] = {"space": dict, "buffers": str, "private": list, "layouts": list, "private_file": str}
+    wanted: dict[str, type] = {"space": dict, "buffers": str, "private": list, "layouts": list, "private_file": str,
+                               "kind": str}  # fmt: skip
     for name, kind in wanted.items():
-        if name in ("layouts", "private_file") and name not in held:
+        if name in ("layouts", "private_file", "kind") and name not in held:
             continue
         if not isinstance(held[name], kind):
             raise TypeError(f"{name} is no {kind.__name__}")

@@ -211,12 +211,12 @@ def check_space(space: Any) -> None:
         try:
             Space(**{name: values})
         except SpaceError as error:
-            raise ConfigError(f"space.{name}={values} cannot be used. {error}") from None
+            raise ConfigError(f"space.{name}={values!s:.200} cannot be used. {error}") from None
     if isinstance(space, list):
         try:
             Space(space)
         except (SpaceError, SettingError) as error:
-            raise ConfigError(f"space={space} cannot be used. {error}") from None
+            raise ConfigError(f"space={space!s:.200} cannot be used. {error}") from None
 
 
 def check_recipe(config: Any, decided: Sequence[str]) -> None:

@@ -263,8 +263,13 @@ def read(document: Document, kind: type[_Config], changes: Sequence[str] = ()) -
         _refuse_code(values, ())
         parser = ArgumentParser(exit_on_error=False)
         parser.add_argument("--run", type=kind)
+        # Of a list of anything the parser has nothing to check, and takes a copy of all of it for each of its entries.
+        lists = {key: value for key, value in values.items() if isinstance(value, list) and _takes_any(kind, key)}
         with contextlib.redirect_stderr(io.StringIO()):
-            made = parser.instantiate(parser.parse_object({"run": values})).run
+            parsed = parser.parse_object({"run": {**values, **{key: [] for key in lists}}})
+            for name, held in lists.items():
+                parsed[f"run.{name}"] = held
+            made = parser.instantiate(parsed).run
     except _UnknownKeyError as error:
         raise ConfigError(told(error, error.key, str(error))) from None
     except SortedNetError as error:
@@ -304,6 +309,10 @@ def _takes_text_only(kind: Any, parts: Sequence[str]) -> bool:
         section = _section_of(kind)
         kind = None if section is None else get_type_hints(section).get(part)
     return kind in (str, str | None)
+
+
+def _takes_any(kind: type[Any], key: str) -> bool:
+    return list[Any] in get_args(get_type_hints(kind).get(key))
 
 
 def _section_of(hint: Any) -> type[Any] | None:

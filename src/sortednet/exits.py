@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_with_path, tree_unflatten
 
 from .axes import Axes, Unshareable
+from .hooks import put, take
 from .layouts import tensors_of
-from .readouts import take_readouts
 from .trials import is_checkpointed
 from .views import Skeleton
 
@@ -174,7 +174,7 @@ class _Tap(nn.Module):
 
     def __init__(self, block: nn.Module, index: int, run: Callable[[], _Run]) -> None:
         super().__init__()
-        self._readouts = take_readouts(block)  # each exit's reader has its own
+        self._hooks = take(block)  # each exit's reader has its own
         self._block, self._index, self._of_run = block, index, run
 
     def __getattr__(self, name: str) -> Any:
@@ -186,8 +186,8 @@ class _Tap(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         run = self._of_run()
         output = run.call(self._index, self._block, args, kwargs)
-        for readout in self._readouts if not run.leaving else ():
-            output = readout(self._block, args, kwargs, output)
+        for hook in self._hooks if not run.leaving else ():
+            output = hook(self._block, args, kwargs, output)
         return output
 
 
@@ -336,10 +336,10 @@ class Reader:
         for name, block in list(blocks._modules.items()):
             assert block is not None
             self._kept.append(Kept(block))
-            readouts = take_readouts(block)
+            hooks = take(block)
             blocks._modules[name] = self._kept[-1]
-        for readout in readouts:
-            self._kept[-1].register_forward_hook(readout, with_kwargs=True)
+        for hook in hooks:
+            put(self._kept[-1], hook)
         self.blocks = len(self._kept)
         skeleton.keep_only(lambda name: not name.startswith(prefix_of(path)) or _is_direct(name, path, blocks))
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from . import resuming
 from .cache_names import uncached
 from .errors import ConfigError, DataError
-from .lora import base_of
+from .huggingface.network import PretrainedNet
 from .named import objective_of
 from .names import UpdateRule
 from .network import SortedNet
@@ -24,7 +24,7 @@ from .packages import needs
 from .sampling import Sampler
 from .space import Number, Setting
 from .training import Held, check_rule, held_back, mask_gradients, put_back
-from .wrapping import At, decayed, fuse_heads, parts_unnamed
+from .wrapping import At, decayed, parts_unnamed
 
 with needs("Fine-tuning", "transformers"):
     from transformers import Trainer
@@ -126,16 +126,17 @@ class SortedTrainerMixin:
         self.eval_settings = (*dict.fromkeys(one for one in wanted if one != net.space.full), net.space.full)
         self.model_accepts_loss_kwargs = False
         if self.args.label_names is None:
-            self.label_names = find_labels(type(base_of(net.full)))
-        self.can_return_loss = can_return_loss(type(base_of(net.full)))
+            self.label_names = find_labels(type(net.builder.inner(net.full)))
+        self.can_return_loss = can_return_loss(type(net.builder.inner(net.full)))
         check_rule(net, update)
         self.update = update
-        if self.objective.distillation is not None and self.objective.distillation.is_active:
-            net.head = None
+        distils = self.objective.distillation is not None and self.objective.distillation.is_active
         self._losses: dict[str, tuple[Tensor, int]] = {}
         self._drawn: list[Setting] = []
-        self._fixed = uncached(base_of(net.full).forward)
-        fuse_heads(net)
+        self._fixed = uncached(net.builder.inner(net.full).forward)
+        if isinstance(net, PretrainedNet):
+            net.adopt_fused_head()
+            net.head = None if distils else net.head
 
     @property
     def net(self) -> SortedNet:
@@ -146,7 +147,7 @@ class SortedTrainerMixin:
 
     @property
     def _class_name(self) -> str:
-        return type(base_of(self.net.full)).__name__
+        return type(self.net.builder.inner(self.net.full)).__name__
 
     def _check_arguments(self) -> None:
         """Refuse what would train or measure something else than the sub-models, without saying so."""
@@ -304,8 +305,8 @@ class SortedTrainerMixin:
         """Keep the columns that the full model takes."""
         parent: Any = super()
         parent._set_signature_columns_if_needed()
-        if self._signature_columns is not None and "settings" in self._signature_columns:  # those of SortedNet.forward
-            taken = inspect.signature(base_of(self.net.full).forward).parameters
+        if {"args", "kwargs"} <= set(self._signature_columns or ()):  # those of the network's forward
+            taken = inspect.signature(self.net.builder.inner(self.net.full).forward).parameters
             self._signature_columns = list(dict.fromkeys([*taken, "label", "label_ids", *self.label_names]))
 
     # Evaluation

@@ -21,9 +21,9 @@ from .errors import CheckpointError, ConfigError, DataError, SortedNetError
 from .families import is_causal
 from .files.weights import network_in
 from .generation_config import GenerateConfig
+from .huggingface.network import PretrainedNet
 from .loading import load
 from .lora import base_of
-from .network import SortedNet
 from .packages import needs
 from .space import Setting
 
@@ -64,7 +64,7 @@ def make_policy(
     )  # fmt: skip
 
 
-def _depths(config: GenerateConfig, net: SortedNet, setting: Setting) -> list[int]:
+def _depths(config: GenerateConfig, net: PretrainedNet, setting: Setting) -> list[int]:
     """Return the depths that may choose a token, increasing; the sub-model's own is the last.
 
     Raises:
@@ -254,7 +254,7 @@ def generate(
     return statistics
 
 
-def open_model(run: str | Path, model: Any = None) -> tuple[SortedNet, Any]:
+def open_model(run: str | Path, model: Any = None) -> tuple[PretrainedNet, Any]:
     """Open the causal language model of a folder and its tokenizer, on the accelerator if there is one.
 
     Args:

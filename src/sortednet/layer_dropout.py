@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, final, get_args
+from typing import Any, ClassVar, Literal, final, get_args
 
 import torch
 from torch import Tensor, nn
 
 from .errors import BuildError, ConfigError
+from .hooks import BlockHook, drop, put
 
-__all__ = ["LayerDropout", "Unit", "drop_layers", "follow", "growing_rates"]
+__all__ = ["LayerDropout", "Unit", "drop_layers", "growing_rates"]
 
 Unit = Literal["batch", "example"]
 """`batch`: one decision for all examples, as LayerDrop. `example`: one for each, as LayerSkip."""
@@ -19,7 +20,7 @@ Unit = Literal["batch", "example"]
 
 @final
 @dataclass(frozen=True)
-class LayerDropout:
+class LayerDropout(BlockHook):
     """A forward hook of a block that lets it be passed by at random while the block is in training mode.
 
     The block is computed all the same, and what it was given takes the place of what it returned. So no decision has to
@@ -29,6 +30,8 @@ class LayerDropout:
         rate: How often the block is passed by, in [0, 1).
         unit: What a decision is taken for.
     """
+
+    follows: ClassVar[bool] = True
 
     rate: float
     unit: Unit = "batch"
@@ -130,26 +133,10 @@ def growing_rates(blocks: int, highest: float) -> tuple[float, ...]:
     return tuple(highest * (2.0 ** (place / max(blocks - 1, 1)) - 1) for place in range(blocks))
 
 
-def follow(block: nn.Module, source: nn.Module) -> None:
-    """Let a block have the layer dropout that another one has, or none where that has none."""
-    if block._forward_hooks or source._forward_hooks:
-        wanted = _attached(source)
-        if _attached(block) != wanted:
-            _replace(block, wanted)
-
-
-def _attached(block: nn.Module) -> LayerDropout | None:
-    return next((hook for hook in block._forward_hooks.values() if isinstance(hook, LayerDropout)), None)
-
-
 def _replace(block: nn.Module, dropout: LayerDropout | None) -> None:
-    for key, hook in list(block._forward_hooks.items()):
-        if isinstance(hook, LayerDropout):
-            del block._forward_hooks[key]
-            block._forward_hooks_with_kwargs.pop(key, None)
+    drop(block, lambda hook: isinstance(hook, LayerDropout))
     if dropout is not None:
-        # Before all other hooks, so that a readout reads what the block was given where it is passed by.
-        block.register_forward_hook(dropout, prepend=True, with_kwargs=True)
+        put(block, dropout, first=True)  # so that a readout reads what the block was given where it is passed by
 
 
 def _blocks(model: nn.Module, path: str) -> list[nn.Module]:

@@ -11,26 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint
+from .builders import PLAIN, Builder, as_builder, kind_of, module_of
 from .checkpoint import read_weights
-from .errors import CheckpointError, SortedNetError
-from .families import is_causal, read_builder
-from .files import records
+from .errors import CheckpointError
 from .files.manifest import check_unchanged
 from .files.weights import CONFIGS, open_weights
-from .layouts import Layout, cuts, tensors_of
-from .lora import adapter_state, load_adapter_state, read_config
+from .layouts import Layout, tensors_of
 from .names import BufferPolicy
 from .network import SortedNet
 from .outlines import call_builder, check_size, outline
-from .rank_space import RANK
-from .ranks import builder_of_ranks, reopened
 from .space import Number, Setting, Space
-from .token_loss import ChunkedHead
 from .views import Slot, build_skeleton
 
-__all__ = ["load"]
+__all__ = ["MOST_SETTINGS", "load", "open_network", "space_of"]
 
-_MOST_SETTINGS, _MOST_PRIVATE = 10**6, 10**4
+MOST_SETTINGS, _MOST_PRIVATE = 10**6, 10**4
 
 
 def load(
@@ -67,27 +62,52 @@ def load(
     stored = checkpoint.read_metadata(path)
     if verify:
         check_unchanged(path, CONFIGS)
-    if "adapter" in stored:
-        return _load_ranks(path, stored, build, model, at, space, verify)
+    options = {"at": at, "space": space, "layouts": layouts, "verify": verify}
+    kind = kind_of(stored, path)
+    if kind != PLAIN:
+        return module_of(kind).load(path, stored, build=build, model=model, **options)
     if model is not None:
         raise CheckpointError(f"{path} holds a whole network and no adapter. Leave model= out.")
-    pretrained = build is None and "class" in stored
-    if pretrained:
-        build = _builder(path, stored)
     if build is None:
         raise CheckpointError(f"{path} holds a plain module, which needs its builder: sn.load(path, build=build).")
+    return open_network(path, stored, as_builder(build), **options)  # type: ignore[arg-type]
+
+
+def open_network(
+    path: str | Path,
+    stored: Mapping[str, Any],
+    build: Builder,
+    *,
+    at: Mapping[str, Number] | str | None,
+    space: Space | None,
+    layouts: Iterable[Layout] | None,
+    verify: bool,
+    make: type[SortedNet] = SortedNet,
+) -> Any:
+    """Open a network by its builder.
+
+    Args:
+        path: The folder.
+        stored: What describes it.
+        build: The builder.
+        at: As `load`.
+        space: As `load`.
+        layouts: As `load`.
+        verify: As `load`.
+        make: The class of the network.
+
+    Raises:
+        CheckpointError: As `load`.
+        SettingError: As `load`.
+    """
+    found = space_of(path, stored)
     with checkpoint.described(path):
-        found = Space.from_json(stored["space"])
         if stored["buffers"] not in get_args(BufferPolicy):
             raise TypeError(f"{stored['buffers']!r} is no policy")
     if space is not None and space != found:
         raise CheckpointError(f"{path} holds {found!r}, not {space!r}. Load it with its own space, or train again.")
     with checkpoint.described(path):
-        layouts = _stored_layouts(path, stored.get("layouts", []), None if layouts is None else list(layouts))
-    if pretrained and stored["sizes"] != dict(found.full):
-        raise CheckpointError(
-            f"{path} is damaged: its sizes, {stored['sizes']}, are not those of {found!r}. Restore it."
-        )
+        given = _stored_layouts(path, stored.get("layouts", []), None if layouts is None else list(layouts))
     _check_size(path, build, found)
     if stored["private"] or stored["buffers"] == "private":
         _check_settings(path, found, verify)
@@ -95,13 +115,8 @@ def load(
     if at is None:
         with checkpoint.described(path):
             full = call_builder(build, found.full)
-            if pretrained:
-                layouts = [*build.layouts(full), *layouts]  # type: ignore[attr-defined]
-            net = SortedNet(
-                build, found, model=full, layouts=layouts, buffers=stored["buffers"], private=stored["private"]
-            )
-        if pretrained:
-            net.head = ChunkedHead() if is_causal(full) else None
+            known = [*build.layouts(full), *given]
+            net = make(build, found, model=full, layouts=known, buffers=stored["buffers"], private=stored["private"])
         weights = read_weights(path, verify=verify)
         for name, other in _other_names(net.full).items():
             if name not in weights and other in weights:
@@ -114,14 +129,13 @@ def load(
     setting = found.setting(**(Setting.parse(at) if isinstance(at, str) else at))
     # The full model is never made: its outline stands in for it, and the cuts say what to read.
     full = outline(build, found.full)
-    if pretrained:
-        layouts = [*build.layouts(full), *layouts]  # type: ignore[attr-defined]
+    known = [*build.layouts(full), *given]
     other_names = _other_names(full)
     private = checkpoint.read_private(path, verify=verify)
     with checkpoint.corners(path, verify=verify) as (types, read):
         _take_types(full, types)
         with checkpoint.described(path):
-            skeleton = build_skeleton(build, setting, full, layouts)
+            skeleton = build_skeleton(build, setting, full, known)
 
         def read_slot(slot: Slot, held: Tensor) -> Tensor:
             own = private.get((str(setting), slot.path))
@@ -131,14 +145,14 @@ def load(
         return skeleton.fill(read_slot)
 
 
-def _builder(path: str | Path, stored: Mapping[str, Any]) -> Any:
-    """Return the builder of a pretrained network."""
-    try:
-        return read_builder(path, stored["class"], stored["sizes"], stored["readout"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} does not say which model it holds ({error!r}). Restore it, or save again."
-        ) from None
+def space_of(path: str | Path, stored: Mapping[str, Any]) -> Space:
+    """Return the space that a checkpoint describes.
+
+    Raises:
+        CheckpointError: If it describes none.
+    """
+    with checkpoint.described(path):
+        return Space.from_json(stored["space"])
 
 
 def _check_size(path: str | Path, build: Callable[..., nn.Module], space: Space) -> None:
@@ -151,7 +165,7 @@ def _check_size(path: str | Path, build: Callable[..., nn.Module], space: Space)
     numbers = sum(math.prod(one["shape"]) for one in tensors)
     # Tied parameters are stored once, and have several names.
     fits = check_size(build, space.full, 64 + 2 * len(tensors), 2**20 + 2 * numbers, 2**27 + 8 * numbers)
-    if not fits or len(space) > _MOST_SETTINGS:
+    if not fits or len(space) > MOST_SETTINGS:
         raise CheckpointError(
             f"{path} does not fit the builder: it holds {len(tensors):,} tensors of {numbers:,} numbers together, and "
             f"says that its full model is {space.full}, one of {len(space):,} settings. Restore it from a copy, or "
@@ -170,68 +184,6 @@ def _check_settings(path: str | Path, space: Space, verify: bool) -> None:
             f"{path} says that each of its {len(space):,} settings has tensors of its own, and holds those of fewer. "
             "Restore it from a copy, or save again."
         )
-
-
-def _check_ranks(path: str | Path, space: Space) -> None:
-    """Refuse ranks that no stored tensor has.
-
-    Raises:
-        CheckpointError: If one is larger.
-    """
-    sizes = [size for header in open_weights(path).headers for one in header.tensors.values() for size in one["shape"]]
-    config = read_config(path)
-    ranks = [*space.supports[RANK].values, config.r, *config.rank_pattern.values()]
-    if len(space) > _MOST_SETTINGS or not all(rank <= max(sizes, default=0) for rank in ranks):
-        raise CheckpointError(
-            f"{path} is damaged: it says that it holds ranks up to {max(ranks)}, and its largest tensor has "
-            f"{max(sizes, default=0)} rows. Restore it from a copy, or save again."
-        )
-
-
-def _load_ranks(
-    path: str | Path,
-    stored: Mapping[str, Any],
-    build: Callable[..., nn.Module] | None,
-    model: nn.Module | str | Path | None,
-    at: Mapping[str, Number] | str | None,
-    space: Space | None,
-    verify: bool,
-) -> Any:
-    """Open the adapter of a network that `dylora` has made, on its pretrained model."""
-    with checkpoint.described(path):
-        found, adapter = Space.from_json(stored["space"]), stored["adapter"]
-        adapter["pattern"], adapter["scaling"], adapter["base"], adapter["identity"]["shapes"]
-        adapter["identity"]["values"].items()
-    if space is not None and space != found:
-        raise CheckpointError(f"{path} holds {found!r}, not {space!r}. Load it with its own space, or train again.")
-    if build is not None:
-        raise CheckpointError(f"{path} holds an adapter. Give the model that it was trained on, as model=.")
-    try:
-        _check_ranks(path, found)
-        if at is None:
-            return reopened(path, found, adapter, model, read_weights(path, verify=verify))
-        net = reopened(path, found, adapter, model)
-        part = net.extract(found.setting(**(Setting.parse(at) if isinstance(at, str) else at)))
-        load_adapter_state(part, builder_of_ranks(net).adapter, _adapter_corner(path, net, part, verify), path)
-        return part
-    except records.MALFORMED as error:
-        if isinstance(error, SortedNetError):
-            raise
-        raise CheckpointError(
-            f"The adapter at {path} is damaged, or its config of another version of PEFT ({error}). Restore it, or "
-            "save again."
-        ) from error
-
-
-def _adapter_corner(path: str | Path, net: SortedNet, part: Any, verify: bool) -> dict[str, Tensor]:
-    """Read no more of an adapter's weights than a sub-model has."""
-    adapter = builder_of_ranks(net).adapter
-    state = net.full.state_dict()
-    paths = {id(tensor): name for name, tensor in state.items()}
-    saved = {name: paths[id(tensor)] for name, tensor in adapter_state(net.full, adapter, state).items()}
-    found = cuts(net.full, part, [*builder_of_ranks(net).layouts(net.full), *net.layouts])
-    with checkpoint.corners(path, verify=verify) as (_, read):
-        return {name: read(name, found[saved[name]], state[saved[name]].shape) for name in adapter_state(part, adapter)}
 
 
 def _other_names(model: nn.Module) -> dict[str, str]:

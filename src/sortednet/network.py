@@ -13,13 +13,10 @@ from torch import Tensor, nn
 from . import checkpoint
 from .batches import split_batch
 from .buffers import Private, refuse_tied
+from .builders import SharedForward, as_builder, module_of
 from .compilation import Compilation
-from .decoding import Policy
-from .decoding.sub_models import generate
 from .errors import BuildError, DataError, SettingError
-from .families import PretrainedBuilder, builder_of, is_causal, open_pretrained
 from .layouts import Layout, tensors_of
-from .lora import AdapterBuilder, GatedForward
 from .names import BufferPolicy
 from .outlines import call_builder
 from .readouts import Readout
@@ -27,7 +24,6 @@ from .sharing import Sharing
 from .space import Number, Setting, Space
 from .storing import write_network
 from .sub_model import SubModel
-from .token_loss import ChunkedHead
 from .views import Skeleton, Skeletons, build_skeleton, refuse_larger
 
 __all__ = ["SortedNet"]
@@ -101,17 +97,17 @@ class SortedNet(nn.Module):
         if not isinstance(space, Space):
             raise BuildError(f"The space is {space!r}. Give a Space, such as Space(depth=[2, 4], width=[16, 32]).")
         self.space = space
-        self.builder = build
+        self.builder = as_builder(build)
         self.layouts = (layouts,) if isinstance(layouts, Layout) else tuple(layouts)
         self.merged: Setting | None = None
         self.unmerged: dict[str, Tensor] = {}
         self._compilation: Compilation | None = None
         self._skeletons = Skeletons()
-        self.full = call_builder(build, space.full) if model is None else model
+        self.full = call_builder(self.builder, space.full) if model is None else model
         patterns = (private,) if isinstance(private, str) else tuple(private)
         trainable = {name: p.requires_grad for name, p in self.full.named_parameters(remove_duplicate=False)}
         self.private = Private(patterns, buffers, space.full, trainable)
-        self._sharing = Sharing(build, space, self.private, self._prepared, self._skeleton)
+        self._sharing = Sharing(self.builder, space, self.private, self._prepared, self._skeleton)
         names = tensors_of(self.full)
         for pattern in patterns:
             if not fnmatch.filter(names, pattern):
@@ -175,29 +171,9 @@ class SortedNet(nn.Module):
             >>> net.extract(num_hidden_layers=2).config.num_hidden_layers
             2
         """
-        full = open_pretrained(model) if isinstance(model, (str, Path)) else model
-        if space is None:
-            space = Space(**supports)
-        elif supports:
-            raise BuildError(f"Give space={space!r} or {', '.join(supports)}, not both.")
-        builder = builder_of(full, space, readout)
-        given = (layouts,) if isinstance(layouts, Layout) else tuple(layouts)
-        known = (*builder.layouts(full), *given)
-        with builder.reading(full):
-            net = cls(builder, space, model=full, layouts=known, buffers=buffers, private=private)
-        net.head = ChunkedHead() if is_causal(full) else None
-        return net
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            # Trainers ask a pretrained model for its config and the like; a network answers as its full model.
-            if name.startswith("__") or not isinstance(
-                self.__dict__.get("builder"), (PretrainedBuilder, AdapterBuilder)
-            ):
-                raise
-            return getattr(super().__getattr__("full"), name)
+        return module_of("pretrained").from_pretrained(  # type: ignore[no-any-return]
+            model, space=space, readout=readout, layouts=layouts, buffers=buffers, private=private, **supports
+        )
 
     def forward(
         self,
@@ -286,22 +262,12 @@ class SortedNet(nn.Module):
         return self._sharing.exits(self.full)
 
     @property
-    def gated(self) -> GatedForward | None:
-        """How sub-models that differ in the rank of their adapter share a forward; None where no rank is sorted."""
+    def gated(self) -> SharedForward | None:
+        """How sub-models share a forward in a way of the builder's own; None where it has none."""
         return self._sharing.gated
 
-    @property
-    def head(self) -> ChunkedHead | None:
-        """How exits of a causal language model are read in chunks; set it to None to read them whole."""
-        return self._sharing.head
-
-    @head.setter
-    def head(self, head: ChunkedHead | None) -> None:
-        self._sharing.head = head
-
     def _refuse_merged(self) -> None:
-        if isinstance(self.builder, AdapterBuilder):
-            self.builder.refuse_merged(self.full, self.merged)
+        self.builder.refuse_merged(self.full, self.merged)
 
     def _bound(self, setting: Setting, inference: bool = False) -> Skeleton:
         skeleton: Skeleton | None = self._skeletons.get(setting)
@@ -354,36 +320,6 @@ class SortedNet(nn.Module):
         """
         self._refuse_sharded("submodel")
         return self._skeleton(self.space.setting(setting, **values)).freeze(self.private)
-
-    def generate(
-        self,
-        *args: Any,
-        decoding: Policy | None = None,
-        setting: Mapping[str, Number] | str | None = None,
-        settings: Sequence[Mapping[str, Number] | str] | None = None,
-        streamer: Any = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Continue texts with a causal language model.
-
-        Args:
-            args: What the model's own `generate` takes: the prompts. Shape (B, P).
-            decoding: `SelfSpeculative`, `EarlyExit` or `FixedDepth`; the model's own `generate` where left out.
-            setting: The sub-model that decodes; the full model where left out.
-            settings: Or one for each text, which differ in their depth alone, or in the rank of their adapter alone.
-            streamer: Of transformers, for one text: gets each token once it belongs to it.
-            kwargs: What the model's own `generate` takes, such as `max_new_tokens` and `stopping_criteria`.
-
-        Returns:
-            What the model's own `generate` returns: the texts, shape (B, T).
-
-        Raises:
-            BuildError: If the model cannot be decoded so.
-            ConfigError: If something is asked for that is not decoded here.
-            DataError: If a prompt is empty or too long.
-            SettingError: If a setting or an exit is not in the space.
-        """
-        return generate(self, args, decoding, setting, settings, streamer, kwargs)
 
     def extract(self, setting: Mapping[str, Number] | str | None = None, /, **values: Number) -> nn.Module:
         """Copy a sub-model out as a plain, independent model of the builder's class.

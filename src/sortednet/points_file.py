@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +85,8 @@ def read_points(path: str | Path, target: str | None = None, columns: Sequence[s
 def _rows(path: str | Path) -> list[tuple[int, list[str]]]:
     """Return the lines that are not blank, by their number."""
     try:
+        if stat.S_ISFIFO(os.stat(path).st_mode) and not str(path).startswith("/dev/"):
+            raise DataError(f"{path} is a pipe, which may never end. Give a CSV file.")
         with open(path, "rb") as file:
             data = file.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:

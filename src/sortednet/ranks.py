@@ -17,6 +17,7 @@ from .checkpoint import read_weights
 from .errors import BuildError, CheckpointError, ConfigError, SettingError, SpaceError
 from .families import open_pretrained
 from .files.weights import METADATA
+from .huggingface.network import PretrainedNet
 from .lora import (
     AdapterBuilder,
     Outline,
@@ -113,7 +114,7 @@ def dylora(
     chosen = check_ranks(ranks, largest)
     opened: Any = open_pretrained(model) if isinstance(model, (str, Path)) else model
     if supports:
-        opened = SortedNet.from_pretrained(opened, readout="own", space=Space(**supports))
+        opened = PretrainedNet.from_pretrained(opened, readout="own", space=Space(**supports))
     net = opened if isinstance(opened, SortedNet) else None
     base: nn.Module = opened if net is None else net.full
     build = Outline(base) if net is None else net.builder
@@ -132,7 +133,9 @@ def dylora(
     check_layers(outline(builder, space.full), builder.adapter)  # before the model itself is touched
     full: Any = adapted(base, builder.config_at(largest), initial=True)
     try:
-        return SortedNet(builder, space, model=full, layouts=adapter_layouts(full, () if net is None else net.layouts))
+        return PretrainedNet(
+            builder, space, model=full, layouts=adapter_layouts(full, () if net is None else net.layouts)
+        )
     except BaseException:
         full.unload()
         raise
@@ -213,7 +216,7 @@ def reopened(
         inner = Space([dict(one) for one in {str(one): one for one in own}.values()])
         if space.is_product:
             inner = Space(**{name: one for name, one in space.supports.items() if name != RANK})
-        base = SortedNet.from_pretrained(base, space=inner, readout=described["readout"])
+        base = PretrainedNet.from_pretrained(base, space=inner, readout=described["readout"])
     net = dylora(
         base,
         config,
@@ -250,7 +253,7 @@ def order_ranks(net: SortedNet) -> SortedNet:
     if builder.scaling == "constant":
         return net
     constant = replace(builder, scaling="constant")
-    return SortedNet(constant, net.space, model=net.full, layouts=net.layouts)
+    return PretrainedNet(constant, net.space, model=net.full, layouts=net.layouts)
 
 
 def builder_of_ranks(net: SortedNet) -> AdapterBuilder:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from .errors import ConfigError
+from .hooks import BlockHook, drop, of, put
 
-__all__ = ["READOUTS", "MeanReadout", "Readout", "attach", "attached", "readout_of", "take_readouts"]
+__all__ = ["READOUTS", "MeanReadout", "Readout", "attach", "attached", "readout_of"]
 
 _MARK = "readout_"
 
 
-class Readout(ABC):
+class Readout(BlockHook):
     """A change of the last block's output before the model's own pooler and head read it.
 
     It is a forward hook of the last block, so that a sub-model of every depth has it, and an extracted one too.
@@ -94,29 +95,17 @@ def attach(model: nn.Module, block: nn.Module, readout: Readout | None) -> None:
         block: Its last block.
         readout: The readout.
     """
-    take_readouts(block)
+    drop(block, lambda hook: isinstance(hook, Readout))
     for name in [name for name in model._buffers if name.startswith(_MARK)]:
         del model._buffers[name]
     if readout is not None:
-        block.register_forward_hook(readout, with_kwargs=True)
+        put(block, readout)
         model.register_buffer(f"{_MARK}{readout.name}", torch.empty(0))
 
 
 def attached(block: nn.Module) -> Readout | None:
     """Return the readout of a last block; None where it has none."""
-    return next((hook for hook in block._forward_hooks.values() if isinstance(hook, Readout)), None)
-
-
-def take_readouts(block: nn.Module) -> list[Readout]:
-    """Take the readouts off a block, or off what it stands in for, and return them."""
-    taken: list[Readout] = []
-    for module in block.modules():
-        for key, hook in list(module._forward_hooks.items()):
-            if isinstance(hook, Readout):
-                taken.append(hook)
-                del module._forward_hooks[key]
-                module._forward_hooks_with_kwargs.pop(key, None)
-    return taken
+    return next(iter(of(block, Readout)), None)
 
 
 def _tokens(mask: Any, hidden: Tensor) -> Tensor | None:

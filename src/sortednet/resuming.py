@@ -20,7 +20,6 @@ from .files.manifest import MANIFEST, Manifest, check_unchanged
 from .files.saving import adopt, remove_own, saving
 from .files.weights import NETWORK, recognised
 from .files.writing import write_bytes
-from .lora import AdapterBuilder, load_adapter_state
 from .network import SortedNet
 from .run_folder import refuse_links
 
@@ -50,12 +49,12 @@ def last_checkpoint(output: Path) -> str:
     """
     for folder in reversed(_checkpoints(output)):
         try:
-            records.read(folder / _LAST)
-        except (OSError, ValueError):
+            records.whole(records.read(folder / _LAST)["global_step"])
+        except (OSError, *records.MALFORMED):
             warnings.warn(f"{folder} was not finished when its run was killed; an earlier one is taken.", stacklevel=3)
             continue
         try:
-            check_unchanged(folder, Manifest.read(folder).files)
+            check_unchanged(folder, Manifest.read(folder).files, complete=True)
             checkpoint.read_weights(folder)
             checkpoint.read_private(folder)
         except CheckpointError as error:
@@ -164,7 +163,7 @@ def read_draws(folder: Path, run: Mapping[str, Any]) -> Any:
             f"{folder} is no checkpoint of a sorted trainer: it has no {DRAWS}. Give one that is, or start from its "
             "weights: SortedNet.from_pretrained(...)."
         ) from None
-    except records.MALFORMED as error:
+    except (OSError, *records.MALFORMED) as error:
         raise CheckpointError(f"{folder / DRAWS} is damaged ({error!r}). Take an earlier checkpoint.") from None
     for name, value in json.loads(json.dumps(run)).items():
         if held.get(name) != value:
@@ -200,16 +199,7 @@ def restore(net: SortedNet, folder: Path) -> None:
         CheckpointError: If the weights are missing, damaged or of another network.
     """
     weights = checkpoint.read_weights(folder)
-    if isinstance(net.builder, AdapterBuilder):
-        load_adapter_state(net.full, net.builder.adapter, weights, folder)
-        return
-    with checkpoint.fitting(folder):
-        missing = net.full.load_state_dict(weights, strict=False).missing_keys
-    held = net.full.state_dict(keep_vars=True)
-    filled = {id(held[name]) for name in weights if name in held}
-    lost = [name for name in missing if id(held[name]) not in filled]  # but for other names of tied parameters
-    if lost:
-        raise CheckpointError(f"{folder} lacks {', '.join(lost)}. Restore it from a copy, or take an earlier one.")
+    net.builder.restore(net.full, weights, folder)
     own = net.private.tensors()
     for key, tensor in checkpoint.read_private(folder).items():
         if key in own:

@@ -19,14 +19,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .axes import Axes, Scope, Unshareable
 from .batches import batch_size, join_batch
 from .buffers import Private
+from .builders import Builder, SharedForward
 from .cache_names import cache_among, uncached
 from .errors import BuildError
 from .exits import Reader, Trunk, block_list, prefix_of, random_state_kept
 from .layouts import tensors_of
-from .lora import AdapterBuilder, GatedForward, base_of
 from .outlines import outline
 from .space import Setting, Space
-from .token_loss import ChunkedHead
 from .trials import Inputs, equal, some_rows
 from .views import Skeleton, Skeletons
 
@@ -69,24 +68,24 @@ class Sharing:
         plain: The same, never compiled.
 
     Attributes:
-        head: How exits of a language model are read in chunks; None to read them whole.
-        gated: How adapters of several ranks share a forward; None where no rank is sorted.
+        head: How exits are read in chunks; None to read them whole.
+        gated: A way of the builder's own to share a forward; None where it has none.
     """
 
     def __init__(
         self,
-        build: Callable[..., nn.Module],
+        build: Builder,
         space: Space,
         private: Private,
         prepared: Callable[[Setting], Skeleton],
         plain: Callable[[Setting], Skeleton],
     ) -> None:
-        self.head: ChunkedHead | None = None
+        self.head: Any = None
         self._build, self._space, self._private, self._prepared = build, space, private, prepared
         self._paths: dict[str, str] | None = None
         self._ways: dict[str, _Way] = {}
         self._parts = Skeletons()
-        self.gated = GatedForward(build, private, prepared, plain) if isinstance(build, AdapterBuilder) else None
+        self.gated = build.shared_forward(private, prepared, plain)
 
     def forget(self) -> None:
         """Build all skeletons anew."""
@@ -132,7 +131,7 @@ class Sharing:
 
     def groups(
         self, full: nn.Module, settings: Sequence[Setting], kwargs: Mapping[str, Any], split: bool, inference: bool
-    ) -> list[tuple[str | GatedForward | None, Sequence[int]]]:
+    ) -> list[tuple[str | SharedForward | None, Sequence[int]]]:
         """Group settings that can share a forward.
 
         Args:
@@ -146,7 +145,7 @@ class Sharing:
             The path of the blocks they share, or what runs their ranks in one forward, None if they share none; and
             the places of the settings.
         """
-        alone: list[tuple[str | GatedForward | None, Sequence[int]]] = [(None, range(len(settings)))]
+        alone: list[tuple[str | SharedForward | None, Sequence[int]]] = [(None, range(len(settings)))]
         if len(settings) < 2 or len(set(settings)) < len(settings) or _asks_for_more(full, kwargs):
             return alone
         if full.training and not inference and any(isinstance(module, _BatchNorm) for module in full.modules()):
@@ -171,7 +170,7 @@ class Sharing:
     def run(
         self,
         full: nn.Module,
-        path: str | GatedForward,
+        path: str | SharedForward,
         settings: Sequence[Setting],
         inputs: Sequence[Inputs],
         split: bool,
@@ -192,10 +191,10 @@ class Sharing:
         Returns:
             Their outputs; None if it turns out that they share no forward, which a warning says once.
         """
-        if isinstance(path, GatedForward):
+        if not isinstance(path, str):
             return path.run(full, settings, inputs, inference)
         way, scopes, tried = self._way(path), _scopes(full, split, inference), False
-        fixed = uncached(base_of(full).forward)  # an exit has no keys and values of its own
+        fixed = uncached(self._build.inner(full).forward)  # an exit has no keys and values of its own
         inputs = [(args, {**fixed, **kwargs}) for args, kwargs in inputs]
         try:
             readers: list[Reader] = [self._part(Reader, setting, path) for setting in settings]

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from . import checkpoint
-from .families import PretrainedBuilder
+from .builders import PLAIN, Builder
 from .files.saving import saving
 from .files.weights import NETWORK, recognised, recognised_extraction
 from .layouts import Layout
-from .lora import AdapterBuilder
 
 __all__ = ["write_network"]
 
 
 def write_network(
     path: str | Path,
-    builder: Callable[..., nn.Module],
+    builder: Builder,
     full: nn.Module,
     state: Mapping[str, Tensor],
     described: Mapping[str, Any],
@@ -48,14 +47,11 @@ def write_network(
             writes there.
         ConfigError: If `max_shard_size` is no size.
     """
-    known: Sequence[Layout] = ()
     own = recognised(path) if kind == NETWORK else recognised_extraction(path)
     with saving(path, kind, recognised=own) as save:
         held = dict(described)
-        if isinstance(builder, (PretrainedBuilder, AdapterBuilder)):
-            held |= builder.to_json(full, state)
-            known = builder.layouts(full)
-            state = builder.before_saving(full, save.beside, state)
+        held |= {**({} if builder.kind == PLAIN else {"kind": builder.kind}), **builder.to_json(full, state)}
+        known = builder.layouts(full)
+        state = builder.before_saving(full, save.beside, state)
         held["layouts"] = [one.to_json() for one in layouts if one not in known]
-        is_adapter = isinstance(builder, AdapterBuilder)
-        checkpoint.write(save, state, held, private, is_adapter=is_adapter, max_shard_size=max_shard_size)
+        checkpoint.write(save, state, held, private, name=builder.weights, max_shard_size=max_shard_size)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from .errors import DataError, TrainingError
-from .lora import AdapterBuilder
 from .names import Reduction, UpdateRule
 from .network import SortedNet
 from .objectives import Batch, LossFunction, Objective, Term, total
@@ -269,7 +268,7 @@ def _changeable(net: SortedNet, settings: set[Setting], unique: bool) -> dict[nn
         for parameter, mask in masks.items():
             found[parameter] = found[parameter] | mask if parameter in found else mask
     for name, parameter in parameters.items():
-        if unique and isinstance(net.builder, AdapterBuilder) and net.builder.shares(name):
+        if unique and net.builder.shares(name):
             found[parameter] = torch.ones_like(parameter, dtype=torch.bool)
         found.setdefault(parameter, torch.zeros_like(parameter, dtype=torch.bool))
     return found

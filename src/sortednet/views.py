@@ -16,10 +16,9 @@ from torch.nn.utils.parametrize import register_parametrization
 from .batches import call_with
 from .buffers import Private, estimate_statistics
 from .errors import BuildError
-from .layer_dropout import follow
+from .hooks import follow, take
 from .layouts import Cut, Layout, cuts, tensors_of
 from .outlines import is_quantised, outline
-from .readouts import take_readouts
 from .space import Setting
 
 __all__ = ["Skeleton", "Skeletons", "Slot", "build_skeleton", "refuse_larger"]
@@ -283,7 +282,7 @@ class ShardedBlock(nn.Module):
         self.block, self.slots, self.setting = block, list(slots), setting
         object.__setattr__(self, "unit", unit)  # not a part of the skeleton
         object.__setattr__(self, "private", None)
-        take_readouts(unit)  # the skeleton's block has its own
+        take(unit)  # the skeleton's block has its own
         if "_runs_given_block" not in unit.__dict__:
             object.__setattr__(unit, "_runs_given_block", True)
             object.__setattr__(unit, "forward", _running_given_block(unit.forward))

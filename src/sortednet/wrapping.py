@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import MethodType
 from typing import Any
 
 from .network import SortedNet
 from .space import Setting
 
-__all__ = ["At", "decayed", "fuse_heads", "parts_unnamed"]
+__all__ = ["At", "decayed", "parts_unnamed"]
 
 
 def decayed(net: SortedNet, names: Sequence[str]) -> list[str]:
@@ -33,24 +30,6 @@ def decayed(net: SortedNet, names: Sequence[str]) -> list[str]:
     private = {id(one): name for (_, name), one in net.private.tensors().items()}
     own = [name for name, one in net.named_parameters() if private.get(id(one)) in full]
     return [*(name for name in names if name.startswith("full.")), *own]
-
-
-def fuse_heads(net: SortedNet) -> None:
-    """Let the fused head that TRL gives a model read the sub-model that runs, instead of the full model."""
-    fused = getattr(net.__dict__.get("forward"), "__func__", None)
-    if fused is None or "fused_lm_head" not in inspect.signature(fused, follow_wrapped=False).parameters:
-        return
-    if hasattr(fused, "of_sub_models"):  # the network was trained before
-        return
-
-    @functools.wraps(SortedNet.forward)
-    def forward(self: SortedNet, *args: Any, setting: Any = None, fused_lm_head: bool = False, **kwargs: Any) -> Any:
-        if not fused_lm_head:
-            return SortedNet.forward(self, *args, setting=setting, **kwargs)
-        return fused(self._bound(self.space.setting(setting)).module, *args, fused_lm_head=True, **kwargs)
-
-    forward.of_sub_models = True  # type: ignore[attr-defined]
-    net.forward = MethodType(forward, net)  # type: ignore[method-assign]
 
 
 @contextmanager

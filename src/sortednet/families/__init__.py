@@ -1,9 +1,9 @@
 """Hugging Face models: which fields of a config are dimensions, how they are tied, which parameters are fused."""
 
-from .builder import PretrainedBuilder
+from .builder import PretrainedBuilder, is_causal
 from .checks import builder_of
 from .mobilenet_v2 import MobileNetV2, mobilenet_v2
-from .opening import is_causal, open_pretrained, read_builder
+from .opening import open_pretrained, read_builder
 from .table import FAMILIES, Family, Heads, family_of
 
 __all__ = [

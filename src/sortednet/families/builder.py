@@ -9,23 +9,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from ..builders import Builder
 from ..errors import BuildError, SpaceError
 from ..layouts import Layout
 from ..readouts import Readout, attach, attached
 from ..space import Number
+from ..token_loss import ChunkedHead
 from .table import Family, Heads, family_of
 
-__all__ = ["PretrainedBuilder", "canonical", "head_size", "holder", "last_block", "text_config"]
+__all__ = ["PretrainedBuilder", "canonical", "head_size", "holder", "is_causal", "last_block", "text_config"]
 
 _GROUPS = ("num_key_value_heads", "num_kv_heads")
 
 
 @dataclass(frozen=True)
-class PretrainedBuilder:
+class PretrainedBuilder(Builder):
     """Builds a Hugging Face model at smaller fields of its config.
 
     Args:
@@ -35,6 +37,8 @@ class PretrainedBuilder:
         readout: What a classifier reads at the end of the blocks; its own where None.
         generation: The model's generation config, if it has one.
     """
+
+    kind: ClassVar[str] = "pretrained"
 
     model_class: type[nn.Module]
     config: Any
@@ -89,6 +93,10 @@ class PretrainedBuilder:
         """Return the layouts of the family's fused parameters that the full model has."""
         names = [name for name, _ in full.named_parameters(remove_duplicate=False)]
         return tuple(one for one in family_of(self.config).layouts if fnmatch.filter(names, one.pattern))
+
+    def head(self, full: nn.Module) -> ChunkedHead | None:
+        """Return what reads the exits of a causal language model."""
+        return ChunkedHead() if is_causal(full) else None
 
     def to_json(self, full: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return what a checkpoint needs beside the config to make this builder again, as plain values."""
@@ -248,6 +256,16 @@ def last_block(model: nn.Module, config: Any) -> nn.Module:
             "reads. Give readout='own'."
         )
     return found[0][-1]
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Whether a Hugging Face model predicts the next token at each token, by a head on its hidden states."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    names = {name for one in CAUSAL.values() for name in ((one,) if isinstance(one, str) else one)}
+    return type(model).__name__.removeprefix("FSDP") in names and not getattr(
+        model.config, "output_router_logits", False
+    )
 
 
 def canonical(config: Any, name: str) -> str:

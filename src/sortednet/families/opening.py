@@ -22,7 +22,7 @@ from ..readouts import readout_of
 from ..space import Number
 from .builder import PretrainedBuilder
 
-__all__ = ["is_causal", "open_pretrained", "read_builder"]
+__all__ = ["open_pretrained", "read_builder"]
 
 _CONFIG, _GENERATION = "config.json", "generation_config.json"
 _MOST_LAYERS, _MOST_COUNT, _MOST_SIZE = 10**4, 10**6, 2**40
@@ -60,7 +60,7 @@ def read_builder(path: str | Path, class_name: str, sizes: Mapping[str, Number],
             generation = transformers.GenerationConfig.from_pretrained(path)
         except Exception as error:  # whatever transformers makes of it
             raise _unreadable(path, error) from error
-    return PretrainedBuilder(model_class, config, sizes, readout_of(readout), generation)
+    return PretrainedBuilder(model_class, config, dict(sizes), readout_of(readout), generation)
 
 
 def open_pretrained(path: str | Path) -> nn.Module:
@@ -237,16 +237,6 @@ def _config(path: str | Path) -> Any:
             f"The model at {path} is of a class that comes as code with it, which is never run. If you know it, open "
             "it yourself: AutoModel.from_pretrained(..., trust_remote_code=True), and give the model."
         ) from None
-
-
-def is_causal(model: nn.Module) -> bool:
-    """Whether a Hugging Face model predicts the next token at each token, by a head on its hidden states."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
-
-    names = {name for one in CAUSAL.values() for name in ((one,) if isinstance(one, str) else one)}
-    return type(model).__name__.removeprefix("FSDP") in names and not getattr(
-        model.config, "output_router_logits", False
-    )
 
 
 def _transformers() -> Any:

@@ -127,12 +127,13 @@ class Manifest:
                 )
 
 
-def check_unchanged(folder: str | Path, names: Iterable[str]) -> None:
+def check_unchanged(folder: str | Path, names: Iterable[str], complete: bool = False) -> None:
     """Refuse files that are not as this library wrote them.
 
     Args:
         folder: The folder.
-        names: Of the files; those that are not there, or of which nothing is known, are passed over.
+        names: Of the files; those of which nothing is known are passed over.
+        complete: Whether those that are not there are refused too; passed over where not.
 
     Raises:
         CheckpointError: If one is another.
@@ -140,6 +141,8 @@ def check_unchanged(folder: str | Path, names: Iterable[str]) -> None:
     manifest = Manifest.read(Path(folder))
     for name in names:
         entry, file = manifest.files.get(name), Path(folder) / name
+        if complete and entry is not None and not file.is_file():
+            raise CheckpointError(f"{file} is missing, or no file. Restore it, or take an earlier checkpoint.")
         if entry is not None and file.is_file() and not entry.fits(file):
             raise CheckpointError(
                 f"{file} is damaged: it is not as it was written. Restore it, or save again. If you have changed it "

@@ -8,21 +8,24 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, ClassVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from ..buffers import Private
+from ..builders import Builder, SharedForward, as_builder
 from ..errors import BuildError, ConfigError, SettingError
-from ..families import PretrainedBuilder
+from ..files.weights import ADAPTER
 from ..layouts import Layout
 from ..names import RankPattern, Scaling
 from ..outlines import is_quantised
 from ..rank_space import RANK, largest_rank, rank_at
 from ..space import Number, Setting
+from ..views import Skeleton
 from .checks import lora_layers
 from .making import without_old_names
-from .saving import adapter_state, identity_of, write_config
+from .saving import adapter_state, identity_of, load_adapter_state, write_config
 
 __all__ = ["AdapterBuilder", "Outline", "adapted", "adapter_layouts", "base_of"]
 
@@ -35,7 +38,7 @@ _OURS = (
 
 
 @dataclass(frozen=True)
-class AdapterBuilder:
+class AdapterBuilder(Builder):
     """Builds a model with an adapter of a rank: what PEFT makes with `r` of that value defines what is right.
 
     Args:
@@ -46,6 +49,9 @@ class AdapterBuilder:
         adapter: The adapter's name.
     """
 
+    kind: ClassVar[str] = "adapter"
+    weights: ClassVar[str] = ADAPTER
+
     base: Callable[..., nn.Module]
     config: Any
     pattern: RankPattern = "clip"
@@ -54,6 +60,7 @@ class AdapterBuilder:
     largest: int = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "base", as_builder(self.base))
         object.__setattr__(self, "largest", largest_rank(self.config, self.pattern))
         if self.scaling not in get_args(Scaling):
             raise ConfigError(f"scaling={self.scaling!r} is unknown. Choose one of {', '.join(get_args(Scaling))}.")
@@ -135,12 +142,27 @@ class AdapterBuilder:
 
     def layouts(self, full: nn.Module) -> tuple[Layout, ...]:
         """Return the layouts of the fused parameters that are known: the adapter's, and those of the family."""
-        known = self.base.layouts(full) if isinstance(self.base, PretrainedBuilder) else ()
-        return adapter_layouts(full, known)
+        return adapter_layouts(full, as_builder(self.base).layouts(full))
+
+    def inner(self, full: nn.Module) -> Any:
+        """Return the model without what PEFT has put around it."""
+        return base_of(full)
+
+    def shared_forward(
+        self, private: Private, prepared: Callable[[Setting], Skeleton], plain: Callable[[Setting], Skeleton]
+    ) -> SharedForward:
+        """Return how several ranks share a forward, each on examples of its own."""
+        from .forward import GatedForward
+
+        return GatedForward(self, private, prepared, plain)
+
+    def restore(self, full: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
+        """Put an adapter's stored weights into the adapted model."""
+        load_adapter_state(full, self.adapter, weights, path)
 
     def to_json(self, full: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return what a checkpoint needs beside PEFT's config to make this builder again, as plain values."""
-        base = self.base.to_json(full, state) if isinstance(self.base, PretrainedBuilder) else None
+        base = as_builder(self.base).to_json(full, state) or None
         return {
             "adapter": {
                 "pattern": self.pattern,

@@ -1,0 +1,1 @@
+"""What only networks of Hugging Face models have."""
