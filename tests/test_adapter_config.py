@@ -7,7 +7,6 @@ from transformers import BertConfig, BertForSequenceClassification, LlamaConfig,
 
 from sortednet import Space
 from sortednet.adapter_config import AdapterConfig
-from sortednet.config import SamplerConfig
 from sortednet.errors import BuildError, ConfigError, SpaceError
 from sortednet.fine_tuning_config import FineTuningConfig, ImportanceConfig, PretrainedConfig, TextConfig
 from sortednet.fine_tuning_parts import make_adapter, make_arguments
@@ -17,6 +16,7 @@ from sortednet.named import make_objective
 from sortednet.network import SortedNet
 from sortednet.objectives import PerExample
 from sortednet.sampling import Geometric, Weighted
+from sortednet.training_config import SamplerConfig
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 GLUE = ["dylora_minilm_sst2", "dylora_minilm_mrpc", "dylora_minilm_rte"]

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from sortednet import Space
-from sortednet.config import ObjectiveConfig, RunConfig
+from sortednet.config import RunConfig
 from sortednet.errors import ConfigError
 from sortednet.fine_tuning_config import FineTuningConfig, PretrainedConfig, TextConfig
 from sortednet.fine_tuning_parts import make_arguments
@@ -12,6 +12,7 @@ from sortednet.fine_tuning_stages import identity
 from sortednet.jobs.configurations import read_config
 from sortednet.named import make_objective
 from sortednet.objectives import PerExample, Stochastic, StochasticSummation, Summation
+from sortednet.training_config import ObjectiveConfig
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SHIPPED = ["minilm_sst2", "minilm_stsb", "causal_gsm8k"]

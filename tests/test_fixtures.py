@@ -28,13 +28,13 @@ from safetensors.torch import load_file
 import sortednet as sn
 from sortednet import image_job, symbolic_commands, symbolic_job
 from sortednet.cli import main
-from sortednet.config import ObjectiveConfig, SamplerConfig
 from sortednet.experiments import Conditions, symbolic
 from sortednet.formula_record import FormulaRecord
 from sortednet.jobs.configurations import read_config, read_symbolic_config
 from sortednet.named import make_objective
 from sortednet.recipes import recipe_of
 from sortednet.symbolic import load_model
+from sortednet.training_config import ObjectiveConfig, SamplerConfig
 
 FOLDER = Path(__file__).parent / "fixtures"
 VERSIONS = sorted(one.name for one in FOLDER.iterdir())

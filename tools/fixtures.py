@@ -39,12 +39,12 @@ from transformers.utils import logging
 
 import sortednet as sn
 from sortednet.cli import main
-from sortednet.config import ObjectiveConfig, SamplerConfig
 from sortednet.experiments import Conditions, symbolic
 from sortednet.formula_record import FormulaRecord
 from sortednet.named import make_objective
 from sortednet.recipes import recipe_of
 from sortednet.symbolic import load_model
+from sortednet.training_config import ObjectiveConfig, SamplerConfig
 
 HERE = "<here>"
 CONFIGS, LISTS = (Path(__file__).absolute().parent / one for one in ("configs", "lists"))

@@ -8,20 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from .errors import ConfigError, SettingError, SpaceError
-from .names import IMAGES, MODELS, OWN_BUILDER, RECIPES, SAMPLERS, BufferPolicy
+from .names import IMAGES, MODELS, OWN_BUILDER, RECIPES, BufferPolicy
 from .space import Space
-from .training_config import TrainingConfig
+from .training_config import ObjectiveConfig, SamplerConfig, TrainingConfig
 
 __all__ = [
     "DataConfig",
     "LayoutConfig",
     "ModelConfig",
-    "ObjectiveConfig",
     "RunConfig",
-    "SamplerConfig",
     "check_recipe",
     "check_space",
 ]
@@ -84,56 +82,6 @@ class LayoutConfig:
     pattern: str
     axis: int = 0
     blocks: int = 3
-
-
-@dataclass(frozen=True)
-class SamplerConfig:
-    """How settings are drawn.
-
-    Args:
-        name: `uniform`, `stratified`, `weighted`, `per_dimension`, `geometric` or `cycle`.
-        options: Further arguments of the sampler.
-        always: Settings in every draw: `largest`, or `sandwich` for the largest and the smallest.
-
-    Raises:
-        ConfigError: If the name is unknown.
-    """
-
-    name: str = "stratified"
-    options: dict[str, Any] = field(default_factory=dict)
-    always: Literal["largest", "sandwich"] | None = None
-
-    def __post_init__(self) -> None:
-        SAMPLERS.check(self.name, "sampler.name")
-
-
-@dataclass(frozen=True)
-class ObjectiveConfig:
-    """Which sub-models a batch trains.
-
-    Args:
-        name: `stochastic`, `per_example`, `stochastic_summation` or `summation`.
-        draws: Sub-models that a batch is split among, for `stochastic`.
-        distillation: Weight of the full model's outputs as targets; 0 for none.
-        temperature: Of the distillation.
-        full_weight: Weight of the full model's loss where the others have 1, above 0; weights are normalised.
-
-    Raises:
-        ConfigError: If a value is outside its range.
-    """
-
-    name: Literal["stochastic", "per_example", "stochastic_summation", "summation"] = "stochastic"
-    draws: int = 8
-    distillation: float = 0.0
-    temperature: float = 1.0
-    full_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.draws < 1 or self.distillation < 0 or self.temperature <= 0 or self.full_weight <= 0:
-            raise ConfigError(
-                f"objective.draws={self.draws} must be at least 1, distillation={self.distillation} at least 0, "
-                f"temperature={self.temperature} and full_weight={self.full_weight} above 0."
-            )
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .adapter_config import AdapterConfig
-from .config import ObjectiveConfig, SamplerConfig, check_recipe, check_space
+from .config import check_recipe, check_space
 from .errors import ConfigError
 from .names import UpdateRule
 from .rank_space import RANK
 from .space import Space
+from .training_config import ObjectiveConfig, SamplerConfig
 
 __all__ = ["FineTuningConfig", "ImportanceConfig", "PretrainedConfig", "TextConfig"]
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from .config import ObjectiveConfig, SamplerConfig
 from .distillation import Distillation
 from .errors import ConfigError, SortedNetError
 from .names import OBJECTIVES, SAMPLERS
@@ -14,6 +13,7 @@ from .network import SortedNet
 from .objectives import Objective, PerExample, Stochastic, StochasticSummation, Summation
 from .sampling import Sampler, Sandwich, WithLargest
 from .space import Setting, Space
+from .training_config import ObjectiveConfig, SamplerConfig
 
 __all__ = ["DEFAULT_OBJECTIVE", "DEFAULT_SAMPLER", "call", "make_objective", "make_sampler", "objective_of"]
 

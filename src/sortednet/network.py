@@ -19,7 +19,6 @@ from .errors import BuildError, DataError, SettingError
 from .layouts import Layout, tensors_of
 from .names import BufferPolicy
 from .outlines import call_builder
-from .readouts import Readout
 from .sharing import Sharing
 from .space import Number, Setting, Space
 from .storing import write_network
@@ -130,7 +129,7 @@ class SortedNet(nn.Module):
         /,
         *,
         space: Space | None = None,
-        readout: str | Readout | None = "default",
+        readout: Any = "default",
         layouts: Layout | Iterable[Layout] = (),
         buffers: BufferPolicy = "shared",
         private: str | Sequence[str] = (),

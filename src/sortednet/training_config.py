@@ -1,16 +1,16 @@
-"""The configuration of a training loop: how many updates of what, by which optimiser and schedule."""
+"""The configuration of training: a loop, by which optimiser and schedule; which sub-models; and how they are drawn."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 from .errors import ConfigError
-from .names import UpdateRule
+from .names import SAMPLERS, UpdateRule
 from .packages import check_installed
 
-__all__ = ["TrainingConfig"]
+__all__ = ["ObjectiveConfig", "SamplerConfig", "TrainingConfig"]
 
 
 @dataclass(frozen=True)
@@ -100,3 +100,53 @@ _CHOICES = {
     "update": get_args(UpdateRule),
     "precision": ("no", "bf16"),
 }
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How settings are drawn.
+
+    Args:
+        name: `uniform`, `stratified`, `weighted`, `per_dimension`, `geometric` or `cycle`.
+        options: Further arguments of the sampler.
+        always: Settings in every draw: `largest`, or `sandwich` for the largest and the smallest.
+
+    Raises:
+        ConfigError: If the name is unknown.
+    """
+
+    name: str = "stratified"
+    options: dict[str, Any] = field(default_factory=dict)
+    always: Literal["largest", "sandwich"] | None = None
+
+    def __post_init__(self) -> None:
+        SAMPLERS.check(self.name, "sampler.name")
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Which sub-models a batch trains.
+
+    Args:
+        name: `stochastic`, `per_example`, `stochastic_summation` or `summation`.
+        draws: Sub-models that a batch is split among, for `stochastic`.
+        distillation: Weight of the full model's outputs as targets; 0 for none.
+        temperature: Of the distillation.
+        full_weight: Weight of the full model's loss where the others have 1, above 0; weights are normalised.
+
+    Raises:
+        ConfigError: If a value is outside its range.
+    """
+
+    name: Literal["stochastic", "per_example", "stochastic_summation", "summation"] = "stochastic"
+    draws: int = 8
+    distillation: float = 0.0
+    temperature: float = 1.0
+    full_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.draws < 1 or self.distillation < 0 or self.temperature <= 0 or self.full_weight <= 0:
+            raise ConfigError(
+                f"objective.draws={self.draws} must be at least 1, distillation={self.distillation} at least 0, "
+                f"temperature={self.temperature} and full_weight={self.full_weight} above 0."
+            )

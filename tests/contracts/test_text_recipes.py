@@ -17,13 +17,13 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, T
 import sortednet as sn
 from sortednet import fine_tuning_parts
 from sortednet.adapter_config import AdapterConfig
-from sortednet.config import ObjectiveConfig, SamplerConfig
 from sortednet.errors import ConfigError
 from sortednet.fine_tuning import SortedTrainer
 from sortednet.fine_tuning_config import FineTuningConfig, PretrainedConfig, TextConfig
 from sortednet.fine_tuning_job import train
 from sortednet.objectives import Stochastic, Summation
 from sortednet.text import train_tokenizer
+from sortednet.training_config import ObjectiveConfig, SamplerConfig
 
 UPDATES = 2  # of a stage
 WORDS = ["good fine film", "bad dull film", "a nice story", "a poor story", "so good", "so bad"]

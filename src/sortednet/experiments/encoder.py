@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from .. import cost
-from ..config import ObjectiveConfig, SamplerConfig
 from ..fine_tuning_config import FineTuningConfig, PretrainedConfig, TextConfig
 from ..pictures import write_bars, write_lines
 from ..run_folder import read_curves
 from ..space import Setting
 from ..text.tasks import TASKS
+from ..training_config import ObjectiveConfig, SamplerConfig
 from .images import thinned
 from .running import Conditions, Experiment, Job, Outcome, Result
 
