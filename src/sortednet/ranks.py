@@ -18,21 +18,10 @@ from .errors import BuildError, CheckpointError, ConfigError, SettingError, Spac
 from .families import open_pretrained
 from .files.weights import METADATA
 from .huggingface.network import PretrainedNet
-from .lora import (
-    AdapterBuilder,
-    Outline,
-    adapted,
-    adapter_layouts,
-    adapter_state,
-    baked,
-    check_base,
-    check_config,
-    check_layers,
-    load_adapter_state,
-    order_by_singular_values,
-    read_config,
-    write_adapter,
-)
+from .lora.builder import AdapterBuilder, Outline, adapted, adapter_layouts
+from .lora.checks import check_config, check_layers
+from .lora.ordering import order_by_singular_values
+from .lora.saving import adapter_state, baked, check_base, load_adapter_state, read_config, write_adapter
 from .names import RankPattern, Scaling
 from .network import SortedNet
 from .outlines import outline

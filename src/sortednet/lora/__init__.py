@@ -1,10 +1,10 @@
 """Adapters of PEFT whose rank is sorted."""
 
-from .builder import AdapterBuilder, Outline, adapted, adapter_layouts, base_of
+from .builder import AdapterBuilder, Outline, adapted, adapter_layouts
 from .checks import check_config, check_layers
 from .forward import GatedForward
 from .gates import Gates
-from .making import lora_config, open_plain
+from .making import base_of, lora_config, open_plain
 from .ordering import order_by_singular_values
 from .saving import (
     adapter_state,

@@ -24,10 +24,11 @@ from ..rank_space import RANK, largest_rank, rank_at
 from ..space import Number, Setting
 from ..views import Skeleton
 from .checks import lora_layers
-from .making import without_old_names
+from .forward import GatedForward
+from .making import base_of, without_old_names
 from .saving import adapter_state, identity_of, load_adapter_state, write_config
 
-__all__ = ["AdapterBuilder", "Outline", "adapted", "adapter_layouts", "base_of"]
+__all__ = ["AdapterBuilder", "Outline", "adapted", "adapter_layouts"]
 
 _OURS = (
     Layout("*.lora_A.*.weight", axis=0, blocks=1),
@@ -152,8 +153,6 @@ class AdapterBuilder(Builder):
         self, private: Private, prepared: Callable[[Setting], Skeleton], plain: Callable[[Setting], Skeleton]
     ) -> SharedForward:
         """Return how several ranks share a forward, each on examples of its own."""
-        from .forward import GatedForward
-
         return GatedForward(self, private, prepared, plain)
 
     def restore(self, full: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
@@ -208,11 +207,6 @@ def adapted(base: nn.Module, config: Any, adapter: str = "default", *, initial: 
     model.peft_config[adapter].init_lora_weights = config.init_lora_weights
     model.peft_config[adapter].base_model_name_or_path = config.base_model_name_or_path
     return cast(nn.Module, model)
-
-
-def base_of(full: nn.Module) -> Any:
-    """Return the model itself, without what PEFT has put around it, if it has."""
-    return cast(Any, full).get_base_model() if hasattr(full, "peft_config") else full
 
 
 def _let_checkpoints_start(model: Any) -> None:

@@ -29,8 +29,8 @@ from ..rank_space import RANK
 from ..space import Setting
 from ..trials import Inputs, equal, some_rows
 from ..views import Skeleton, Skeletons
-from .builder import AdapterBuilder, base_of
-from .gates import Gates
+from .gates import Gates, Ranked
+from .making import base_of
 
 __all__ = ["GatedForward"]
 
@@ -42,7 +42,7 @@ class _Stop(Exception):  # noqa: N818
 class _Trunk:
     """A model with gates, whose forward may end behind its inner model."""
 
-    def __init__(self, skeleton: Skeleton, builder: AdapterBuilder, inner: str | None) -> None:
+    def __init__(self, skeleton: Skeleton, builder: Ranked, inner: str | None) -> None:
         self.skeleton = skeleton
         self.gates = Gates(skeleton.module, builder)
         self._stops = False
@@ -101,7 +101,7 @@ class GatedForward:
 
     def __init__(
         self,
-        builder: AdapterBuilder,
+        builder: Ranked,
         private: Private,
         prepared: Callable[[Setting], Skeleton],
         plain: Callable[[Setting], Skeleton],

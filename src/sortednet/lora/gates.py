@@ -9,16 +9,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..axes import Unshareable
+from ..names import Scaling
 from ..trials import is_checkpointed
-from .builder import AdapterBuilder
 
-__all__ = ["Gates"]
+__all__ = ["Gates", "Ranked"]
+
+
+class Ranked(Protocol):
+    """What gates need to know of the builder of an adapter; see `AdapterBuilder`."""
+
+    @property
+    def adapter(self) -> str:
+        """The adapter's name."""
+
+    @property
+    def largest(self) -> int:
+        """The largest rank."""
+
+    @property
+    def scaling(self) -> Scaling:
+        """What a smaller rank is multiplied by."""
+
+    def layers(self, model: nn.Module) -> dict[str, Any]:
+        """Return the adapted layers of a model, by name."""
+
+    def gate(self, rank: int, own: int) -> float:
+        """Return the scaling at a rank over that of the full rank `own`."""
+
+    def rank_of(self, rank: int, own: int) -> int:
+        """Return the rank of a layer whose full rank is `own`."""
 
 
 class Gates:
@@ -29,7 +54,7 @@ class Gates:
         builder: What has built it.
     """
 
-    def __init__(self, model: nn.Module, builder: AdapterBuilder) -> None:
+    def __init__(self, model: nn.Module, builder: Ranked) -> None:
         self._builder = builder
         self._now: dict[int, Tensor] | None = None
         self._recomputable = False  # inside of a checkpoint that finds the gates again

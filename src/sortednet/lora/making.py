@@ -6,14 +6,14 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
 from ..errors import CheckpointError, ConfigError
 from ..packages import needs
 
-__all__ = ["lora_config", "open_plain", "without_old_names"]
+__all__ = ["base_of", "lora_config", "open_plain", "without_old_names"]
 
 
 @contextmanager
@@ -64,3 +64,8 @@ def open_plain(model: nn.Module, path: str | Path) -> nn.Module:
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise CheckpointError(f"PEFT cannot open {path} on a {type(model).__name__}: {error}") from error
     return opened.eval()
+
+
+def base_of(full: nn.Module) -> Any:
+    """Return the model itself, without what PEFT has put around it, if it has."""
+    return cast(Any, full).get_base_model() if hasattr(full, "peft_config") else full
