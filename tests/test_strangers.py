@@ -36,6 +36,7 @@ from sortednet.files import records
 from sortednet.files.manifest import MANIFEST
 from sortednet.files.weights import METADATA, WEIGHTS
 from sortednet.formula_record import FormulaRecord
+from sortednet.jobs.configurations import read_config
 from sortednet.jobs.selection import chosen_in
 from sortednet.models import resolve
 from sortednet.points_file import read_points
@@ -100,6 +101,43 @@ def test_a_file_that_is_nearly_nothing_but_a_hole_is_refused(tmp_path: Path) -> 
         read_curves(tmp_path)
     with pytest.raises(DataError, match="larger than"):
         read_points(tmp_path / "x.csv", None, None)
+
+
+def test_a_pipe_is_no_file_of_points(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.csv")
+    with pytest.raises(DataError, match="is a pipe"):
+        read_points(tmp_path / "x.csv", None, None)
+
+
+def test_a_long_list_of_settings_takes_no_longer_than_its_settings(tmp_path: Path) -> None:
+    """The parser of configurations would take a copy of the whole list for each entry: some minutes for these."""
+    held = records.read(FIXTURES / "runs" / "images" / "config.json")
+    many = [{"depth": depth, "width": 2} for depth in range(1, 3001)]
+    (tmp_path / "config.json").write_text(json.dumps({**held, "space": many}))
+    assert len(read_config(tmp_path / "config.json").make_space()) == 3000
+    (tmp_path / "config.json").write_text(json.dumps({**held, "space": [held["space"]] * 3000}))
+    with pytest.raises(ConfigError, match=r"a list\. Give an int or a float") as told:
+        read_config(tmp_path / "config.json")
+    assert len(str(told.value)) < 1000
+
+
+@pytest.mark.parametrize("lost", ["optimizer.pt", "trainer_state.json", "sortednet_objective.json"])
+def test_a_checkpoint_that_lacks_a_file_is_not_gone_on_from(tmp_path: Path, lost: str) -> None:
+    run = shutil.copytree(FIXTURES / "runs" / "text", tmp_path / "run")
+    from sortednet.resuming import last_checkpoint, seal
+
+    folder = Path(last_checkpoint(next(run.rglob("checkpoint-*")).parent))
+    seal(folder)
+    if not (folder / lost).is_file():
+        pytest.skip(f"the fixture has no {lost}")
+    (folder / lost).unlink()
+    others = sorted(folder.parent.glob("checkpoint-*"))
+    if len(others) > 1:
+        with pytest.warns(UserWarning, match="earlier"):
+            assert last_checkpoint(folder.parent) != str(folder)
+    else:
+        with pytest.warns(UserWarning, match="earlier"), pytest.raises(CheckpointError, match="no checkpoint"):
+            last_checkpoint(folder.parent)
 
 
 def test_a_column_that_writes_on_the_terminal_is_refused(tmp_path: Path) -> None:
