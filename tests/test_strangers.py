@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import struct
+import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -238,7 +240,7 @@ def test_labels_are_texts_of_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize("largest", [1e308, -1e308, float("inf"), float("nan"), 1e-308])
 def test_whatever_was_measured_can_be_drawn(largest: float, tmp_path: Path) -> None:
     table = Table([Row(sn.Setting({"depth": 1}), largest, 10**29), Row(sn.Setting({"depth": 2}), 0.5, 3)])
-    found = Similarity("kl", ("depth=1",), (0, 1), ((largest, 0.5),), (3, 4))
+    found = Similarity("kl", ("depth=1",), (0, 1), ((abs(largest), 0.5),), (3, 4))
     write_picture(tmp_path / "a.png", table)
     write_report(
         tmp_path / "a.html", table, curves={"depth=1": [(1, largest), (2, 0.5)]}, similarities=[found],
@@ -470,3 +472,292 @@ def test_the_command_line_says_so_in_one_line(tmp_path: Path, capsys) -> None:
     (run / "config.json").write_text(json.dumps(held))
     assert main(["evaluate", str(run)]) == 2
     assert "cannot be read as named arrays" in " ".join(capsys.readouterr().err.split())
+
+
+# What a third reader found
+
+
+HIDDEN = [
+    r'{"class\x5fpath": "os.system", "init_args": {"command": "touch PWNED"}}', '{"class\\u005fpath": "antigravity.X"}',
+    "antigravity.X", "a: &a [1, 2]\nb: [*a, *a]",
+]  # fmt: skip
+SECTIONS = [
+    ("model", "options"), ("data", "options"), ("sampler", "options"), ("space",), ("recipe_options",), ("private",),
+    ("training", "updates"), ("objective", "draws"), ("layouts",), ("data", "flip"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("keys", SECTIONS, ids=".".join)
+@pytest.mark.parametrize("text", HIDDEN, ids=range(len(HIDDEN)))
+def test_a_text_of_a_configuration_is_never_read_as_anything_else(
+    keys: tuple[str, ...], text: str, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    held = records.read(FIXTURES / "runs" / "images" / "config.json")
+    inside = held
+    for key in keys[:-1]:
+        inside = inside.setdefault(key, {})
+    is_options = keys[-1].endswith("options")
+    inside[keys[-1]] = {"a": text} if is_options else text
+    (tmp_path / "config.json").write_text(json.dumps(held))
+    try:
+        found = read_config(tmp_path / "config.json")
+    except ConfigError:
+        assert keys[-1] != "options"
+    else:
+        value = found
+        for key in keys:
+            value = getattr(value, key)
+        assert value == {"a": text}
+    assert not (tmp_path / "PWNED").exists()
+    assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize("values", [{"updates": "7"}, {"learning_rate": "1e-3"}, {"tensorboard": "true"}], ids=str)
+def test_a_number_in_quotes_is_a_text(values: dict[str, Any], tmp_path: Path) -> None:
+    held = records.read(FIXTURES / "runs" / "images" / "config.json")
+    (tmp_path / "config.json").write_text(json.dumps({**held, "training": {**held["training"], **values}}))
+    with pytest.raises(ConfigError, match=rf"training\.{next(iter(values))}: Expected"):
+        read_config(tmp_path / "config.json")
+
+
+NESTED = [
+    {"text_config": {"model_type": "blip_text_model", "auto_map": {"AutoModel": "x--m.C"}}},
+    {"a": [{"auto_map": {"AutoModel": "x--m.C"}}]},
+    {"transformers_weights": "sub/model.safetensors"},
+    {"attribute_map": "x"},
+    {"architectures": ["PreTrainedModel"]},
+]
+
+
+@pytest.mark.parametrize("values", NESTED, ids=lambda one: next(iter(one)))
+def test_a_config_that_leads_elsewhere_is_refused(models: Path, tmp_path: Path, values: dict[str, Any]) -> None:
+    for kind in ("llama", "saved"):
+        folder = changed(models, tmp_path, kind, values)
+        with pytest.raises(CheckpointError):
+            sn.SortedNet.from_pretrained(folder, num_hidden_layers=[1, 2])
+        if kind == "saved" and "architectures" not in values:  # of which a saved network has the class itself
+            with pytest.raises(CheckpointError):
+                sn.load(folder)
+
+
+@pytest.mark.parametrize("values", [{"do_sample": "no"}, {"use_cache": "no"}, {"eos_token_id": 1.5}], ids=str)
+def test_a_generation_config_holds_flags_and_tokens(models: Path, tmp_path: Path, values: dict[str, Any]) -> None:
+    folder = changed(models, tmp_path, "llama", values, "generation_config.json")
+    with pytest.raises(CheckpointError, match=r"generation_config\.json is damaged"):
+        sn.SortedNet.from_pretrained(folder, num_hidden_layers=[1, 2])
+
+
+def test_compressed_weights_of_torch_are_refused(models: Path, tmp_path: Path) -> None:
+    folder = changed(models, tmp_path, "llama", {})
+    state = LlamaForCausalLM.from_pretrained(folder).state_dict()
+    (folder / WEIGHTS).unlink()
+    torch.save(state, tmp_path / "whole.bin")
+    place = folder / "pytorch_model.bin"
+    with zipfile.ZipFile(tmp_path / "whole.bin") as given, zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as out:
+        for name in given.namelist():
+            out.writestr(name, given.read(name))
+    with pytest.raises(CheckpointError, match="is compressed"):
+        sn.SortedNet.from_pretrained(folder, num_hidden_layers=[1, 2])
+
+
+def test_a_folder_with_a_file_named_setting_json_is_not_ours(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for name in ("README.md", "tokenizer.json", "config.json", "vocab.txt", "model.onnx", WEIGHTS, METADATA):
+        (mine / name).write_text("mine")
+    (mine / "setting.json").write_text('{"volume": 3}')
+    run = shutil.copytree(FIXTURES / "runs" / "images", tmp_path / "run")
+    assert main(["extract", str(run), "depth=1,width=2", "--output", str(mine)]) == 2
+    assert all(one.read_text() in ("mine", '{"volume": 3}') for one in mine.iterdir())
+    assert len(list(mine.iterdir())) == 8
+
+
+def test_a_run_whose_network_is_a_link_is_refused(tmp_path: Path, capsys) -> None:
+    run = shutil.copytree(FIXTURES / "runs" / "images", tmp_path / "run")
+    (run / "model").rename(tmp_path / "elsewhere")
+    (run / "model").symlink_to(tmp_path / "elsewhere")
+    for command in (["evaluate", str(run)], ["extract", str(run), "depth=1,width=2", "--output", str(tmp_path / "o")]):
+        assert main(command) == 2
+        assert "link" in capsys.readouterr().err
+
+
+def small(**options: Any) -> sn.SortedNet:
+    torch.manual_seed(0)
+    return sn.SortedNet(mlp, sn.Space(depth=[1, 2], width=[2, 4]), **options)
+
+
+def mlp(depth: int, width: int) -> nn.Module:
+    layers = [nn.Linear(3 if place == 0 else width, width) for place in range(depth)]
+    return nn.ModuleDict({"body": nn.Sequential(*layers), "head": nn.Linear(width, 2)})
+
+
+def private_as(change: Callable[[dict[str, torch.Tensor]], None], folder: Path) -> None:
+    """Write the private tensors of a network in another way, with digests that fit."""
+    from sortednet.files import tensor_file
+
+    small(private="head.*").save_pretrained(folder)
+    file = next(folder.glob("private-*.safetensors"))
+    tensors, _ = checkpoint.read_file(file)
+    file.unlink()
+    change(tensors)
+    out = io.BytesIO()
+    found = checkpoint.write_tensors(out, tensors)
+    name = f"private-{tensor_file.digest_of(found)[:12]}.safetensors"
+    (folder / name).write_bytes(out.getvalue())
+    rewritten(folder, lambda held: held.update({"private_file": name}))
+    (folder / MANIFEST).unlink()
+
+
+KEY = "depth=1,width=2|head.bias"
+OTHER: dict[str, Callable[[dict[str, torch.Tensor]], None]] = {
+    "shorter": lambda held: held.update({KEY: torch.zeros(1)}),
+    "scalar": lambda held: held.update({KEY: torch.tensor(1.0)}),
+    "wider": lambda held: held.update({"depth=1,width=2|head.weight": torch.zeros(5, 2)}),
+    "missing": lambda held: held.__delitem__(KEY),
+    "complex": lambda held: held.update({KEY: torch.zeros(2, dtype=torch.complex64)}),
+    "whole": lambda held: held.update({KEY: torch.zeros(2, dtype=torch.int64)}),
+    "unknown name": lambda held: held.update({"depth=1,width=2|body.9.bias": torch.zeros(2)}),
+    "unknown setting": lambda held: held.update({"depth=7,width=2|head.bias": torch.zeros(2)}),
+    "spaces": lambda held: held.update({" depth=1 , width=2|head.bias": held.pop(KEY)}),
+    "many digits": lambda held: held.update({f"depth={'9' * 5000}|head.bias": torch.zeros(2)}),
+}
+
+
+@pytest.mark.parametrize("how", OTHER)
+def test_private_tensors_are_exactly_those_of_the_network(how: str, tmp_path: Path) -> None:
+    private_as(OTHER[how], tmp_path / "net")
+    with pytest.raises(SortedNetError):
+        sn.load(tmp_path / "net", mlp)
+    if how not in ("unknown name", "unknown setting", "many digits"):  # which a corner does not look at
+        with pytest.raises(SortedNetError):
+            sn.load(tmp_path / "net", mlp, at="depth=1,width=2")
+
+
+def test_private_tensors_as_they_were_written_are_read(tmp_path: Path) -> None:
+    private_as(lambda held: None, tmp_path / "net")
+    assert len(sn.load(tmp_path / "net", mlp).private.tensors()) == 6
+
+
+def test_complex_numbers_are_not_taken_for_real_ones(tmp_path: Path) -> None:
+    small().save_pretrained(tmp_path)
+    tensors, metadata = checkpoint.read_file(tmp_path / WEIGHTS)
+    tensors["head.bias"] = tensors["head.bias"].to(torch.complex64)
+    (tmp_path / WEIGHTS).write_bytes(checkpoint.to_bytes(tensors, {"sortednet": metadata["sortednet"]}))
+    for at in (None, "depth=1"):
+        with pytest.raises(CheckpointError, match=r"head\.bias is stored as"):
+            sn.load(tmp_path, mlp, at=at)
+
+
+PATTERNS = [
+    {"target_modules": "(.|.)*!"}, {"exclude_modules": ".?" * 60 + "!"}, {"rank_pattern": {"(.|.)*!": 2}},
+    {"alpha_pattern": {"(a|a)+$": 2}}, {"layers_pattern": "(.|.)*!", "layers_to_transform": [0]},
+    {"layers_pattern": ["(.*)*!"]}, {"target_modules": r"(a)\1\1"}, {"target_modules": "(?=a*)*b"},
+    {"use_rslora": "false"}, {"fan_in_fan_out": "no"}, {"target_modules": {"query": 1}}, {"rank_pattern": ["a"]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("values", PATTERNS, ids=str)
+def test_patterns_that_take_for_ever_and_other_kinds_are_refused(values: dict[str, Any], tmp_path: Path) -> None:
+    from sortednet.lora import read_config as read_adapter
+
+    held = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["query"], **values}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(held))
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json is damaged"):
+        read_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("pattern", [r".*\.(q_proj|v_proj)", r".*decoder.*(SelfAttention|EncDecAttention).*(q|v)$",
+                                     r"model\.layers\.\d+\.mlp", "query"])  # fmt: skip
+def test_patterns_as_people_write_them_are_read(pattern: str, tmp_path: Path) -> None:
+    from sortednet.lora import read_config as read_adapter
+
+    held = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": pattern}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(held))
+    assert read_adapter(tmp_path).target_modules == pattern
+
+
+def test_a_label_that_reads_like_a_setting_is_refused(tmp_path: Path) -> None:
+    from sortednet.files.weights import digest
+
+    small().save_pretrained(tmp_path / "model")
+    held = {"model": digest(tmp_path / "model"), "chosen": {"depth=1,width=2": "depth=1,width=4"}}
+    (tmp_path / "chosen.json").write_text(records.to_text(held))
+    with pytest.raises(ConfigError, match="reads like a setting"):
+        chosen_in(tmp_path)
+
+
+def test_a_table_of_many_rows_is_read_and_drawn_in_time(tmp_path: Path) -> None:
+    rows = [Row(sn.Setting({"depth": depth}), float(depth), depth) for depth in range(1, 12_001)]
+    Table(rows).to_json(tmp_path / "table.json")
+    held = records.read(tmp_path / "table.json")
+    held["rows"].append(held["rows"][-1])
+    (tmp_path / "table.json").write_text(records.to_text(held))
+    began = time.monotonic()
+    with pytest.raises(CheckpointError, match="more than one row"):
+        Table.from_json(tmp_path / "table.json")
+    assert time.monotonic() - began < 20  # it was quadratic: some minutes
+
+
+@pytest.mark.parametrize("change", [
+    {"metric": "x" * 20_000}, {"format": True}, {"format": 1.0},
+    {"rows": [{"setting": {"depth": 1}, "quality": 1, "params": 5.0}]},
+])  # fmt: skip
+def test_a_table_of_other_kinds_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    held = records.read(table_at(tmp_path))
+    (tmp_path / "table.json").write_text(records.to_text({**held, **change}))
+    with pytest.raises(CheckpointError):
+        Table.from_json(tmp_path / "table.json")
+
+
+def test_json_of_far_more_lists_than_letters_is_refused() -> None:
+    with pytest.raises(ValueError, match="lists and objects"):
+        records.parse("[" + "[]," * 2_000_000 + "1]")
+
+
+def test_a_formula_that_multiplies_out_to_far_more_is_refused(tmp_path: Path) -> None:
+    held = records.read(formula_at(tmp_path))
+    held["formula"]["plain"] = "*".join(["(x1+1)"] * 200)
+    (tmp_path / "fit.json").write_text(records.to_text(held))
+    with pytest.raises(ConfigError, match="brackets"):
+        FormulaRecord.from_json(tmp_path / "fit.json")
+
+
+def test_a_picture_of_another_kind_than_its_name_says_is_not_opened(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for part in ("train", "test"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / part / "a" / "1.png", format="TIFF")
+    with pytest.raises(DataError, match="cannot be read as an image"):
+        load_image_folder(tmp_path)
+    for part in ("train", "test"):
+        (tmp_path / part / "a" / "1.png").unlink()
+        os.mkfifo(tmp_path / part / "a" / "1.png")
+    with pytest.raises(DataError, match="holds no image"):
+        load_image_folder(tmp_path)
+
+
+@pytest.mark.parametrize("largest", [2**40, 7])
+def test_labels_are_no_larger_than_there_are_images(largest: int, tmp_path: Path) -> None:
+    images = np.arange(96, dtype=np.uint8).reshape(6, 4, 4)
+    labels = np.array([0, 1, 0, 1, 0, largest])
+    np.savez(tmp_path / "x.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    with pytest.raises(DataError, match="Number the classes"):
+        load_npz(tmp_path / "x.npz")
+
+
+def test_a_tokenizer_that_blows_texts_up_is_refused(tmp_path: Path) -> None:
+    from sortednet.families import check_tokenizer_files
+
+    step = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 100}
+    steps = {"normalizer": {"type": "Sequence", "normalizers": [step, step]}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(steps))
+    with pytest.raises(CheckpointError, match="times as long"):
+        check_tokenizer_files(tmp_path)
+
+
+def test_an_error_writes_no_control_characters_on_the_terminal(tmp_path: Path, capsys) -> None:
+    (tmp_path / "c.yaml").write_text('"\\e[31mspace": {depth: [1]}\n')
+    assert main(["train", str(tmp_path / "c.yaml")]) == 2
+    assert "\x1b" not in capsys.readouterr().err

@@ -181,7 +181,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     place = Path(path) / METADATA if text is None else weights.path
     try:
         held = records.read(place) if text is None else records.parse(text)
-        version = held["format"]
+        version = records.whole(held["format"])
         if version == VERSION:
             _check(held)
     except FileNotFoundError:

@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tell(message: str) -> None:
+    message = "".join(one if one.isprintable() or one in "\n\u00a0" else repr(one)[1:-1] for one in message)
     try:
         from rich.text import Text
 

@@ -140,7 +140,7 @@ class RunConfig:
     def absolute(self) -> RunConfig:
         """Return the same configuration with the data's paths made absolute, so that it can be used from any folder."""
         options = {
-            name: str(Path(value).absolute()) if name in ("path", "folder") else value
+            name: str(Path(value).absolute()) if name in ("path", "folder") and isinstance(value, str) else value
             for name, value in self.data.options.items()
         }
         return replace(self, data=replace(self.data, options=options))

@@ -8,10 +8,10 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError, SortedNetError
 from .files import records
@@ -263,13 +263,10 @@ def read(document: Document, kind: type[_Config], changes: Sequence[str] = ()) -
         _refuse_code(values, ())
         parser = ArgumentParser(exit_on_error=False)
         parser.add_argument("--run", type=kind)
-        # Of a list of anything the parser has nothing to check, and takes a copy of all of it for each of its entries.
-        lists = {key: value for key, value in values.items() if isinstance(value, list) and _takes_any(kind, key)}
+        aside: dict[tuple[str, ...], Any] = {}
+        shown = _without(values, kind, (), aside)
         with contextlib.redirect_stderr(io.StringIO()):
-            parsed = parser.parse_object({"run": {**values, **{key: [] for key in lists}}})
-            for name, held in lists.items():
-                parsed[f"run.{name}"] = held
-            made = parser.instantiate(parsed).run
+            made = _made(kind, parser.parse_object({"run": shown})["run"], (), aside)
     except _UnknownKeyError as error:
         raise ConfigError(told(error, error.key, str(error))) from None
     except SortedNetError as error:
@@ -311,8 +308,87 @@ def _takes_text_only(kind: Any, parts: Sequence[str]) -> bool:
     return kind in (str, str | None)
 
 
-def _takes_any(kind: type[Any], key: str) -> bool:
-    return list[Any] in get_args(get_type_hints(kind).get(key))
+def _without(values: Any, hint: Any, path: tuple[str, ...], aside: dict[tuple[str, ...], Any]) -> Any:
+    """Return the values of a section without those of which the parser has nothing to check.
+
+    It would read a text among them as YAML once more, call what that names, and copy a list for each of its entries.
+
+    Args:
+        values: Of the section.
+        hint: What it is.
+        path: Its keys.
+        aside: What is left out is put here, by its keys.
+
+    Raises:
+        _UnknownKeyError: If a text stands where none is meant, which the parser would read as something else.
+    """
+    section = _section_of(hint)
+    if section is None or not isinstance(values, Mapping):
+        return values
+    hints, kept = get_type_hints(section), {}
+    for key, value in values.items():
+        name, meant = ".".join((*path, key)), hints[key]
+        if not _texts_fit(value, meant):
+            raise _UnknownKeyError(name, f"{name}: Expected {_kind_of(meant)}. Got value: {value!s:.80}")
+        if _section_of(meant) is not None:
+            kept[key] = _without(value, meant, (*path, key), aside)
+        elif _is_taken_as_it_is(value, meant):
+            aside[(*path, key)] = value
+        else:
+            kept[key] = value
+    for one in fields(section):
+        if (*path, one.name) in aside and one.default is MISSING and one.default_factory is MISSING:
+            kept[one.name] = type(aside[(*path, one.name)])()
+    return kept
+
+
+def _is_taken_as_it_is(value: Any, hint: Any) -> bool:
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if isinstance(value, str):
+        return len(kinds) > 1 and str in kinds
+    held = dict[str, Any] if isinstance(value, dict) else list[Any] if isinstance(value, list) else None
+    return held in kinds and (isinstance(value, list) or all(isinstance(key, str) for key in value))
+
+
+def _texts_fit(value: Any, hint: Any) -> bool:
+    """Whether texts stand only where texts may, or a section, which is looked at by itself."""
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any or _section_of(hint) is not None:
+        return True
+    if origin in (Union, UnionType):
+        return any(_texts_fit(value, one) for one in args)
+    if isinstance(value, str):
+        return hint is str or (origin is Literal and any(isinstance(one, str) for one in args))
+    if origin is list and isinstance(value, list):
+        return all(_texts_fit(one, args[0]) for one in value)
+    if origin is dict and isinstance(value, Mapping):
+        return all(_texts_fit(one, args[1]) for one in value.values())
+    return True
+
+
+def _kind_of(hint: Any) -> str:
+    names = {dict: "dict", list: "list", bool: "bool", int: "int", float: "float"}
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    known = (names.get(get_origin(one) or one, "") for one in kinds)
+    return " or ".join(filter(None, known)) or "another value"
+
+
+def _made(hint: Any, held: Any, path: tuple[str, ...], aside: Mapping[tuple[str, ...], Any]) -> Any:
+    """Make a section of what the parser has checked and what was set aside."""
+    section = _section_of(hint)
+    if section is None:
+        inner = next((one for one in get_args(hint) if _section_of(one) is not None), None)
+        return [_made(inner, one, (), {}) for one in held] if inner is not None and isinstance(held, list) else held
+    if held is None:
+        return None
+    held = held.get("init_args", held) if "class_path" in held else held
+    hints = get_type_hints(section)
+    given = {
+        one.name: aside.get((*path, one.name), _made(hints[one.name], held[one.name], (*path, one.name), aside))
+        for one in fields(section)
+        if one.init
+    }
+    return section(**given)
 
 
 def _section_of(hint: Any) -> type[Any] | None:

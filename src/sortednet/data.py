@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import cifar10
 from .errors import DataError
+from .files.records import is_shown
 from .image_files import check_unpacked, read_arrays, read_image
 from .names import IMAGES
 from .packages import needs
@@ -208,8 +209,16 @@ def load_npz(path: str | Path) -> ImageData:
     for part in ("train", "test"):
         _check_counts(images[f"{part}_images"], labels[f"{part}_labels"], f"{part}_images of {path}")
     if "class_names" in stored:
-        names = [str(name) for name in stored["class_names"].reshape(-1)]
+        given = stored["class_names"]
+        if given.dtype.kind != "U" or not all(is_shown(str(name)) for name in given.reshape(-1)):
+            raise DataError(f"class_names of {path} are no texts, or have characters that are not shown. Store text.")
+        names = [str(name) for name in given.reshape(-1)]
     else:
+        if int(labels["train_labels"].max()) >= len(labels["train_labels"]):
+            raise DataError(
+                f"A label of {path} is {int(labels['train_labels'].max())}, of {len(labels['train_labels'])} images. "
+                "Number the classes from 0, and let the training labels hold every class."
+            )
         names = [str(i) for i in range(int(labels["train_labels"].max()) + 1)]
     return _normalised(
         images["train_images"], labels["train_labels"], images["test_images"], labels["test_labels"], names, str(path)
@@ -354,13 +363,16 @@ def _class_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}. Put one folder per class there, with its images.")
     found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for one in found:
+        if not is_shown(one.name):
+            raise DataError(f"The folder {one.name!r} of {folder} has characters that are not shown. Rename it.")
     if not found:
         raise DataError(f"{folder} is empty. Put one folder per class there, with its images.")
     return found
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _size(shape: torch.Size) -> str:

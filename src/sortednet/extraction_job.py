@@ -179,7 +179,7 @@ def extract_adapter(
 
 def _write_beside(run: Opened, setting: Setting, folder: Path) -> None:
     with saving(folder, EXTRACTED, adds=True) as save:
-        run.tokenizer.save_pretrained(save.beside)
+        run.tokenizer.save_pretrained(save.beside, save_jinja_files=False)  # else in a folder of its own
         save.write(SETTING, json.dumps(dict(setting)).encode())
 
 

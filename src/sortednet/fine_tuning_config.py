@@ -59,7 +59,7 @@ class PretrainedConfig:
             ConfigError: If the package is not installed, or has no such folder.
         """
         if not self.path.startswith(_OF_PACKAGE):
-            folder = Path(self.path).expanduser()
+            folder = own_folder(self.path)
             return str(folder) if folder.is_dir() else self.path
         package, _, inside = self.path.removeprefix(_OF_PACKAGE).partition("/")
         try:
@@ -223,13 +223,13 @@ class FineTuningConfig:
     def absolute(self) -> FineTuningConfig:
         """Return the same configuration with its paths made absolute, so that it can be used from any folder."""
         path, source, options = self.pretrained.path, self.text.source, dict(self.text.options)
-        if Path(path).expanduser().is_dir():
-            path = str(Path(path).expanduser().absolute())
+        if own_folder(path).is_dir():
+            path = str(own_folder(path).absolute())
         if source is not None and source != "hub":
-            source = str(Path(source).expanduser().absolute())
+            source = str(own_folder(source).absolute())
         for name in ("train", "evaluation", "cache_folder"):
             if isinstance(options.get(name), str):
-                options[name] = str(Path(options[name]).expanduser().absolute())
+                options[name] = str(own_folder(options[name]).absolute())
         text = replace(self.text, source=source, options=options)
         return replace(self, pretrained=replace(self.pretrained, path=path), text=text)
 
@@ -250,3 +250,11 @@ class FineTuningConfig:
         if not self.space:
             return None
         return Space(self.space) if isinstance(self.space, list) else Space(**self.space)
+
+
+def own_folder(path: str) -> Path:
+    """Return a path whose `~` is the user's folder; as it is where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import nn
 
 from .adapter_config import AdapterConfig
 from .errors import BuildError, CheckpointError, ConfigError, DataError, SortedNetError
+from .families import check_folder, check_size_of, check_tokenizer_files, without_code
 from .fine_tuning_config import FineTuningConfig, TextConfig
 from .lora import lora_config
 from .named import make_objective
@@ -89,6 +91,7 @@ def make_tokenizer(config: FineTuningConfig) -> Any:
     """
     with _opening(config.pretrained.path):
         place = config.pretrained.resolve()
+        check_tokenizer_files(place)
         tokenizer = the_transformers().AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     wanted = config.pretrained.pad_token
     if wanted is not None:
@@ -159,7 +162,8 @@ def make_model(config: FineTuningConfig, data: TextData | None, tokenizer: Any, 
     """
     transformers, given = the_transformers(), config.pretrained
     with _opening(given.path):
-        own = transformers.AutoConfig.from_pretrained(given.resolve(), trust_remote_code=False, **sizes)
+        check_folder(given.resolve())
+        own = without_code(transformers.AutoConfig.from_pretrained(given.resolve(), trust_remote_code=False, **sizes))
     is_classifier = any(one.endswith("ForSequenceClassification") for one in own.architectures or ())
     causal = data is None or data.kind == "causal"
     if data is not None and not causal and not is_classifier:  # the head is new
@@ -179,6 +183,9 @@ def make_model(config: FineTuningConfig, data: TextData | None, tokenizer: Any, 
     kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSequenceClassification
     torch.manual_seed(config.seed)
     with _opening(given.path):
+        model_class = kind._model_mapping.get(type(own))
+        if inspect.isclass(model_class):  # else transformers says what is wrong
+            check_size_of(given.resolve(), model_class, own)
         model: nn.Module = kind.from_pretrained(
             given.resolve(), config=own, dtype=getattr(torch, given.dtype), trust_remote_code=False
         )
@@ -236,9 +243,9 @@ def _opening(path: str) -> Iterator[None]:
     """Say what to give, where transformers cannot open a model."""
     try:
         yield
-    except SortedNetError:
+    except (SortedNetError, ImportError):
         raise
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # the package tokenizers raises plain exceptions
         raise CheckpointError(
             f"pretrained.path={path!r} cannot be opened: {first_line(error)} Give a folder that holds a model and its "
             "tokenizer, the name of one on the Hugging Face Hub (with a network, or once it was downloaded), or "

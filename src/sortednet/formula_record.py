@@ -26,7 +26,8 @@ __all__ = ["EXACT", "FormulaRecord", "SearchFacts", "error_text", "mathml_of", "
 
 FORMAT = 1
 MOST_POINTS = 2000
-_MOST_NAME, _MOST_TEXT = 200, 20_000  # characters
+_MOST_NAME, _MOST_TEXT, _MOST_BRACKETS = 200, 20_000, 50
+_MOST_ERROR = 1e100
 EXACT = 1e-12
 """Errors below this are nothing but rounding."""
 _PLAIN_NAME = re.compile(r"[^\W\d_]+(?:_?\d+)?", re.ASCII)  # that sympy prints well, such as theta_1
@@ -150,7 +151,7 @@ class FormulaRecord:
             )
         try:
             held = records.read(path)
-            found = held["format"]
+            found = records.whole(held["format"])
             return _read(held) if found == FORMAT else _refuse(path, found)
         except ConfigError:
             raise
@@ -169,7 +170,7 @@ def _refuse(path: str | Path, found: Any) -> FormulaRecord:
 
 def _read(held: Mapping[str, Any]) -> FormulaRecord:
     columns, names = (
-        tuple(map(records.text, records.items(held["columns"]))),
+        tuple(records.text(one, _MOST_NAME) for one in records.items(held["columns"])),
         tuple(map(records.text, records.items(held["names"]))),
     )
     for name in names:
@@ -187,24 +188,31 @@ def _read(held: Mapping[str, Any]) -> FormulaRecord:
 
     def formula_of(one: Mapping[str, Any]) -> Formula:
         error = math.inf if one["error"] is None else records.number(one["error"])
-        if not error >= 0:
+        if not 0 <= error <= math.inf or _MOST_ERROR < error < math.inf:
             raise ValueError(f"an error of {error}")
         if len(records.text(one["plain"])) > _MOST_TEXT:
             raise ValueError(f"a formula of {len(one['plain']):,} characters")
+        if one["plain"].count("(") > _MOST_BRACKETS:  # products of sums are multiplied out
+            raise ValueError(f"a formula of {one['plain'].count('('):,} brackets")
         found = Formula.of(parse(one["plain"]), names, error)  # never evaluated as code
         if max(variables_of(found.terms), default=0) > len(names):
             raise ValueError(f"{one['plain']!r} has more variables than there are columns")
         return found
 
+    if not records.items(held["candidates"]):
+        raise ValueError("no candidates")
     facts = {name: value for name, value in held["facts"].items() if name != "invalid_share"}
     kinds = {"seconds": records.number, "written": records.whole, "invalid": records.whole, "distinct": records.whole,
              "familiar": records.flag, "finished": records.flag, "seed": records.whole}  # fmt: skip
     for name, kind in kinds.items():
         kind(facts[name])
+    if not 0 <= facts["seconds"] < math.inf or facts["invalid"] > facts["written"]:
+        raise ValueError("facts that no search has")
     facts["model"] = None if facts["model"] is None else records.text(facts["model"])
     facts["warnings"] = tuple(map(records.text, records.items(facts["warnings"])))
     return FormulaRecord(
-        records.text(held["source"]), records.text(held["target"]), columns, formula_of(held["formula"]),
+        records.text(held["source"], 1000), records.text(held["target"], _MOST_NAME), columns,
+        formula_of(held["formula"]),
         tuple(map(formula_of, records.items(held["candidates"]))), x, y, records.whole(held["points"]["total"], len(y)),
         SearchFacts(**facts),
     )  # fmt: skip

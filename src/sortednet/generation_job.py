@@ -18,7 +18,7 @@ from .decoding.policies import exits_within
 from .decoding.sub_models import depths_of, module_at
 from .device import usable_device
 from .errors import CheckpointError, ConfigError, DataError, SortedNetError
-from .families import is_causal
+from .families import check_tokenizer_files, is_causal
 from .files.weights import network_in
 from .generation_config import GenerateConfig
 from .huggingface.network import PretrainedNet
@@ -284,6 +284,7 @@ def open_model(run: str | Path, model: Any = None) -> tuple[PretrainedNet, Any]:
             f"{folder} holds no tokenizer. Save it there: tokenizer.save_pretrained({str(folder)!r})."
         )
     with _opening(folder, "tokenizer"):
+        check_tokenizer_files(folder)
         tokenizer = _transformers().AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     return net.to(usable_device()).eval(), tokenizer
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_unpacked", "read_arrays", "read_image"]
 
+_FORMATS = ("PNG", "JPEG", "WEBP")  # others are read by other programs
 _MOST_PIXELS = 1 << 24  # of one image
 _MOST_UNPACKED, _MOST_RATIO = 32 << 20, 100  # bytes, and how many times those stored
 
@@ -46,10 +47,10 @@ def read_arrays(path: Path, needed: Sequence[str]) -> dict[str, np.ndarray[Any, 
                 raise ValueError("it holds a single array without a name")
             entries = stored.zip.infolist()
             check_unpacked(path, sum(one.file_size for one in entries), path.stat().st_size)
-            for one in (entry for entry in entries if entry.filename.endswith(".npy")):
+            for one in entries:
                 with stored.zip.open(one) as opened:
                     _check_array(opened, one.file_size)
-            found = {name: stored[name] for name in stored.files}
+            found = {name: array for name in stored.files if isinstance(array := stored[name], np.ndarray)}
     except DataError:
         raise
     except (
@@ -98,7 +99,9 @@ def _check_array(file: Any, size: int) -> None:
     """
     from numpy.lib import format as npy
 
-    version = npy.read_magic(file)
+    if file.read(len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
+        return  # no array, and none to numpy
+    version = tuple(file.read(2))
     shape, _, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
     if math.prod(shape) * dtype.itemsize > size:
         raise ValueError(f"it has shape {shape}, which is more than is stored")
@@ -122,7 +125,7 @@ def read_image(path: Path, mode: str) -> Tensor:
         import numpy as np
         from PIL import Image
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             if math.prod(image.size) > _MOST_PIXELS:
                 raise ValueError(f"it has {math.prod(image.size):,} pixels, and no more than {_MOST_PIXELS:,} are read")
             if image.mode[0] in "IF":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint
+from .buffers import Private
 from .builders import PLAIN, Builder, as_builder, kind_of, module_of
 from .checkpoint import read_weights
 from .errors import CheckpointError
 from .files.manifest import check_unchanged
-from .files.weights import CONFIGS, open_weights
+from .files.tensor_file import damaged
+from .files.weights import CONFIGS, open_weights, weights_file
 from .layouts import Layout, tensors_of
 from .names import BufferPolicy
 from .network import SortedNet
@@ -124,7 +126,9 @@ def open_network(
         _take_types(net.full, {name: tensor.dtype for name, tensor in weights.items()})
         with checkpoint.fitting(path):
             net.full.load_state_dict(weights)
-        net.private.restore(checkpoint.read_private(path, verify=verify))
+        private = checkpoint.read_private(path, verify=verify)
+        _check_private(path, net, private)
+        net.private.restore(private)
         return net
     setting = found.setting(**(Setting.parse(at) if isinstance(at, str) else at))
     # The full model is never made: its outline stands in for it, and the cuts say what to read.
@@ -137,8 +141,15 @@ def open_network(
         with checkpoint.described(path):
             skeleton = build_skeleton(build, setting, full, known)
 
+        own_ones = Private(stored["private"], stored["buffers"], found.full, {})
+
         def read_slot(slot: Slot, held: Tensor) -> Tensor:
-            own = private.get((str(setting), slot.path))
+            own = private.get((str(setting), slot.path)) if setting != found.full else None
+            is_buffer = slot.name in slot.module._buffers
+            if own is None and setting != found.full and own_ones.covers(slot.path, is_buffer):
+                raise damaged(weights_file(path), f"it has no {slot.path} of {setting}")
+            if own is not None and not _is_like(own, slot.cut.shape, held.dtype):
+                raise damaged(weights_file(path), f"its {slot.path} of {setting} has shape {tuple(own.shape)}")
             name = slot.path if slot.path in types else other_names.get(slot.path, slot.path)
             return read(name, slot.cut, held.shape) if own is None else own.detach()
 
@@ -213,15 +224,43 @@ def _stored_layouts(path: str | Path, stored: list[dict[str, Any]], given: list[
     return given
 
 
+def _check_private(path: str | Path, net: SortedNet, tensors: Mapping[tuple[str, str], Tensor]) -> None:
+    """Refuse tensors of single sub-models that are not exactly those that the network has.
+
+    Raises:
+        CheckpointError: If one is missing, unknown, or of another shape or type.
+    """
+    file, held, shapes = weights_file(path), net.private.tensors(), dict[tuple[str, str], Sequence[int]]()
+    types = {name: tensor.dtype for name, tensor in tensors_of(net.full).items()}
+    missing = sorted(set(held) - set(tensors))
+    if missing:
+        raise damaged(file, "it has no {1} of {0}".format(*missing[0]))
+    for text, name in sorted(set(tensors) - set(held)):
+        setting = Setting.parse(text)
+        if net.private.policy != "reestimated" or str(setting) != text or setting not in net.space:
+            raise damaged(file, f"it has a tensor {name[:60]!r} of {text[:60]!r}, which the network has not")
+        if not any(key[0] == text for key in shapes):
+            shapes |= {(text, slot.path): slot.cut.shape for slot in net.skeleton(setting).buffers}
+        if (text, name) not in shapes:
+            raise damaged(file, f"it has a tensor {name[:60]!r} of {text[:60]!r}, which the network has not")
+    for key, tensor in tensors.items():
+        if not _is_like(tensor, held[key].shape if key in held else shapes[key], types[key[1]]):
+            raise damaged(file, f"its {key[1]} of {key[0]} has shape {tuple(tensor.shape)} and type {tensor.dtype}")
+
+
+def _is_like(tensor: Tensor, shape: Sequence[int], dtype: torch.dtype) -> bool:
+    return tuple(tensor.shape) == tuple(shape) and _kind_of(tensor.dtype) == _kind_of(dtype)
+
+
 def _take_types(model: nn.Module, types: Mapping[str, torch.dtype]) -> None:
     """Give a model's tensors the types that they are stored in, so that loading rounds nothing.
 
     Raises:
-        CheckpointError: If what has a gradient is stored as whole numbers, or the other way round.
+        CheckpointError: If floating-point numbers are stored as whole or complex ones, or the other way round.
     """
     held = tensors_of(model)
     for name in held.keys() & types.keys():
-        if _has_gradient(types[name]) != _has_gradient(held[name].dtype):
+        if _kind_of(types[name]) != _kind_of(held[name].dtype):
             raise CheckpointError(
                 f"{name} is stored as {types[name]}, and the builder makes it as {held[name].dtype}. Load it with the "
                 "builder that it was saved with."
@@ -234,5 +273,5 @@ def _take_types(model: nn.Module, types: Mapping[str, torch.dtype]) -> None:
         held[name].data = held[name].data.to(types[name])
 
 
-def _has_gradient(dtype: torch.dtype) -> bool:
-    return dtype.is_floating_point or dtype.is_complex
+def _kind_of(dtype: torch.dtype) -> str:
+    return "complex" if dtype.is_complex else "floating" if dtype.is_floating_point else "whole"

@@ -7,6 +7,7 @@ import io
 import math
 import os
 import stat
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ with needs("Reading points", "symbolic"):
 
 __all__ = ["PointsFile", "read_points"]
 
-_MOST_BYTES = 1 << 28
+_MOST_BYTES, _MOST_LINES = 1 << 28, 10**6
 _LARGEST, _SMALLEST = 1e30, 1e-30  # of a column's largest number; powers of others overflow or vanish
 
 
@@ -107,6 +108,8 @@ def _rows(path: str | Path) -> list[tuple[int, list[str]]]:
         for row in lines:
             if any(cell.strip() for cell in row):
                 found.append((lines.line_num, row))
+            if len(found) > _MOST_LINES:
+                raise DataError(f"{path} has more than {_MOST_LINES:,} lines. Give a part of the points.")
     except csv.Error as error:
         raise DataError(f"Line {lines.line_num} of {path} is no CSV: {error}. Save it as CSV in UTF-8.") from None
     return found
@@ -119,8 +122,9 @@ def _chosen(path: str | Path, names: Sequence[str], target: str | None, columns:
             f"{path} begins with the numbers {', '.join(names[:5])}, not with names. Put a line of names "
             "first, such as x,y."
         )
+    counts = Counter(names)
     for name in names:
-        if name and names.count(name) > 1:
+        if name and counts[name] > 1:
             first, second = [place + 1 for place, other in enumerate(names) if other == name][:2]
             raise DataError(f"{path} has two columns {name!r}, number {first} and {second}. Rename one.")
         if not is_shown(name):

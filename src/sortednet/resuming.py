@@ -74,8 +74,13 @@ def write_beside(folder: Path, trainer: Any) -> None:
     processors = (trainer.processing_class, getattr(trainer.data_collator, "tokenizer", None))
     with saving(folder, NETWORK, adds=True) as save:
         for one in [one for one in processors if one is not None][:1]:
-            one.save_pretrained(save.beside)
+            one.save_pretrained(save.beside, **_flat(one))
         torch.save(trainer.args, save.beside / "training_args.bin")
+
+
+def _flat(processor: Any) -> dict[str, bool]:
+    """Several chat templates of a tokenizer would be written into a folder of their own."""
+    return {"save_jinja_files": False} if hasattr(processor, "chat_template") else {}
 
 
 def seal(folder: Path) -> None:

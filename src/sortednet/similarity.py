@@ -16,7 +16,7 @@ __all__ = ["Measure", "Similarity"]
 
 Measure = Literal["kl", "cosine"]
 
-_VERSION = 1
+_VERSION, _MOST_NAME, _MOST_VALUES = 1, 200, 10**6
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,13 @@ class Similarity:
         for name, value in plain.items():
             object.__setattr__(self, name, value)
         widths = {len(row) for row in self.values} | {len(self.counts)}
+        low = 0 if self.measure == "kl" else -1.001
+        if any(value < low for row in self.values for value in row):
+            raise DataError(f"A {self.measure} below {low:.0f} is none. Give values of the measure.")
+        if len({*self.settings}) < len(self.settings) or len({*self.positions}) < len(self.positions):
+            raise DataError("A setting or a position stands twice. Give each once.")
+        if len(self.settings) * len(self.positions) > _MOST_VALUES:
+            raise DataError(f"There are more than {_MOST_VALUES:,} values. Compare fewer sub-models, or positions.")
         if not self.settings or len(self.values) != len(self.settings) or widths != {len(self.positions)}:
             raise DataError(
                 f"{len(self.values)} rows of {sorted(widths)} values and counts do not fit {len(self.settings)} "
@@ -125,7 +132,7 @@ class Similarity:
         """
         try:
             described = records.read(path)
-            version = described["format"]
+            version = records.whole(described["format"])
             if version == _VERSION:
                 return cls(
                     described["measure"],
@@ -133,8 +140,8 @@ class Similarity:
                     tuple(map(records.whole, records.items(described["positions"]))),
                     tuple(tuple(map(records.number, row)) for row in records.items(described["values"])),
                     tuple(records.whole(one, 1) for one in records.items(described["counts"])),
-                    records.text(described["name"]),
-                    records.text(described["reference"]),
+                    records.text(described["name"], _MOST_NAME),
+                    records.text(described["reference"], _MOST_NAME),
                 )
         except OSError as error:
             raise CheckpointError(

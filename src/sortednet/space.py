@@ -16,6 +16,7 @@ __all__ = ["Number", "Setting", "Space", "Support"]
 
 Number = Union[int, float]
 
+_MOST_DIGITS = 40
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
@@ -81,9 +82,9 @@ class Setting(Mapping[str, Number]):
         values: dict[str, Number] = {}
         for part in text.split(","):
             name, equals, number = (piece.strip() for piece in part.partition("="))
-            if not (equals and name and _NUMBER.fullmatch(number)) or name in values:
+            if not (equals and name and len(number) < _MOST_DIGITS and _NUMBER.fullmatch(number)) or name in values:
                 raise SettingError(
-                    f"{text!r} is not a setting: cannot read {part.strip()!r}. "
+                    f"{text!r:.200} is not a setting: cannot read {part.strip()!r:.100}. "
                     "Write each dimension once as name=number, joined by commas, such as depth=4,width=0.5."
                 )
             values[name] = int(number) if re.fullmatch(r"[-+]?\d+", number) else float(number)
@@ -458,6 +459,8 @@ class Space(Sequence[Setting]):
         """
         try:
             if "settings" in data:
+                if not isinstance(data["settings"], list):
+                    raise TypeError("settings are no list")
                 return cls([Setting.parse(text) for text in data["settings"]])
             return cls(**{name: Support(**support) for name, support in data["supports"].items()})
         except (AttributeError, KeyError, TypeError, SettingError) as error:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from . import checkpoint
 from .builders import PLAIN, Builder
 from .files.saving import saving
-from .files.weights import NETWORK, recognised, recognised_extraction
+from .files.weights import NETWORK, recognised
 from .layouts import Layout
 
 __all__ = ["write_network"]
@@ -47,7 +47,7 @@ def write_network(
             writes there.
         ConfigError: If `max_shard_size` is no size.
     """
-    own = recognised(path) if kind == NETWORK else recognised_extraction(path)
+    own = recognised(path) if kind == NETWORK else ()
     with saving(path, kind, recognised=own) as save:
         held = dict(described)
         held |= {**({} if builder.kind == PLAIN else {"kind": builder.kind}), **builder.to_json(full, state)}

@@ -7,6 +7,7 @@ import io
 import math
 import numbers
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,7 +24,7 @@ _COSTS = ("params", "flops", "latency_ms", "memory_bytes")
 _COLUMNS = ("quality", "recovery", *_COSTS)
 _WHOLE = ("params", "flops", "memory_bytes")
 _OPTIONAL = ("flops", "latency_ms", "memory_bytes", "recovery")
-_MOST_COST = 1e30
+_MOST_COST, _MOST_NAME = 1e30, 200
 _VERSION = 1
 
 
@@ -125,8 +126,9 @@ class Table(Sequence[Row]):
                 )
         self._rows = tuple(sorted(given, key=lambda row: (row.params, *(row.setting[n] for n in self.dimensions))))
         self._by_setting = {row.setting: row for row in self._rows}
+        self._columns = tuple(name for name in _COLUMNS if any(getattr(row, name) is not None for row in self._rows))
         if len(self._by_setting) < len(given):
-            twice = next(row.setting for row in given if sum(row.setting == other.setting for other in given) > 1)
+            twice = next(setting for setting, count in Counter(row.setting for row in given).items() if count > 1)
             raise SettingError(f"{twice} has more than one row. Give each setting once.")
 
         sizes = [abs(row.quality) for row in self._rows if row.quality and math.isfinite(row.quality)]
@@ -155,7 +157,7 @@ class Table(Sequence[Row]):
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that at least one row has a value in."""
-        return tuple(name for name in _COLUMNS if any(getattr(row, name) is not None for row in self._rows))
+        return self._columns
 
     def row(self, setting: Mapping[str, Number] | str) -> Row:
         """Look up a sub-model.
@@ -390,10 +392,14 @@ class Table(Sequence[Row]):
         """
         try:
             described = records.read(path)
-            version = described["format"]
+            version = records.whole(described["format"])
             if version == _VERSION:
                 rows = [Row(**{**row, "setting": Setting(row["setting"])}) for row in records.items(described["rows"])]
-                return cls(rows, records.text(described["metric"]), records.flag(described["higher_is_better"]))
+                if any(type(row[name]) is float for row in described["rows"] for name in _WHOLE if name in row):
+                    raise TypeError("a whole number is written as another")
+                return cls(
+                    rows, records.text(described["metric"], _MOST_NAME), records.flag(described["higher_is_better"])
+                )
         except OSError as error:
             raise CheckpointError(
                 f"{path} cannot be read ({error.strerror or error}). Give the file that Table.to_json wrote."

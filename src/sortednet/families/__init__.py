@@ -3,7 +3,7 @@
 from .builder import PretrainedBuilder, is_causal
 from .checks import builder_of
 from .mobilenet_v2 import MobileNetV2, mobilenet_v2
-from .opening import open_pretrained, read_builder
+from .opening import check_folder, check_size_of, check_tokenizer_files, open_pretrained, read_builder, without_code
 from .table import FAMILIES, Family, Heads, family_of
 
 __all__ = [
@@ -13,9 +13,13 @@ __all__ = [
     "MobileNetV2",
     "PretrainedBuilder",
     "builder_of",
+    "check_folder",
+    "check_size_of",
+    "check_tokenizer_files",
     "family_of",
     "is_causal",
     "mobilenet_v2",
     "open_pretrained",
     "read_builder",
+    "without_code",
 ]

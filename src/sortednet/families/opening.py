@@ -6,7 +6,9 @@ import copy
 import inspect
 import math
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +17,32 @@ from torch import nn
 from ..errors import BuildError, CheckpointError
 from ..files import records
 from ..files.tensor_file import read_header
-from ..files.weights import ADAPTER_CONFIG
+from ..files.weights import ADAPTER_CONFIG, WEIGHTS, index_of
 from ..outlines import check_size
 from ..packages import needs
 from ..readouts import readout_of
 from ..space import Number
 from .builder import PretrainedBuilder
 
-__all__ = ["open_pretrained", "read_builder"]
+__all__ = [
+    "check_folder",
+    "check_size_of",
+    "check_tokenizer_files",
+    "open_pretrained",
+    "read_builder",
+    "without_code",
+]
 
 _CONFIG, _GENERATION = "config.json", "generation_config.json"
-_MOST_LAYERS, _MOST_COUNT, _MOST_SIZE = 10**4, 10**6, 2**40
+_MOST_LAYERS, _MOST_COUNT, _MOST_SIZE = 10**4, 10**5, 2**40
+_REFUSED = ("transformers_weights", "attribute_map")  # which lead elsewhere than the folder and the class say
 _LAYERS = re.compile(r"(^|_)n?_?(layers?|depths?|blocks?|stages?)$|(layers?|depths?|blocks?)_types$")
 _NUMBERS = re.compile(
     r"(max|min|num|top)_\w+(?<!_schedule)|temperature|\w+_(penalty|p|cutoff|beams?|size|length|tokens)"
 )
+_FLAGS = re.compile(r"(do|output|return|remove|renormalize)_\w+|use_cache")
+_TOKENS = re.compile(r"\w+_token_ids?")
+_MOST_LONGER = 1000
 _MOST_UNKNOWN = 10**5  # tensors in files of another format than safetensors
 
 
@@ -79,7 +92,7 @@ def open_pretrained(path: str | Path) -> nn.Module:
             f"The config of {path} names no class of transformers (architectures={config.architectures}). Open the "
             "model yourself, such as AutoModelForCausalLM.from_pretrained(...), and give it."
         )
-    _check_size(path, model_class, config)
+    check_size_of(path, model_class, config)
     try:
         model: nn.Module = model_class.from_pretrained(path, config=config)
     except ImportError:  # a package that it needs
@@ -94,7 +107,9 @@ def open_pretrained(path: str | Path) -> nn.Module:
 def _class_of(name: str) -> Any:
     """Return a class of models of transformers; None where it has none of that name, or that is something else."""
     found = getattr(_transformers(), name, None) if isinstance(name, str) and name.isidentifier() else None
-    return found if inspect.isclass(found) and issubclass(found, _transformers().PreTrainedModel) else None
+    if not (inspect.isclass(found) and issubclass(found, _transformers().PreTrainedModel)):
+        return None
+    return found if getattr(found, "config_class", None) else None
 
 
 def _check_kind(path: str | Path, model_class: Any, config: Any) -> None:
@@ -143,6 +158,9 @@ def _held(file: Path) -> dict[str, Any]:
 
 
 def _check_config(file: Path, held: Mapping[str, Any]) -> None:
+    for name, inside in _mappings(held):
+        if name in _REFUSED or (name == "auto_map" and inside is not held):
+            raise CheckpointError(f"{file} holds {name}, which asks for what does not lie in the class. Remove it.")
     names = held.get("architectures")
     if names is not None and not (isinstance(names, list) and all(isinstance(one, str) for one in names)):
         raise CheckpointError(f"{file} is damaged: architectures={names!r:.60} are no names. Restore it.")
@@ -164,9 +182,27 @@ def _check_config(file: Path, held: Mapping[str, Any]) -> None:
 
 def _check_generation(file: Path, held: Mapping[str, Any]) -> None:
     for name, value in held.items():
-        fits = value is None or (isinstance(value, (int, float)) and value == value)
-        if _NUMBERS.fullmatch(name) and not fits:
+        if value is None:
+            continue
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+        if _NUMBERS.fullmatch(name) and not is_number:
             raise CheckpointError(f"{file} is damaged: {name}={value!r:.60} is no number. Restore it.")
+        if _FLAGS.fullmatch(name) and not isinstance(value, bool):
+            raise CheckpointError(f"{file} is damaged: {name}={value!r:.60} is neither true nor false. Restore it.")
+        tokens = value if isinstance(value, list) else [value]
+        if _TOKENS.fullmatch(name) and not all(type(one) is int for one in tokens):
+            raise CheckpointError(f"{file} is damaged: {name}={value!r:.60} is no token. Restore it.")
+
+
+def _mappings(held: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield every key below a mapping, and the mapping that it stands in."""
+    level: list[Any] = [held]
+    while level:
+        for one in level:
+            if isinstance(one, dict):
+                yield from ((key, one) for key in one)
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)
+                 if isinstance(inner, (dict, list))]  # fmt: skip
 
 
 def _values(held: Mapping[str, Any]) -> Iterator[tuple[str, Any, bool]]:
@@ -186,7 +222,19 @@ def _values(held: Mapping[str, Any]) -> Iterator[tuple[str, Any, bool]]:
         level = below
 
 
-def _check_size(path: str | Path, model_class: Any, config: Any) -> None:
+def _check_zip(file: Path) -> None:
+    """Refuse a file of torch's own format whose parts are compressed: read through a memory map they are nonsense.
+
+    Raises:
+        CheckpointError: If they are.
+    """
+    if file.suffix == ".bin" and zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as held:
+            if any(one.compress_type != zipfile.ZIP_STORED for one in held.infolist()):
+                raise CheckpointError(f"{file} is compressed, which torch does not read. Write it with torch.save.")
+
+
+def check_size_of(path: str | Path, model_class: Any, config: Any) -> None:
     """Refuse a model that is far larger than the weights in its folder; nothing of it is made.
 
     Raises:
@@ -197,8 +245,9 @@ def _check_size(path: str | Path, model_class: Any, config: Any) -> None:
         return  # there is none, or it is to be downloaded
     tensors, held = 0, sum(file.stat().st_size for file in files)
     for file in files:
+        _check_zip(file)
         tensors += len(read_header(file).tensors) if file.suffix == ".safetensors" else _MOST_UNKNOWN
-    most = 64 + 2 * tensors, 2**24 + 8 * held, 2**27 + 8 * held
+    most = 64 + 2 * tensors, 2**20 + 8 * held, 2**27 + 8 * held
     try:
         fits = check_size(lambda: model_class(copy.deepcopy(config)), {}, *most)
     except BuildError as error:
@@ -218,16 +267,38 @@ def _unreadable(path: str | Path, error: Exception) -> CheckpointError:
     )
 
 
+def check_folder(path: str | Path) -> None:
+    """Refuse a pretrained model whose files ask for more than a model of transformers is; of the Hub too.
+
+    Args:
+        path: The folder, or the name of one of the Hub.
+
+    Raises:
+        CheckpointError: If they do.
+    """
+    if Path(path).is_dir():
+        _check_folder(path)
+        return
+    from transformers.utils import cached_file
+
+    found = None
+    for name in (_CONFIG, _GENERATION, ADAPTER_CONFIG, index_of(WEIGHTS), "pytorch_model.bin.index.json"):
+        with suppress(OSError, ValueError):
+            found = cached_file(str(path), name, _raise_exceptions_for_missing_entries=False) or found
+    if found:
+        _check_folder(Path(found).parent)
+
+
 def _config(path: str | Path) -> Any:
     """Open a config; code that comes with it is never run.
 
     Raises:
         CheckpointError: If it cannot be opened without its own code.
     """
-    _check_folder(path)
+    check_folder(path)
     transformers = _transformers()
     try:
-        return transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
+        return without_code(transformers.AutoConfig.from_pretrained(path, trust_remote_code=False))
     except OSError:  # there is none, or the network cannot be reached
         raise
     except Exception as error:  # whatever transformers makes of a config
@@ -237,6 +308,31 @@ def _config(path: str | Path) -> Any:
             f"The model at {path} is of a class that comes as code with it, which is never run. If you know it, open "
             "it yourself: AutoModel.from_pretrained(..., trust_remote_code=True), and give the model."
         ) from None
+
+
+def check_tokenizer_files(path: str | Path) -> None:
+    """Refuse a tokenizer whose normalisation makes a text many times as long, each step of what the one before made.
+
+    Raises:
+        CheckpointError: If it does, or its file is damaged.
+    """
+    file = Path(path) / "tokenizer.json"
+    if not file.is_file():
+        return
+    held, longer = _held(file), 1
+    for name, value, _ in _values({key: held.get(key) for key in ("normalizer", "pre_tokenizer", "decoder")}):
+        longer *= max(1, len(value)) if name in ("content", "prepend", "replacement") and isinstance(value, str) else 1
+    if longer > _MOST_LONGER:
+        raise CheckpointError(
+            f"{file} makes a text up to {longer:,} times as long, which no tokenizer does. Restore it."
+        )
+
+
+def without_code(config: Any) -> Any:
+    """Take out of a config, and of those inside it, what names code that would come with it."""
+    for one in (config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", {}))):
+        getattr(one, "__dict__", {}).pop("auto_map", None)
+    return config
 
 
 def _transformers() -> Any:

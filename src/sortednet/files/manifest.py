@@ -74,8 +74,8 @@ class Manifest:
         try:
             held = records.read(path)
             return cls(
-                folder, str(held["kind"]), _entries(held["files"]), _entries(held["pending"]),
-                tuple(_name(one) for one in held["dropped"]),
+                folder, records.text(held["kind"]), _entries(held["files"]), _entries(held["pending"]),
+                tuple(_name(one) for one in records.items(held["dropped"])),
             )  # fmt: skip
         except (FileNotFoundError, NotADirectoryError):
             return cls(folder)
@@ -151,7 +151,9 @@ def check_unchanged(folder: str | Path, names: Iterable[str], complete: bool = F
 
 
 def _entries(held: Mapping[str, Any]) -> dict[str, Entry]:
-    return {_name(name): Entry(int(size), str(digest)) for name, (size, digest) in held.items()}
+    return {
+        _name(name): Entry(records.whole(size, _GROWS), records.text(digest)) for name, (size, digest) in held.items()
+    }
 
 
 def _plain(entries: Mapping[str, Entry]) -> dict[str, Any]:
@@ -160,6 +162,6 @@ def _plain(entries: Mapping[str, Entry]) -> dict[str, Any]:
 
 def _name(name: Any) -> str:
     """A manifest may come from a stranger, and names files that are removed."""
-    if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
+    if not isinstance(name, str) or Path(name).name != name or name in ("", ".", "..") or "\0" in name:
         raise ValueError(f"{name!r} is no name of a file in this folder")
     return name

@@ -20,6 +20,7 @@ MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError
 """What is raised where values of a file are taken up that are of other kinds than those written."""
 _MOST_BYTES = 1 << 26
 _MOST_DEPTH = 64
+_MOST_CONTAINERS = 10**6
 _MOST_DIGITS = 20
 
 
@@ -53,6 +54,7 @@ def parse(text: str | bytes, most_bytes: int = _MOST_BYTES) -> Any:
     """
     if len(text) > most_bytes:
         raise ValueError(f"it is {len(text):,} characters long, and no more than {most_bytes:,} are read")
+    check_containers(text)
     try:
         held = json.loads(text, parse_int=_digits, object_pairs_hook=unique)
     except RecursionError:
@@ -66,6 +68,17 @@ def parse(text: str | bytes, most_bytes: int = _MOST_BYTES) -> Any:
                 f"remove its {DIGEST}"
             )
     return held
+
+
+def check_containers(text: str | bytes) -> None:
+    """Refuse a JSON text of so many lists and objects that they take far more of the memory than the text.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    many = text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
+    if many > _MOST_CONTAINERS:
+        raise ValueError(f"it has {many:,} lists and objects, and no more than {_MOST_CONTAINERS:,} are read")
 
 
 def read(path: str | Path, most_bytes: int = _MOST_BYTES) -> Any:
@@ -85,15 +98,21 @@ def read(path: str | Path, most_bytes: int = _MOST_BYTES) -> Any:
         return parse(file.read(most_bytes + 1), most_bytes)
 
 
-def text(value: Any) -> str:
+def text(value: Any, most: int = 10_000) -> str:
     """Return a value of a file that is a text of one line, which may be shown on a terminal.
+
+    Args:
+        value: The value.
+        most: Characters that it may have.
 
     Raises:
         TypeError: If it is something else.
-        ValueError: If it holds characters that are not shown.
+        ValueError: If it is longer, or holds characters that are not shown.
     """
     if not isinstance(value, str):
         raise TypeError(f"{value!r:.60} is no text")
+    if len(value) > most:
+        raise ValueError(f"{value!r:.60} has more than {most:,} characters")
     if not is_shown(value):
         raise ValueError(f"{value!r:.60} has characters that are not shown")
     return value

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import filecmp
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -255,9 +256,7 @@ def _discard(beside: Path) -> None:
     """Remove what a save that was killed has left before it counted."""
     _refuse_link(beside)
     if beside.is_dir():
-        for one in beside.iterdir():
-            one.unlink()
-        beside.rmdir()
+        shutil.rmtree(beside)  # it is a folder of our own, and links in it are removed, not followed
 
 
 def _refuse_link(beside: Path) -> None:

@@ -236,6 +236,7 @@ def read_header(path: str | Path) -> Header:
             if length > min(_MOST_HEADER, size - 8):
                 raise ValueError(f"a header of {length:,} bytes in a file of {size:,}")
             text = opened.read(length)
+        records.check_containers(text)
         held = json.loads(text, object_pairs_hook=records.unique)
         metadata = held.pop("__metadata__", {})
         if not all(isinstance(value, str) for value in metadata.values()):

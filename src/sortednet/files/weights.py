@@ -33,7 +33,6 @@ __all__ = [
     "network_in",
     "open_weights",
     "recognised",
-    "recognised_extraction",
     "shard_name",
     "weights_file",
 ]
@@ -168,22 +167,6 @@ def recognised(path: str | Path, trained: bool = False) -> set[str]:
     return {name for name in own if (folder / name).is_file()}
 
 
-def recognised_extraction(path: str | Path) -> set[str]:
-    """Return the files of a folder that `sortednet extract` wrote before it kept a manifest."""
-    folder = Path(path)
-    if (folder / MANIFEST).exists():
-        return set()
-    try:
-        held = records.read(folder / SETTING)
-        if not held or not all(type(value) in (int, float) for value in held.values()):
-            return set()
-    except (OSError, *records.MALFORMED):
-        return set()
-    own = {WEIGHTS, ADAPTER, SETTING, METADATA, *CONFIGS, "model.onnx"}
-    own |= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "README.md"}
-    return {name for name in own if (folder / name).is_file()}
-
-
 def _is_private(file: Path) -> bool:
     """Return whether a file of private tensors is ours: its name says what it holds."""
     found = _PRIVATE.fullmatch(file.name)
@@ -199,6 +182,8 @@ def network_in(run: str | Path) -> Path:
     Raises:
         ConfigError: If it holds no network, or none yet.
     """
+    if (Path(run) / "model").is_symlink():
+        raise ConfigError(f"{Path(run) / 'model'} is a link, and links in a run are not followed. Give its own folder.")
     for folder in (Path(run) / "model", Path(run)):
         if is_there(folder):
             return folder

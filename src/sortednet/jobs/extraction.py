@@ -9,7 +9,7 @@ from typing import Literal
 
 from ..errors import ConfigError, SettingError
 from ..files.saving import saving
-from ..files.weights import EXTRACTED, SETTING, WEIGHTS, recognised_extraction
+from ..files.weights import EXTRACTED, SETTING, WEIGHTS
 from ..fine_tuning_config import FineTuningConfig
 from ..packages import needs
 from ..run_folder import refuse_links
@@ -79,7 +79,7 @@ def extract(
 
     images, net = image_job.open_run(config, Path(run), trust)
     model = plain(net.extract(chosen)).eval().cpu()
-    with saving(folder, EXTRACTED, recognised=recognised_extraction(folder)) as save:
+    with saving(folder, EXTRACTED) as save:
         with save.opened(WEIGHTS) as file:
             write_tensors(file, model.state_dict())
         save.write(SETTING, json.dumps(dict(chosen)).encode())

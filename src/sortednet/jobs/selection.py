@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import ConfigError, SettingError
 from ..files import records
 from ..files.weights import digest, is_there, network_in
 from ..packages import needs
-from ..run_folder import writing
+from ..run_folder import MODEL, refuse_links, writing
 from ..space import Setting
 from ..table import Row, Table
 from ..terminal import output_console
@@ -62,7 +62,8 @@ def check_trained(run: str | Path, config: str) -> None:
     Raises:
         ConfigError: If it does not.
     """
-    if not is_there(Path(run) / "model"):
+    refuse_links(Path(run) / MODEL)
+    if not is_there(Path(run) / MODEL):
         raise ConfigError(f"{run} holds no trained network yet. Finish it first: sortednet train {Path(run) / config}")
 
 
@@ -92,7 +93,7 @@ def select(run: str, budgets: Sequence[str], name: str | None = None) -> Setting
     setting = table.select(**limits)
     chosen = chosen_in(run)
     label = name or " ".join(budgets)
-    if set(table.dimensions) & {part.partition("=")[0] for part in label.split(",")}:
+    if _reads_like_setting(label, table.dimensions):
         raise SettingError(f"--name {label!r} reads like a setting. Give a word, such as small.")
     chosen[label] = setting
     held = {"model": _evaluated(run), "chosen": {name: str(one) for name, one in chosen.items()}}
@@ -127,9 +128,17 @@ def chosen_in(run: str | Path) -> dict[str, Setting]:
         held = records.read(path)
         if records.text(held["model"]) != digest(network_in(run)):
             return {}
-        return {records.text(label): Setting.parse(records.text(one)) for label, one in held["chosen"].items()}
+        chosen = {records.text(label, 200): Setting.parse(records.text(one)) for label, one in held["chosen"].items()}
+        for label, setting in chosen.items():
+            if _reads_like_setting(label, setting):
+                raise ValueError(f"the label {label!r} reads like a setting")
+        return chosen
     except records.MALFORMED as error:
         raise ConfigError(f"{path} is damaged ({error!r}). Remove it, and select again.") from None
+
+
+def _reads_like_setting(label: str, dimensions: Iterable[str]) -> bool:
+    return bool({*dimensions} & {part.partition("=")[0].strip() for part in label.split(",")})
 
 
 def evaluated_text(run: str | Path) -> str:
@@ -152,6 +161,7 @@ def table_of(run: str | Path) -> Table:
     Raises:
         ConfigError: If it is not, or there is none.
     """
+    refuse_links(Path(run) / MODEL)
     table = Table.from_json(in_run(run, TABLE, "sortednet evaluate"))
     if _evaluated(run) != digest(Path(run) / "model"):
         raise ConfigError(f"{Path(run) / TABLE} is of an earlier network. Evaluate again: sortednet evaluate {run}")

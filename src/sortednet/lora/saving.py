@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..checkpoint import to_bytes
 from ..errors import CheckpointError, ConfigError
 from ..files import records
 from ..files.saving import saving
-from ..files.weights import ADAPTER, ADAPTER_CONFIG, EXTRACTED, recognised_extraction
+from ..files.weights import ADAPTER, ADAPTER_CONFIG, EXTRACTED
 
 __all__ = [
     "adapter_state",
@@ -33,7 +34,7 @@ __all__ = [
 _COMPARED, _VALUES = 16, 4  # tensors of the model, and values of each, that tell it from others
 # Patterns of strangers: those that may try more ways than there is time for are refused.
 _MOST_PATTERN, _MOST_REPEATS = 1000, 4
-_REPEATS, _NESTED = re.compile(r"[*+{]"), re.compile(r"[*+}]\??[^()]*\)+[*+{]")
+_REPEATS, _NESTED = re.compile(r"[*+?{]"), re.compile(r"\)[*+?{]|\(\?(?!:)|\\[1-9]")  # of a group, of what was matched
 _TOLERANCE = 0.02  # a model may be held in half precision
 
 
@@ -97,8 +98,10 @@ def read_config(path: str | Path) -> Any:
         )
     try:
         held = records.read(Path(path) / ADAPTER_CONFIG)
+        _check_kinds(held)
+        layers = held.get("layers_pattern") or ()
         texts = [held.get("target_modules"), held.get("exclude_modules"), *(held.get("rank_pattern") or {}),
-                 *(held.get("alpha_pattern") or {})]  # fmt: skip
+                 *(held.get("alpha_pattern") or {}), *([layers] if isinstance(layers, str) else layers)]  # fmt: skip
         for text in filter(lambda one: isinstance(one, str), texts):
             if len(text) > _MOST_PATTERN or len(_REPEATS.findall(text)) > _MOST_REPEATS or _NESTED.search(text):
                 raise ValueError(f"the pattern {text[:60]!r} may take for ever; name the modules instead")
@@ -109,6 +112,27 @@ def read_config(path: str | Path) -> Any:
         raise CheckpointError(
             f"{Path(path) / ADAPTER_CONFIG} is damaged ({error}). Restore it or save again."
         ) from error
+
+
+def _check_kinds(held: Mapping[str, Any]) -> None:
+    """Refuse values of other kinds than PEFT writes, which it would take for something near to them.
+
+    Raises:
+        TypeError: If there is one.
+    """
+    from peft import LoraConfig
+
+    for one in fields(LoraConfig):
+        value = held.get(one.name)
+        if isinstance(one.default, bool) and one.name != "init_lora_weights":
+            records.flag(one.default if value is None else value)
+    for name in ("target_modules", "exclude_modules", "modules_to_save"):
+        value = held.get(name)
+        if not (value is None or isinstance(value, str) or all(isinstance(one, str) for one in records.items(value))):
+            raise TypeError(f"{name} holds what is no name")
+    for name in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(held.get(name) or {}, dict):
+            raise TypeError(f"{name} is no mapping")
 
 
 def write_config(path: str | Path, config: Any) -> None:
@@ -124,7 +148,7 @@ def write_config(path: str | Path, config: Any) -> None:
 
 def write_adapter(path: str | Path, config: Any, state: Mapping[str, Tensor]) -> None:
     """Write a plain adapter that PEFT opens: its config and its weights."""
-    with saving(path, EXTRACTED, recognised=recognised_extraction(path)) as save:
+    with saving(path, EXTRACTED) as save:
         save.write(ADAPTER, to_bytes(state))
         write_config(save.beside, config)
 
