@@ -218,7 +218,10 @@ class FineTuningConfig:
     @property
     def seed(self) -> int:
         """The seed of the new head, of what is drawn, and of the data's order."""
-        return int(self.training.get("seed", 0))
+        seed = self.training.get("seed", 0)
+        if type(seed) is not int or not 0 <= seed < 2**32:
+            raise ConfigError(f"training.seed={seed!r} is no seed. Give a whole number from 0 to {2**32 - 1}.")
+        return seed
 
     def absolute(self) -> FineTuningConfig:
         """Return the same configuration with its paths made absolute, so that it can be used from any folder."""

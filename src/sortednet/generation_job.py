@@ -247,6 +247,13 @@ def generate(
             )  # fmt: skip
             pieces.end()
             shown.begin()  # where there is no token but the end
+        except (SortedNetError, ImportError, KeyboardInterrupt):
+            raise
+        except Exception as error:  # what transformers makes of the model's generation config
+            raise ConfigError(
+                f"The model of {run} cannot continue a text: {str(error).strip().splitlines()[:1]}. Look at its "
+                "generation_config.json, and remove what is not known there."
+            ) from error
         finally:
             shown.end()
     statistics: Statistics = output["statistics"]

@@ -248,6 +248,8 @@ def from_columns(
         label = task.columns[-1]
         for part, columns in parts.items():
             columns[label] = _labels(columns[label], task, f"the {part} data of {name}")
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        raise ConfigError(f"seed={seed!r} is no seed. Give a whole number of at least 0.")
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(_rows(parts["training"]), generator=generator).tolist()
     if evaluation is None:
