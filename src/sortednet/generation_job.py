@@ -26,6 +26,7 @@ from .loading import load
 from .lora import base_of
 from .packages import needs
 from .space import Setting
+from .training_arguments import first_line
 
 with needs("Generating text", "cli,transformers"):
     from rich.console import Console
@@ -251,7 +252,7 @@ def generate(
             raise
         except Exception as error:  # what transformers makes of the model's generation config
             raise ConfigError(
-                f"The model of {run} cannot continue a text: {str(error).strip().splitlines()[:1]}. Look at its "
+                f"The model of {run} cannot continue a text: {first_line(error)} Look at its "
                 "generation_config.json, and remove what is not known there."
             ) from error
         finally:
