@@ -12,6 +12,7 @@ from .errors import MissingPackageError, SortedNetError
 
 __all__ = ["check_installed", "needs"]
 
+_OWN = __name__.partition(".")[0]
 _INSTALLED_AS = {"sklearn": "scikit-learn", "PIL": "Pillow", "yaml": "PyYAML"}
 
 
@@ -39,7 +40,7 @@ def needs(purpose: str, extra: str) -> Iterator[None]:
         raise
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
-        if package == __package__:
+        if package == _OWN:
             raise
         name = _INSTALLED_AS.get(package, package) or "a package"
         remedy = f'pip install "sortednet[{extra}]".'
