@@ -167,7 +167,7 @@ def find_units(
     Example:
         >>> from functools import partial
         >>> from sortednet.models import MLP
-        >>> from .space import Space
+        >>> from sortednet.space import Space
         >>> net = SortedNet(partial(MLP, inputs=3), Space(depth=[2], width=[2, 6]))
         >>> for units in find_units(net, Outputs(net, torch.ones(1, 3))):
         ...     print(units.count, *units.names)
