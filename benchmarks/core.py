@@ -17,8 +17,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional
 
 import sortednet as sn
-from sortednet.cost import count_flops
-from sortednet.families import mobilenet_v2
+from sortednet.evaluation.cost import count_flops
+from sortednet.huggingface.families import mobilenet_v2
 from sortednet.models import Transformer
 
 ROOT = Path(__file__).parent.parent

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sortednet as sn
-from sortednet.cost import _LiveStorages
+from sortednet.evaluation.cost import _LiveStorages
 
 ROOT = Path(__file__).parent.parent
 TOKENS = 128
@@ -238,7 +238,7 @@ def memory(bench: Bench) -> dict[str, float]:
 
 def recomputed(bench: Bench) -> int:
     """Count layer-rows that are evaluated more than once: a layer at a position behind the same text."""
-    from sortednet.decoding.adapters import Decoder
+    from sortednet.generation.adapters import Decoder
 
     repeated, seen = 0, set()
     former = Decoder.run

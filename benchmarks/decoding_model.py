@@ -18,7 +18,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import sortednet as sn
-from sortednet.text import packed, train_tokenizer
+from sortednet.data.text import packed, train_tokenizer
 
 HELD_OUT_STORIES = 200  # the last ones
 SHAPE = {"hidden_size": 384, "intermediate_size": 1024, "num_attention_heads": 6, "num_key_value_heads": 3}

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import sortednet as sn
-from sortednet.decoding import policies
-from sortednet.decoding.calibration import thresholds_for
+from sortednet.generation import policies
+from sortednet.generation.calibration import thresholds_for
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 

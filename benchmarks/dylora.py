@@ -27,7 +27,7 @@ from peft import get_peft_model
 from torch._dynamo.utils import counters
 
 import sortednet as sn
-from sortednet.cost import _LiveStorages
+from sortednet.evaluation.cost import _LiveStorages
 
 BATCH, TOKENS, REPEATS = 32, 48, 15
 RATE, DECAY, STEPS = 1e-3, 0.1, 20

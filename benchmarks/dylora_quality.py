@@ -2,7 +2,7 @@
 
     python benchmarks/dylora_quality.py --data FOLDER --encoder FOLDER
 
-FOLDER of --data holds the files that `sortednet.text.load_task` names; --encoder is a BERT-class encoder such as
+FOLDER of --data holds the files that `sortednet.data.text.load_task` names; --encoder is a BERT-class encoder such as
 MiniLM. Every run is a function of its name, is kept under runs/dylora, and is not repeated: the command goes on where
 it was interrupted; `dylora.py` makes the figures of what is there. On a GPU the whole training sets are used
 (--examples 0).
@@ -26,7 +26,7 @@ from measuring import run_apart
 from peft import LoraConfig
 
 import sortednet as sn
-from sortednet.text import encode, load_task
+from sortednet.data.text import encode, load_task
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "runs" / "dylora"

@@ -2,7 +2,7 @@
 
     python benchmarks/finetuning.py --data FOLDER --encoder FOLDER --model FOLDER --out FILE.json
 
-FOLDER of --data holds the files that `sortednet.text.load_task` names; --encoder is a BERT-class encoder such as
+FOLDER of --data holds the files that `sortednet.data.text.load_task` names; --encoder is a BERT-class encoder such as
 MiniLM; --model is what `pretraining.py` wrote. Every run is a function of its name, is kept under runs/finetuning, and
 is not repeated: the command goes on where it was interrupted. On a GPU the whole training sets are used (--examples 0).
 """
@@ -21,8 +21,8 @@ import transformers
 from measuring import context, run_apart, write
 
 import sortednet as sn
-from sortednet import importance
-from sortednet.text import encode, load_task
+from sortednet.data.text import encode, load_task
+from sortednet.training import importance
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "runs" / "finetuning"

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import sortednet as sn
-from sortednet.cost import _LiveStorages
+from sortednet.evaluation.cost import _LiveStorages
 
 ROOT = Path(__file__).parent.parent
 EXITS = [2, 4, 6, 8, 10, 12, 14, 16]

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_schedule_with_warmup
 
-from sortednet.text import packed, train_tokenizer
+from sortednet.data.text import packed, train_tokenizer
 
 # Files and what of each line is read; nothing of them is in the fine-tuning runs' evaluation sets.
 TEXTS = {

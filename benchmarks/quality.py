@@ -13,12 +13,13 @@ from measuring import context, output, write
 from rich.console import Console
 from torch.nn import functional
 
-from sortednet import Setting, evaluate, image_job
-from sortednet.config import RunConfig
-from sortednet.data import ImageData, augment
+from sortednet import Setting, evaluate
+from sortednet.data.images import ImageData, augment
 from sortednet.experiments import order_dependency
+from sortednet.jobs import images as image_job
 from sortednet.jobs.configurations import read_config
-from sortednet.trainers import Trainer
+from sortednet.jobs.image_config import RunConfig
+from sortednet.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "runs" / "quality"

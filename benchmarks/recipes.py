@@ -12,7 +12,7 @@ from pathlib import Path
 from measuring import context, write
 
 from sortednet.experiments import Conditions, run
-from sortednet.names import EXPERIMENTS
+from sortednet.imports.names import EXPERIMENTS
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "runs" / "reproduce"

@@ -24,20 +24,20 @@ from transformers import BertConfig, BertForSequenceClassification, LlamaConfig,
 from transformers.utils import logging
 
 import sortednet as sn
-from sortednet.data import load as load_images
+from sortednet.data.images import load as load_images
+from sortednet.evaluation.similarity import Similarity
+from sortednet.evaluation.table import Row, Table
 from sortednet.files import records
-from sortednet.fine_tuning import SortedTrainer
-from sortednet.formula_record import FormulaRecord
+from sortednet.files.run_folder import read_curves
+from sortednet.huggingface.resuming import last_checkpoint, read_draws, restore
+from sortednet.huggingface.trainer import SortedTrainer
 from sortednet.jobs.configurations import read_config
 from sortednet.jobs.selection import chosen_in, table_of
 from sortednet.models import MLP
-from sortednet.points_file import read_points
-from sortednet.resuming import last_checkpoint, read_draws, restore
-from sortednet.run_folder import read_curves
-from sortednet.similarity import Similarity
 from sortednet.symbolic import load_model, save_model
-from sortednet.table import Row, Table
-from sortednet.trainers import Trainer, TrainingConfig
+from sortednet.symbolic.commands.points import read_points
+from sortednet.symbolic.commands.record import FormulaRecord
+from sortednet.training.trainer import Trainer, TrainingConfig
 
 __all__ = ["KINDS", "Kind"]
 
@@ -192,8 +192,8 @@ def _copied(source: Path, *names: str) -> Callable[[Path, int], None]:
 def _write_run(folder: Path, number: int) -> None:
     """Write what evaluating and selecting leave, with the network that they are of."""
     network(number).save_pretrained(folder / "model")
+    from sortednet.files.run_folder import writing
     from sortednet.jobs.selection import EVALUATED, TABLE, evaluated_text, select
-    from sortednet.run_folder import writing
 
     with writing(folder) as save:
         save.write(EVALUATED, evaluated_text(folder).encode())

@@ -23,10 +23,10 @@ from measuring import context, run_apart, write
 from torch.utils.data import DataLoader
 
 import sortednet as sn
-from sortednet.experiments import symbolic
+from sortednet.experiments.formulas import formulas as symbolic
+from sortednet.experiments.formulas.depths import SOLVED, at_depth, solved_share
+from sortednet.experiments.formulas.problems import Problem, check_unseen, load_problems
 from sortednet.experiments.running import Conditions
-from sortednet.experiments.symbolic_depths import SOLVED, at_depth, solved_share
-from sortednet.experiments.symbolic_problems import Problem, check_unseen, load_problems
 from sortednet.symbolic import Pretrained, ProblemData, collate_problems, load_model, make_pool, shipped
 
 ROOT = Path(__file__).parent.parent

@@ -8,11 +8,11 @@ from safetensors.torch import load_file
 
 from sortednet.cli import main
 from sortednet.errors import ConfigError
+from sortednet.evaluation.table import Table
 from sortednet.jobs.configurations import read_config
 from sortednet.models import MLP, PreResNet
-from sortednet.network import SortedNet
+from sortednet.network.sorted_net import SortedNet
 from sortednet.space import Space
-from sortednet.table import Table
 
 DIGITS = Path(__file__).parent.parent / "configs" / "digits.yaml"
 
@@ -335,7 +335,7 @@ def test_a_run_is_not_continued_by_another_recipe(config: Path, capsys) -> None:
     ids=" ".join,
 )
 def test_changes_and_options_may_stand_anywhere(config: Path, tmp_path: Path, words: list[str], monkeypatch) -> None:
-    from sortednet import image_job
+    from sortednet.jobs import images as image_job
 
     given = []
 

@@ -26,15 +26,18 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 import sortednet as sn
-from sortednet import image_job, symbolic_commands, symbolic_job
 from sortednet.cli import main
-from sortednet.experiments import Conditions, symbolic
-from sortednet.formula_record import FormulaRecord
+from sortednet.experiments import Conditions
+from sortednet.experiments.formulas import formulas as symbolic
+from sortednet.jobs import formulas as symbolic_commands
+from sortednet.jobs import images as image_job
 from sortednet.jobs.configurations import read_config, read_symbolic_config
-from sortednet.named import make_objective
-from sortednet.recipes import recipe_of
 from sortednet.symbolic import load_model
-from sortednet.training_config import ObjectiveConfig, SamplerConfig
+from sortednet.symbolic.commands import training as symbolic_job
+from sortednet.symbolic.commands.record import FormulaRecord
+from sortednet.training.config import ObjectiveConfig, SamplerConfig
+from sortednet.training.names import make_objective
+from sortednet.training.recipes import recipe_of
 
 FOLDER = Path(__file__).parent / "fixtures"
 VERSIONS = sorted(one.name for one in FOLDER.iterdir())

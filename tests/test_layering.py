@@ -1,4 +1,7 @@
-"""A module imports only from lower layers, and each third-party package has one owner: ARCHITECTURE.md is the table."""
+"""A folder imports only from rows above it, and a module from entries before it; each third-party package has owners.
+
+ARCHITECTURE.md has both tables.
+"""
 
 import ast
 import re
@@ -10,60 +13,103 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "sortednet"
-ROW = re.compile(r"^\| (\d+) \| (.+?) \|", re.MULTILINE)
-OWNER = re.compile(r"^\| `([\w.]+)` \| (.+?) \|", re.MULTILINE)
+TEXT = (ROOT / "ARCHITECTURE.md").read_text()
+ROW = re.compile(r"^\| `([\w/]+)` \| .+? \| (.+?) \|$", re.MULTILINE)
+MOST_ENTRIES, MOST_ARROWS, MOST_LINES = 20, 130, 500
+FILES = sorted(SOURCE.rglob("*.py"))
+OUTSIDE = {"__init__", "__main__", "_version"}  # of the house
 
 
-def layers() -> dict[str, int]:
-    text = (ROOT / "ARCHITECTURE.md").read_text()
-    return {name: int(layer) for layer, row in ROW.findall(text) for name in re.findall(r"`(\w+)`(?: \(| ·|$)", row)}
+def rows() -> dict[str, list[str]]:
+    """Return the entries of each folder, from the ground up; of the whole those that stand alone have none."""
+    text = TEXT.split("## Who may import whom")[1].split("## Who owns which package")[0]
+    return {name: re.findall(r"`(\w+)`", entries) for name, entries in ROW.findall(text)}
 
 
 def owners() -> dict[str, set[str]]:
-    text = (ROOT / "ARCHITECTURE.md").read_text().split("## Who owns which package")[1]
-    return {package: set(re.findall(r"`(\w+)`", row)) for package, row in OWNER.findall(text)}
+    text = TEXT.split("## Who owns which package")[1]
+    return {
+        name: set(re.findall(r"`([\w/]+)`", row)) for name, row in re.findall(r"^\| `(\w+)` \| (.+) \|$", text, re.M)
+    }
 
 
-def module_of(path: Path) -> str:
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+def place(path: Path) -> tuple[str, ...]:
+    """Return where a module lies: the folders, and its name; of a package the folders alone."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts
 
 
-def imports(path: Path) -> tuple[set[str], set[str]]:
+MODULES = {place(path) for path in FILES}
+
+
+def imports(path: Path) -> tuple[set[tuple[str, ...]], set[str]]:
     """Return the project's modules and the third-party packages that a file imports."""
     ours, theirs = set(), set()
-    inside = len(path.relative_to(SOURCE).parts) - 1
+    inside = path.relative_to(SOURCE).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             theirs |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             theirs.add((node.module or "").split(".")[0])
-        elif isinstance(node, ast.ImportFrom) and node.level == inside + 1:
-            ours |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = inside[: len(inside) - node.level + 1] + tuple((node.module or "").split(".") if node.module else ())
+            for alias in node.names:
+                ours.add((*base, alias.name) if (*base, alias.name) in MODULES else base)
     return ours, theirs - set(sys.stdlib_module_names)
 
 
-FILES = sorted(SOURCE.rglob("*.py"))
+def ids(path: Path) -> str:
+    return str(path.relative_to(SOURCE))
 
 
-def test_the_table_lists_every_module() -> None:
-    assert {module_of(path) for path in FILES} - {"__init__"} == set(layers())
+def test_the_table_lists_every_folder_and_module() -> None:
+    table = rows()
+    tops = {
+        one.name.removesuffix(".py")
+        for one in SOURCE.iterdir()
+        if one.suffix == ".py" or (one / "__init__.py").is_file()
+    }
+    assert tops - OUTSIDE == {name for name in table if "/" not in name}
+    assert len(tops - OUTSIDE) <= MOST_ENTRIES
+    for folder in {path.parent for path in FILES} - {SOURCE}:
+        held = {one.stem for one in folder.iterdir() if one.suffix == ".py" and one.stem != "__init__"}
+        held |= {one.name for one in folder.iterdir() if (one / "__init__.py").is_file()}
+        assert held == set(table[str(folder.relative_to(SOURCE))]), folder
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_imports_go_downwards_only(path: Path) -> None:
-    name = module_of(path)
-    if name == "__init__":
+@pytest.mark.parametrize("path", FILES, ids=ids)
+def test_imports_go_upwards_only(path: Path) -> None:
+    own, table = place(path), rows()
+    if own[0] in OUTSIDE:
         return
-    table = layers()
-    upwards = {other for other in imports(path)[0] if other != name and table[other] >= table[name]}
-    assert not upwards, f"{name} (layer {table[name]}) imports {upwards}"
+    tops = [name for name in table if "/" not in name]
+    for other in imports(path)[0]:
+        if not other or other[0] in OUTSIDE:
+            continue
+        if other[0] != own[0]:
+            assert tops.index(other[0]) < tops.index(own[0]), f"{own} imports {other}"
+            continue
+        depth = next((at for at, (a, b) in enumerate(zip(own, other, strict=False)) if a != b), None)
+        if depth is not None:  # else one lies in the other
+            entries = table["/".join(own[:depth])]
+            assert entries.index(other[depth]) < entries.index(own[depth]), f"{own} imports {other}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_few_arrows_go_from_folder_to_folder() -> None:
+    arrows = {
+        (place(path)[0], other[0])
+        for path in FILES
+        for other in imports(path)[0]
+        if other and not {place(path)[0], other[0]} & OUTSIDE and place(path)[0] != other[0]
+    }
+    assert len(arrows) <= MOST_ARROWS
+
+
+@pytest.mark.parametrize("path", FILES, ids=ids)
 def test_each_package_is_imported_by_its_owners_only(path: Path) -> None:
-    table = owners()
-    foreign = {package for package in imports(path)[1] if module_of(path) not in table.get(package, set())}
-    assert not foreign - {"torch", "sortednet"}, f"{module_of(path)} imports {foreign}"
+    table, own = owners(), "/".join(place(path))
+    for package in imports(path)[1] - {"torch", "sortednet"}:
+        assert any(f"{own}/".startswith(f"{one}/") for one in table.get(package, ())), f"{own} imports {package}"
 
 
 def test_importing_the_library_needs_torch_and_safetensors_only() -> None:
@@ -73,4 +119,4 @@ def test_importing_the_library_needs_torch_and_safetensors_only() -> None:
 
 
 def test_files_stay_under_500_lines() -> None:
-    assert not [path.name for path in FILES if len(path.read_text().splitlines()) > 500]
+    assert not [path.name for path in FILES if len(path.read_text().splitlines()) > MOST_LINES]

@@ -41,7 +41,7 @@ run()
     "module",
     [
         "sortednet.cli", "jsonargparse", "rich.console", "sortednet.jobs.training", "torch", "torch.nn", "numpy",
-        "accelerate", "sortednet.image_job", "sklearn.model_selection",
+        "accelerate", "sortednet.jobs.images", "sklearn.model_selection",
     ],
 )  # fmt: skip
 def test_an_interruption_at_any_moment_is_one_line(tmp_path: Path, module: str) -> None:

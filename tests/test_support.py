@@ -54,13 +54,13 @@ def test_tests_are_counted_by_feature_and_the_first_failure_is_named(tmp_path: P
         '<testcase classname="tests.test_space" name="test_b[1]"><failure message="x"/></testcase>'
         '<testcase classname="tests.test_space.TestX" name="test_c"><error message="x"/></testcase>'
         '<testcase classname="tests.contracts.test_objectives" name="test_d"><skipped/></testcase>'
-        '<testcase classname="" name="tests.test_export"><error message="collection failure"/></testcase>'
+        '<testcase classname="" name="tests.export.test_onnx"><error message="collection failure"/></testcase>'
         '<testcase classname="tests.test_elsewhere" name="test_e"/>'
         "</testsuite></testsuites>"
     )
     counts = support.counted(report, ["core", "onnx", "text"])
     assert counts["core"] == {"passed": 1, "failed": 2, "skipped": 1, "first": "tests/test_space.py::test_b[1]"}
-    assert counts["onnx"] == {"passed": 0, "failed": 1, "skipped": 0, "first": "tests/test_export.py (its import)"}
+    assert counts["onnx"] == {"passed": 0, "failed": 1, "skipped": 0, "first": "tests/export/test_onnx.py (its import)"}
     assert counts["text"] == {"passed": 0, "failed": 0, "skipped": 0, "first": ""}
 
 

@@ -39,12 +39,13 @@ from transformers.utils import logging
 
 import sortednet as sn
 from sortednet.cli import main
-from sortednet.experiments import Conditions, symbolic
-from sortednet.formula_record import FormulaRecord
-from sortednet.named import make_objective
-from sortednet.recipes import recipe_of
+from sortednet.experiments import Conditions
+from sortednet.experiments.formulas import formulas as symbolic
 from sortednet.symbolic import load_model
-from sortednet.training_config import ObjectiveConfig, SamplerConfig
+from sortednet.symbolic.commands.record import FormulaRecord
+from sortednet.training.config import ObjectiveConfig, SamplerConfig
+from sortednet.training.names import make_objective
+from sortednet.training.recipes import recipe_of
 
 HERE = "<here>"
 CONFIGS, LISTS = (Path(__file__).absolute().parent / one for one in ("configs", "lists"))

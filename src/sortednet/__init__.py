@@ -3,26 +3,31 @@
 from typing import TYPE_CHECKING
 
 from ._version import __version__
-from .lazy import attach
+from .imports.lazy import attach
 
 if TYPE_CHECKING:
-    from . import importance, models, recipes
-    from .analysis import curvature, distance_bound, gradient_gap, loss_bound, parameter_distance
-    from .buffers import BufferPolicy
-    from .classifiers import adjust_classifiers
-    from .comparison import compare_submodels
+    from . import models
     from .conditional import Conditioned, condition
-    from .cost import count_flops, count_parameters, measure_latency, measure_memory
-    from .decoding import EarlyExit, FixedDepth, SelfSpeculative, calibrate
     from .errors import SortedNetError
-    from .evaluation import accuracy, evaluate
-    from .export import to_onnx
-    from .judging import Judgement, exact_match, exact_match_judge, final_answer, judge_pairs
-    from .layer_dropout import drop_layers, growing_rates
-    from .layouts import Layout
-    from .loading import load
-    from .network import SortedNet
-    from .objectives import (
+    from .evaluation.comparison import compare_submodels
+    from .evaluation.cost import count_flops, count_parameters, measure_latency, measure_memory
+    from .evaluation.evaluator import accuracy, evaluate
+    from .evaluation.judging import Judgement, exact_match, exact_match_judge, final_answer, judge_pairs
+    from .evaluation.similarity import Similarity
+    from .evaluation.table import Row, Table
+    from .evaluation.theory import curvature, distance_bound, gradient_gap, loss_bound, parameter_distance
+    from .export.onnx import to_onnx
+    from .generation import EarlyExit, FixedDepth, SelfSpeculative, calibrate
+    from .lora.rank_curve import RankCurve, evaluate_ranks
+    from .lora.ranks import dylora, load_adapter, merge, order_ranks, save_adapter, unmerge
+    from .network.loading import load
+    from .network.sorted_net import SortedNet
+    from .network.sub_model import SubModel
+    from .space import Setting, Space, Support
+    from .training import importance, recipes
+    from .training.classifiers import adjust_classifiers
+    from .training.layer_dropout import drop_layers, growing_rates
+    from .training.objectives import (
         Distillation,
         Objective,
         Penalised,
@@ -31,9 +36,7 @@ if TYPE_CHECKING:
         StochasticSummation,
         Summation,
     )
-    from .rank_curve import RankCurve, evaluate_ranks
-    from .ranks import dylora, load_adapter, merge, order_ranks, save_adapter, unmerge
-    from .sampling import (
+    from .training.sampling import (
         Cycle,
         Geometric,
         Held,
@@ -45,11 +48,9 @@ if TYPE_CHECKING:
         Weighted,
         WithLargest,
     )
-    from .similarity import Similarity
-    from .space import Setting, Space, Support
-    from .sub_model import SubModel
-    from .table import Row, Table
-    from .training import StepResult, apply_update, step
+    from .training.steps import StepResult, apply_update, step
+    from .views.buffers import BufferPolicy
+    from .views.layouts import Layout
 
 __all__ = [
     "BufferPolicy",
@@ -126,22 +127,26 @@ __all__ = [
 ]
 
 _HOMES = {
-    "analysis": ["curvature", "distance_bound", "gradient_gap", "loss_bound", "parameter_distance"],
-    "buffers": ["BufferPolicy"],
-    "classifiers": ["adjust_classifiers"],
-    "comparison": ["compare_submodels"],
     "conditional": ["Conditioned", "condition"],
-    "cost": ["count_flops", "count_parameters", "measure_latency", "measure_memory"],
-    "decoding": ["EarlyExit", "FixedDepth", "SelfSpeculative", "calibrate"],
     "errors": ["SortedNetError"],
-    "evaluation": ["accuracy", "evaluate"],
-    "export": ["to_onnx"],
-    "judging": ["Judgement", "exact_match", "exact_match_judge", "final_answer", "judge_pairs"],
-    "layer_dropout": ["drop_layers", "growing_rates"],
-    "layouts": ["Layout"],
-    "loading": ["load"],
-    "network": ["SortedNet"],
-    "objectives": [
+    "evaluation.comparison": ["compare_submodels"],
+    "evaluation.cost": ["count_flops", "count_parameters", "measure_latency", "measure_memory"],
+    "evaluation.evaluator": ["accuracy", "evaluate"],
+    "evaluation.judging": ["Judgement", "exact_match", "exact_match_judge", "final_answer", "judge_pairs"],
+    "evaluation.similarity": ["Similarity"],
+    "evaluation.table": ["Row", "Table"],
+    "evaluation.theory": ["curvature", "distance_bound", "gradient_gap", "loss_bound", "parameter_distance"],
+    "export.onnx": ["to_onnx"],
+    "generation": ["EarlyExit", "FixedDepth", "SelfSpeculative", "calibrate"],
+    "lora.rank_curve": ["RankCurve", "evaluate_ranks"],
+    "lora.ranks": ["dylora", "load_adapter", "merge", "order_ranks", "save_adapter", "unmerge"],
+    "network.loading": ["load"],
+    "network.sorted_net": ["SortedNet"],
+    "network.sub_model": ["SubModel"],
+    "space": ["Setting", "Space", "Support"],
+    "training.classifiers": ["adjust_classifiers"],
+    "training.layer_dropout": ["drop_layers", "growing_rates"],
+    "training.objectives": [
         "Distillation",
         "Objective",
         "Penalised",
@@ -150,9 +155,7 @@ _HOMES = {
         "StochasticSummation",
         "Summation",
     ],
-    "rank_curve": ["RankCurve", "evaluate_ranks"],
-    "ranks": ["dylora", "load_adapter", "merge", "order_ranks", "save_adapter", "unmerge"],
-    "sampling": [
+    "training.sampling": [
         "Cycle",
         "Geometric",
         "Held",
@@ -164,11 +167,11 @@ _HOMES = {
         "Weighted",
         "WithLargest",
     ],
-    "similarity": ["Similarity"],
-    "space": ["Setting", "Space", "Support"],
-    "sub_model": ["SubModel"],
-    "table": ["Row", "Table"],
-    "training": ["StepResult", "apply_update", "step"],
+    "training.steps": ["StepResult", "apply_update", "step"],
+    "views.buffers": ["BufferPolicy"],
+    "views.layouts": ["Layout"],
 }
 
-__getattr__, __dir__ = attach(__name__, _HOMES, modules=["importance", "models", "recipes"])
+__getattr__, __dir__ = attach(
+    __name__, _HOMES, modules={"importance": "training.importance", "models": "models", "recipes": "training.recipes"}
+)

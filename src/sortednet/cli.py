@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from ._version import __version__
 from .errors import ConfigError, SortedNetError
-from .packages import needs
+from .imports.packages import needs
 
 __all__ = ["main"]
 
@@ -62,7 +62,7 @@ def _tell(message: str) -> None:
     try:
         from rich.text import Text
 
-        from .terminal import error_console
+        from .jobs.terminal import error_console
     except ImportError:  # which is what the message is about
         print(f"error: {message}", file=sys.stderr)
         return
@@ -118,7 +118,7 @@ def _run(words: list[str]) -> int:
     with needs("The command line", "cli"):
         from jsonargparse import ArgumentError
 
-    from .config_file import detail_of
+    from .jobs.config_file import detail_of
 
     parser = _parser()
     try:
@@ -166,11 +166,11 @@ def _parser() -> Any:
     """Return the parser of all commands; building it imports none of what they run."""
     from jsonargparse import ArgumentParser
 
-    from .fit_config import FitConfig
-    from .generation_config import GenerateConfig
+    from .imports.names import EXPERIMENTS, Scale
     from .jobs.beginning import FIRST
+    from .jobs.generation_config import GenerateConfig
     from .jobs.listing import LISTED
-    from .names import EXPERIMENTS, Scale
+    from .symbolic.commands.fit_config import FitConfig
 
     parser = ArgumentParser(
         prog="sortednet", description="One trained network, every size.", exit_on_error=False, version=__version__
@@ -275,7 +275,7 @@ def _add_trust(parser: Any) -> None:
 
 def _run_command(command: str, given: Any) -> None:
     """Import what a command runs, and run it."""
-    from .terminal import error_console
+    from .jobs.terminal import error_console
 
     console = error_console()
     trust = [one.strip() for one in str(given.get("trust") or "").split(",") if one.strip()]
@@ -311,7 +311,7 @@ def _run_command(command: str, given: Any) -> None:
             output=given.output, onnx=given.onnx, form=given.form, server=given.server, trust=trust,
         )  # fmt: skip
     elif command == "generate":
-        from .generation_config import GenerateConfig
+        from .jobs.generation_config import GenerateConfig
 
         config = GenerateConfig(**{one.name: given[one.name] for one in fields(GenerateConfig)})
         from .jobs.generation import generate
@@ -322,10 +322,10 @@ def _run_command(command: str, given: Any) -> None:
 
         report(given.run, given.title, console)
     else:
-        from .names import EXPERIMENTS
+        from .imports.names import EXPERIMENTS
 
         EXPERIMENTS.check(given.experiment)
-        from .jobs.reproduction import reproduce
+        from .experiments.command import reproduce
 
         reproduce(
             given.experiment, console, scale=given.scale, seed=given.seed, data=given.data, model=given.model,
@@ -335,14 +335,14 @@ def _run_command(command: str, given: Any) -> None:
 
 def _run_symbolic(command: str, given: Any) -> None:
     """Import what a command of formulas runs, and run it."""
-    from . import symbolic_commands
-    from .terminal import error_console
+    from .jobs import formulas as symbolic_commands
+    from .jobs.terminal import error_console
 
     console = error_console()
     if command == "train":
         symbolic_commands.train(given.config, given.changes, given.output, given.resume, console)
     elif command == "fit":
-        from .fit_config import FitConfig
+        from .symbolic.commands.fit_config import FitConfig
 
         config = FitConfig(**{one.name: given[one.name] for one in fields(FitConfig)})
         symbolic_commands.fit(given.points, given.columns, config, console)

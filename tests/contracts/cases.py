@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sortednet import Layout, Setting, SortedNet, Space, load
-from sortednet.families import mobilenet_v2
+from sortednet.huggingface.families import mobilenet_v2
 from sortednet.models import MLP, PreResNet, Transformer
 
 DEVICE = "cpu"  # set by `--device`; elsewhere than on the CPU another kernel may sum strided weights in another order

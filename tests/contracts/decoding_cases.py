@@ -12,7 +12,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 import sortednet as sn
-from sortednet.cache_names import cache_name
+from sortednet.network.cache_names import cache_name
 
 from . import cases
 

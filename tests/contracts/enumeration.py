@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sortednet.decoding.chance import Chance
-from sortednet.decoding.generation import Request, request_of
-from sortednet.decoding.statistics import Emitted
+from sortednet.generation.chance import Chance
+from sortednet.generation.generation import Request, request_of
+from sortednet.generation.statistics import Emitted
 
 from . import decoding_cases as decoders
 

@@ -12,7 +12,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 from sortednet import Setting, SortedNet, Space, load
-from sortednet.readouts import MeanReadout, attach
+from sortednet.huggingface.readouts import MeanReadout, attach
 
 from . import cases
 

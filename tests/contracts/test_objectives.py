@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import sortednet as sn
 from sortednet.models import MLP
-from sortednet.objectives import Penalised
+from sortednet.training.objectives import Penalised
 
 from .adapter_cases import spread
 

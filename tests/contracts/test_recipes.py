@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import sortednet as sn
-from sortednet import trainers
+from sortednet.imports.names import RECIPES
 from sortednet.models import PreResNet, Transformer
-from sortednet.names import RECIPES
-from sortednet.recipe_training import train_recipe
-from sortednet.recipes import Recipe, recipe_of
-from sortednet.trainers import TrainingConfig
+from sortednet.training import trainer as trainers
+from sortednet.training.recipe_training import train_recipe
+from sortednet.training.recipes import Recipe, recipe_of
+from sortednet.training.trainer import TrainingConfig
 
 UPDATES = 2  # of a stage
 LABELS = torch.arange(12) % 3

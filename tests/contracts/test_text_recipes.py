@@ -15,15 +15,15 @@ from torch import Tensor
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 import sortednet as sn
-from sortednet import fine_tuning_parts
-from sortednet.adapter_config import AdapterConfig
+from sortednet.data.text import train_tokenizer
 from sortednet.errors import ConfigError
-from sortednet.fine_tuning import SortedTrainer
-from sortednet.fine_tuning_config import FineTuningConfig, PretrainedConfig, TextConfig
-from sortednet.fine_tuning_job import train
-from sortednet.objectives import Stochastic, Summation
-from sortednet.text import train_tokenizer
-from sortednet.training_config import ObjectiveConfig, SamplerConfig
+from sortednet.huggingface.trainer import SortedTrainer
+from sortednet.jobs import fine_tuning_parts
+from sortednet.jobs.adapter_config import AdapterConfig
+from sortednet.jobs.fine_tuning import train
+from sortednet.jobs.fine_tuning_config import FineTuningConfig, PretrainedConfig, TextConfig
+from sortednet.training.config import ObjectiveConfig, SamplerConfig
+from sortednet.training.objectives import Stochastic, Summation
 
 UPDATES = 2  # of a stage
 WORDS = ["good fine film", "bad dull film", "a nice story", "a poor story", "so good", "so bad"]

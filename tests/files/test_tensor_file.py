@@ -10,9 +10,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sortednet.checkpoint import read_file, to_bytes, write_tensors
 from sortednet.errors import CheckpointError
 from sortednet.files.tensor_file import PAGE, digest_of, hash_of, read_header
+from sortednet.network.checkpoint import read_file, to_bytes, write_tensors
 
 TYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,

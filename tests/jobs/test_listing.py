@@ -4,10 +4,10 @@ import pytest
 
 import sortednet as sn
 from sortednet.cli import main
+from sortednet.imports.names import EXPERIMENTS, IMAGES, MODELS, OBJECTIVES, RECIPES, SAMPLERS, Names
 from sortednet.jobs.listing import LISTED, rows_of
-from sortednet.named import make_sampler, objective_of
-from sortednet.names import EXPERIMENTS, IMAGES, MODELS, OBJECTIVES, RECIPES, SAMPLERS, Names
-from sortednet.training_config import SamplerConfig
+from sortednet.training.config import SamplerConfig
+from sortednet.training.names import make_sampler, objective_of
 
 REGISTRIES = {
     "models": MODELS, "data": IMAGES, "recipes": RECIPES, "samplers": SAMPLERS, "objectives": OBJECTIVES,

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ..lazy import attach
+from ..imports.lazy import attach
 
 if TYPE_CHECKING:
     from .running import Conditions, Experiment, Job, Outcome, main_job, markdown, run

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from .. import cost
-from ..fine_tuning_config import FineTuningConfig, PretrainedConfig, TextConfig
-from ..pictures import write_bars, write_lines
-from ..run_folder import read_curves
+from ..data.text.tasks import TASKS
+from ..evaluation import cost
+from ..files.run_folder import read_curves
+from ..jobs.fine_tuning_config import FineTuningConfig, PretrainedConfig, TextConfig
+from ..report.matplotlib_pictures import write_bars, write_lines
 from ..space import Setting
-from ..text.tasks import TASKS
-from ..training_config import ObjectiveConfig, SamplerConfig
+from ..training.config import ObjectiveConfig, SamplerConfig
 from .images import thinned
 from .running import Conditions, Experiment, Job, Outcome, Result
 
@@ -148,7 +148,7 @@ def job(one: FineTuningConfig) -> Job:
 
 
 def _run(one: FineTuningConfig, folder: Path, results: Mapping[str, Result]) -> Result:
-    from ..fine_tuning_job import open_run, qualities, train  # transformers takes seconds to import
+    from ..jobs.fine_tuning import open_run, qualities, train  # transformers takes seconds to import
 
     torch.set_float32_matmul_precision("high")  # TF32, where there is any
     held = replace(one, output=str(folder)).absolute()

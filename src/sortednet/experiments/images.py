@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 
-from .. import image_job
-from ..config import DataConfig, RunConfig
-from ..data import ImageData
-from ..device import usable_device
-from ..evaluation import evaluate
-from ..network import SortedNet
-from ..packages import needs
-from ..run_folder import read_curves
+from ..data.images import ImageData
+from ..evaluation.evaluator import evaluate
+from ..evaluation.table import Row, Table
+from ..files.run_folder import read_curves
+from ..imports.packages import needs
+from ..jobs import images as image_job
+from ..jobs.device import usable_device
+from ..jobs.image_config import DataConfig, RunConfig
+from ..network.sorted_net import SortedNet
 from ..space import Setting
-from ..table import Row, Table
 from .running import Conditions, Job, Result
 
 with needs("An experiment", "cli"):

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from .. import image_job
-from ..classifiers import adjust_classifiers
-from ..config import ModelConfig, RunConfig
-from ..network import SortedNet
-from ..pictures import write_heatmaps, write_lines
+from ..evaluation.table import Table
+from ..jobs import images as image_job
+from ..jobs.image_config import ModelConfig, RunConfig
+from ..network.sorted_net import SortedNet
+from ..report.matplotlib_pictures import write_heatmaps, write_lines
 from ..space import Space
-from ..table import Table
-from ..trainers import TrainingConfig
+from ..training.classifiers import adjust_classifiers
+from ..training.trainer import TrainingConfig
 from .images import cifar10, job, measured, on_device, table_of
 from .running import Conditions, Experiment, Job, Outcome, Result
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..conditional import How, condition
-from ..data import load_digits
-from ..device import usable_device
-from ..pictures import write_images
+from ..data.images import load_digits
+from ..jobs.device import usable_device
+from ..report.matplotlib_pictures import write_images
 from .running import Conditions, Experiment, Job, Outcome, Result
 
 __all__ = ["DIGITS", "LANGUAGE", "NODE_CONTROL", "Digits", "Language", "Method"]
@@ -193,7 +193,7 @@ class _Sentences:
 
 def _sentences(conditions: Conditions, shape: Language) -> tuple[Any, _Sentences, _Sentences, _Sentences]:
     """Load SST-2: the tokenizer, and sentences to train on, to choose the rate by and to measure on."""
-    from ..text import load_task, train_tokenizer  # transformers takes seconds to import
+    from ..data.text import load_task, train_tokenizer  # transformers takes seconds to import
 
     data = load_task("sst2", conditions.data or "data/glue")
     texts, labels = data.train["sentence"][:], torch.tensor(data.train["label"][:])

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import ConfigError
-from ..network import SortedNet
-from ..objectives import Stochastic
-from ..packages import needs
-from ..pictures import write_lines
-from ..sampling import Uniform
+from ..imports.packages import needs
+from ..network.sorted_net import SortedNet
+from ..report.matplotlib_pictures import write_lines
 from ..space import Space
+from ..training.objectives import Stochastic
+from ..training.sampling import Uniform
 from .running import Conditions, Experiment, Job, Outcome, Result
 
 __all__ = ["ORDER_DEPENDENCY", "PAPER", "PAPER_AVERAGES", "run", "table"]

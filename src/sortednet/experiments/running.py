@@ -20,11 +20,11 @@ from typing import Any, get_args
 import torch
 
 from .._version import __version__
-from ..device import usable_device
 from ..errors import CheckpointError, ConfigError, TrainingError
 from ..files import records
 from ..files.writing import write_bytes
-from ..names import Scale
+from ..imports.names import Scale
+from ..jobs.device import usable_device
 
 __all__ = ["Conditions", "Experiment", "Job", "Outcome", "Scale", "main_job", "markdown", "run"]
 

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from .. import image_job
-from ..config import ModelConfig, RunConfig
-from ..data import augment
-from ..pictures import write_bars, write_lines
-from ..trainers import TrainingConfig
-from ..training import step
+from ..data.images import augment
+from ..jobs import images as image_job
+from ..jobs.image_config import ModelConfig, RunConfig
+from ..report.matplotlib_pictures import write_bars, write_lines
+from ..training.steps import step
+from ..training.trainer import TrainingConfig
 from .images import cifar10, job, on_device
 from .running import Conditions, Experiment, Job, Outcome, Result
 

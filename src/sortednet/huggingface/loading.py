@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..builders import as_builder
 from ..errors import CheckpointError
-from ..families import read_builder
-from ..loading import open_network, space_of
+from ..network.builders import as_builder
+from ..network.loading import open_network, space_of
+from .families import read_builder
 from .network import PretrainedNet
 
 __all__ = ["from_pretrained", "load"]

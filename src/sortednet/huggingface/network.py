@@ -9,16 +9,16 @@ from typing import Any
 
 from torch import nn
 
-from ..decoding import Policy
-from ..decoding.sub_models import generate
 from ..errors import BuildError
-from ..families import builder_of, open_pretrained
-from ..layouts import Layout
-from ..names import BufferPolicy
-from ..network import SortedNet
-from ..readouts import Readout
+from ..generation import Policy
+from ..generation.sub_models import generate
+from ..imports.names import BufferPolicy
+from ..network.sorted_net import SortedNet
 from ..space import Number, Space
-from ..token_loss import ChunkedHead
+from ..views.layouts import Layout
+from .chunked_loss import ChunkedHead
+from .families import builder_of, open_pretrained
+from .readouts import Readout
 
 __all__ = ["PretrainedNet"]
 

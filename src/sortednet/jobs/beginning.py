@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..files.writing import write_bytes
-from ..packages import needs
+from ..imports.packages import needs
 
 with needs("A command", "cli"):
     from rich.console import Console

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ..config import RunConfig
-from ..config_file import read, read_document
 from ..errors import ConfigError
-from ..fine_tuning_config import FineTuningConfig
+from .config_file import read, read_document
+from .fine_tuning_config import FineTuningConfig
+from .image_config import RunConfig
 
 if TYPE_CHECKING:
-    from ..symbolic_config import SymbolicConfig
+    from ..symbolic.commands.training_config import SymbolicConfig
 
 __all__ = ["CONFIG", "read_config", "read_symbolic_config", "with_output"]
 
@@ -48,7 +48,7 @@ def read_config(path: str | Path, changes: Sequence[str] = ()) -> RunConfig | Fi
     of_text = "pretrained" in keys
     config = read(document, FineTuningConfig, changes) if of_text else read(document, RunConfig, changes)
     if config.recipe is not None and config.recipe_options:
-        from ..recipes import check_options
+        from ..training.recipes import check_options
 
         check_options(config.recipe, config.recipe_options)
     return config
@@ -70,7 +70,7 @@ def read_symbolic_config(path: str | Path, changes: Sequence[str] = ()) -> Symbo
     document = read_document(path, "configs/symbolic.yaml")
     if document.values.keys() & {"space", "pretrained"}:
         raise ConfigError(f"{path} is for another command. Use it so: sortednet train {path}")
-    from ..symbolic_config import SymbolicConfig  # which needs the packages of formulas
+    from ..symbolic.commands.training_config import SymbolicConfig  # which needs the packages of formulas
 
     return read(document, SymbolicConfig, changes)
 

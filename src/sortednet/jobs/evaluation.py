@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from ..fine_tuning_config import FineTuningConfig
-from ..packages import needs
-from ..run_folder import writing
-from ..table import Table
+from ..evaluation.table import Table
+from ..files.run_folder import writing
+from ..imports.packages import needs
 from .configurations import CONFIG, read_config
+from .fine_tuning_config import FineTuningConfig
 from .selection import EVALUATED, TABLE, check_trained, evaluated_text, in_run, print_rows
 
 with needs("A command", "cli"):
@@ -54,7 +54,7 @@ def evaluate(
     check_trained(run, CONFIG)
     import torch
 
-    from .. import evaluation
+    from ..evaluation import evaluator as evaluation
 
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("evaluating", total=None)
@@ -63,14 +63,14 @@ def evaluate(
             progress.update(task, completed=done, total=total)
 
         if isinstance(config, FineTuningConfig):
-            from .. import fine_tuning_job
+            from . import fine_tuning as fine_tuning_job
 
             opened = fine_tuning_job.open_run(config, Path(run))
             table = fine_tuning_job.evaluate(
                 opened, Path(run), batch_size=batch_size or 32, measure=measure, cost_batch=cost_batch, progress=show
             )
         else:
-            from .. import image_job
+            from . import images as image_job
 
             images, net = image_job.open_run(config, Path(run), trust)
             held = (images.test_images, images.test_labels)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import ConfigError, SettingError
+from ..files.run_folder import refuse_links
 from ..files.saving import saving
 from ..files.weights import EXTRACTED, SETTING, WEIGHTS
-from ..fine_tuning_config import FineTuningConfig
-from ..packages import needs
-from ..run_folder import refuse_links
+from ..imports.packages import needs
 from ..space import Setting
 from .configurations import CONFIG, read_config
+from .fine_tuning_config import FineTuningConfig
 from .selection import check_trained, chosen_in, in_run
 
 with needs("A command", "cli"):
@@ -65,17 +65,17 @@ def extract(
     if not output:
         refuse_links(folder.parent, folder)
     if isinstance(config, FineTuningConfig):
-        from ..extraction_job import cut_out
+        from .sub_model_files import cut_out
 
         for line in cut_out(config, Path(run), chosen, folder, form=form, server=server, onnx=onnx):
             console.print(line)
         return
     if form != "plain" or server is not None:
         raise ConfigError(f"--form and --server are for an adapter, and {run} trained none. Leave them out.")
-    from .. import image_job
-    from ..checkpoint import write_tensors
-    from ..export import to_onnx
-    from ..recipes import plain
+    from ..export.onnx import to_onnx
+    from ..network.checkpoint import write_tensors
+    from ..training.recipes import plain
+    from . import images as image_job
 
     images, net = image_job.open_run(config, Path(run), trust)
     model = plain(net.extract(chosen)).eval().cpu()

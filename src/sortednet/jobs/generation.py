@@ -8,12 +8,12 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..files.weights import is_adapter, network_in
-from ..fine_tuning_config import FineTuningConfig
-from ..generation_config import GenerateConfig
-from ..packages import needs
-from ..terminal import output_console
+from ..imports.packages import needs
 from .configurations import CONFIG, read_config
+from .fine_tuning_config import FineTuningConfig
+from .generation_config import GenerateConfig
 from .selection import chosen_in
+from .terminal import output_console
 
 with needs("A command", "cli"):
     from rich.console import Console
@@ -32,7 +32,7 @@ def generate(run: str, prompt: str, config: GenerateConfig, console: Console) ->
     """
     if network_in(run) != Path(run):  # refuses what is none before anything large is imported
         _check_causal(run)
-    from .. import generation_job
+    from . import text_generation as generation_job
 
     label = chosen_in(run).get(config.setting or "")
     config = config if label is None else replace(config, setting=str(label))
@@ -62,6 +62,6 @@ def _adapted_model(run: str) -> Any:
     config = read_config(Path(run) / CONFIG)
     if not isinstance(config, FineTuningConfig) or config.pretrained.task != "causal_lm":
         return None
-    from ..fine_tuning_parts import make_base, make_tokenizer
+    from .fine_tuning_parts import make_base, make_tokenizer
 
     return make_base(config, None, make_tokenizer(config))

@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, get_args
 
-from ..names import EXPERIMENTS, IMAGES, MODELS, OBJECTIVES, RECIPES, SAMPLERS, Names, TextFormat
-from ..packages import needs
-from ..terminal import output_console
+from ..imports.names import EXPERIMENTS, IMAGES, MODELS, OBJECTIVES, RECIPES, SAMPLERS, Names, TextFormat
+from ..imports.packages import needs
+from .terminal import output_console
 
 with needs("A command", "cli"):
     from rich.table import Table as RichTable
@@ -59,7 +59,7 @@ def rows_of(what: str) -> Iterator[tuple[str, str, str]]:
 
 def _texts() -> Iterator[tuple[str, str, str]]:
     """Yield the text data, which a configuration names by `text.name`."""
-    from ..text.tasks import TASKS
+    from ..data.text.tasks import TASKS
 
     for name, (task, _) in TASKS.items():
         yield name, f"Text, by text.name: a known task ({task.kind}).", "train_examples, evaluation_examples, seed"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..fine_tuning_config import FineTuningConfig
-from ..packages import needs
-from ..run_folder import read_curves, writing
+from ..files.run_folder import read_curves, writing
+from ..imports.packages import needs
 from .configurations import CONFIG, read_config
+from .fine_tuning_config import FineTuningConfig
 from .selection import chosen_in, in_run, table_of
 
 with needs("A command", "cli"):
@@ -43,8 +43,8 @@ def report(run: str, title: str | None, console: Console) -> None:
         **({"update": tuned.update} if tuned and tuned.update != "standard" else {}),
         **({"adapter": f"r={tuned.adapter.r}"} if tuned and tuned.adapter else {}),
     }
-    from ..report import write_picture, write_report
-    from ..similarity import Similarity
+    from ..evaluation.similarity import Similarity
+    from ..report.report import write_picture, write_report
 
     page = Path(run) / "report.html"
     with writing(run) as save:

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import ConfigError, SettingError
+from ..evaluation.table import Row, Table
 from ..files import records
+from ..files.run_folder import MODEL, refuse_links, writing
 from ..files.weights import digest, is_there, network_in
-from ..packages import needs
-from ..run_folder import MODEL, refuse_links, writing
+from ..imports.packages import needs
 from ..space import Setting
-from ..table import Row, Table
-from ..terminal import output_console
+from .terminal import output_console
 
 with needs("A command", "cli"):
     from rich.table import Table as RichTable

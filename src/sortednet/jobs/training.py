@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..fine_tuning_config import FineTuningConfig
-from ..packages import needs
+from ..imports.packages import needs
 from .configurations import read_config, with_output
+from .fine_tuning_config import FineTuningConfig
 
 with needs("A command", "cli"):
     from rich.console import Console
@@ -22,7 +22,7 @@ with needs("A command", "cli"):
     )
 
 if TYPE_CHECKING:
-    from ..network import SortedNet
+    from ..network.sorted_net import SortedNet
 
 __all__ = ["train"]
 
@@ -52,7 +52,7 @@ def train(
     if isinstance(config, FineTuningConfig):
         net = _fine_tune(config, resume, console)
     else:
-        from .. import image_job
+        from . import images as image_job
 
         net = image_job.train(config, resume=resume, console=console, trust=trust)
     console.print(f"Trained {len(net.space)} sub-models in one network: {Path(config.output) / 'model'}")
@@ -60,7 +60,7 @@ def train(
 
 
 def _fine_tune(config: FineTuningConfig, resume: bool, console: Console) -> SortedNet:
-    from .. import fine_tuning_job
+    from . import fine_tuning as fine_tuning_job
 
     columns = (
         TextColumn("fine-tuning"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]}"),

@@ -13,19 +13,19 @@ from typing import Any, ClassVar, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from ..buffers import Private
-from ..builders import Builder, SharedForward, as_builder
 from ..errors import BuildError, ConfigError, SettingError
 from ..files.weights import ADAPTER
-from ..layouts import Layout
-from ..names import RankPattern, Scaling
-from ..outlines import is_quantised
-from ..rank_space import RANK, largest_rank, rank_at
+from ..imports.names import RankPattern, Scaling
+from ..network.builders import Builder, SharedForward, as_builder
 from ..space import Number, Setting
-from ..views import Skeleton
+from ..views.buffers import Private
+from ..views.layouts import Layout
+from ..views.outlines import is_quantised
+from ..views.skeletons import Skeleton
 from .checks import lora_layers
 from .forward import GatedForward
 from .making import base_of, without_old_names
+from .rank_space import RANK, largest_rank, rank_at
 from .saving import adapter_state, identity_of, load_adapter_state, write_config
 
 __all__ = ["AdapterBuilder", "Outline", "adapted", "adapter_layouts"]

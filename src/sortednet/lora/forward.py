@@ -19,18 +19,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ..axes import Unshareable
-from ..batches import batch_size, join_batch
-from ..buffers import Private
-from ..cache_names import uncached
 from ..errors import BuildError, SettingError
-from ..exits import Kept, prefix_of, random_state_kept
-from ..rank_space import RANK
+from ..network.axes import Unshareable
+from ..network.cache_names import uncached
+from ..network.exits import Kept, prefix_of, random_state_kept
+from ..network.trials import Inputs, equal, some_rows
 from ..space import Setting
-from ..trials import Inputs, equal, some_rows
-from ..views import Skeleton, Skeletons
+from ..views.batches import batch_size, join_batch
+from ..views.buffers import Private
+from ..views.skeletons import Skeleton, Skeletons
 from .gates import Gates, Ranked
 from .making import base_of
+from .rank_space import RANK
 
 __all__ = ["GatedForward"]
 

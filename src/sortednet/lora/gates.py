@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..axes import Unshareable
-from ..names import Scaling
-from ..trials import is_checkpointed
+from ..imports.names import Scaling
+from ..network.axes import Unshareable
+from ..network.trials import is_checkpointed
 
 __all__ = ["Gates", "Ranked"]
 

@@ -8,17 +8,17 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import checkpoint
-from ..checkpoint import read_weights
 from ..errors import CheckpointError, SortedNetError
 from ..files import records
 from ..files.weights import open_weights
-from ..layouts import cuts
-from ..loading import MOST_SETTINGS
-from ..network import SortedNet
-from ..rank_space import RANK
-from ..ranks import builder_of_ranks, reopened
+from ..network import checkpoint
+from ..network.checkpoint import read_weights
+from ..network.loading import MOST_SETTINGS
+from ..network.sorted_net import SortedNet
 from ..space import Setting, Space
+from ..views.layouts import cuts
+from .rank_space import RANK
+from .ranks import builder_of_ranks, reopened
 from .saving import adapter_state, load_adapter_state, read_config
 
 __all__ = ["load"]

@@ -11,7 +11,7 @@ from typing import Any, cast
 from torch import nn
 
 from ..errors import CheckpointError, ConfigError
-from ..packages import needs
+from ..imports.packages import needs
 
 __all__ = ["base_of", "lora_config", "open_plain", "without_old_names"]
 

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import to_bytes
 from ..errors import CheckpointError, ConfigError
 from ..files import records
 from ..files.saving import saving
 from ..files.weights import ADAPTER, ADAPTER_CONFIG, EXTRACTED
+from ..network.checkpoint import to_bytes
 
 __all__ = [
     "adapter_state",

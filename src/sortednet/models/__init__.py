@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from ..errors import ConfigError
-from ..names import MODELS, OWN_BUILDER
-from ..trusted import check_module, check_object
+from ..imports.names import MODELS, OWN_BUILDER
+from ..imports.trusted import check_module, check_object
 from .mlp import MLP
 from .preresnet import Norm, PreResNet
 from .transformer import Transformer

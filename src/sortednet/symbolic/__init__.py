@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..lazy import attach
-from ..packages import check_installed
+from ..imports.lazy import attach
+from ..imports.packages import check_installed
 
 if TYPE_CHECKING:
     from .configuration import GeneratorConfig, ModelConfig

@@ -9,10 +9,10 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .. import checkpoint
 from ..errors import CheckpointError, ConfigError
 from ..files import records
 from ..files.writing import write_bytes
+from ..network import checkpoint
 from .expressions import GeneratorConfig
 from .familiarity import Familiarity
 from .model import ModelConfig, SymbolicGPT

@@ -1,0 +1,1 @@
+"""Images, CIFAR-10, text."""

@@ -1,0 +1,1 @@
+"""What each sub-model is worth and what it costs."""

@@ -1,0 +1,176 @@
+"""Measure every sub-model: quality and cost, one row each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from ..network.sorted_net import SortedNet
+from ..space import Number
+from ..training.objectives import Batch
+from ..views.batches import call_with, inputs_and_targets
+from . import cost
+from .table import Row, Table
+
+__all__ = ["accuracy", "evaluate", "quality"]
+
+Measurement = Literal["flops", "latency", "memory"]
+Metric = Callable[[Any, Any], Tensor]
+
+
+def accuracy(output: Any, targets: Any) -> Tensor:
+    """Score each example 100 if the largest logit is its class, and 0 otherwise.
+
+    Args:
+        output: Logits, or an object that has `logits`. Shape (B, classes).
+        targets: Class of each example. Shape (B,), int64. Of a mapping, its `labels`.
+
+    Returns:
+        Scores in per cent. Shape (B,).
+
+    Example:
+        >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
+        tensor([100.,   0.])
+    """
+    if isinstance(targets, Mapping):
+        targets = targets.get("labels")
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor) or not isinstance(targets, Tensor) or logits.shape[:-1] != targets.shape:
+        raise DataError(
+            "accuracy compares logits of shape (B, classes) with the class of each example, and this batch or output "
+            "has none. Give metric=, a function of an output and the targets (of a mapping, the mapping)."
+        )
+    right = 100.0 * (logits.argmax(-1) == targets).float()
+    return right.masked_fill(logits.isnan().any(-1), torch.nan)  # a network that diverged is not right by chance
+
+
+def evaluate(
+    net: SortedNet,
+    loader: Iterable[Batch],
+    metric: Metric = accuracy,
+    *,
+    settings: Iterable[Mapping[str, Number] | str] | None = None,
+    measure: Collection[Measurement] = ("flops", "latency", "memory"),
+    cost_batch: int = 1,
+    metric_name: str | None = None,
+    higher_is_better: bool = True,
+    progress: Callable[[int, int], object] | None = None,
+) -> Table:
+    """Measure sub-models as they are, without any further training.
+
+    Args:
+        net: The network; nothing of it is changed.
+        loader: Batches `(inputs, ..., targets)` or mappings, the same each time it is iterated.
+        metric: Scores of an output and the targets (with a mapping, and the mapping): one for each example, shape
+            (B,), or their mean, shape ().
+        settings: Which sub-models; all of the space where left out. The full model is always among them.
+        measure: Which costs beside the parameters: FLOPs of one example, median latency in milliseconds and peak memory
+            in bytes of `cost_batch` examples.
+        cost_batch: Examples of the first batch that latency and memory are measured on, at least 1.
+        metric_name: The name of the metric; the function's own where left out.
+        higher_is_better: Whether a larger quality is the better one.
+        progress: Called with the number of sub-models done and their total.
+
+    Returns:
+        One row for each sub-model: quality, parameters, the costs measured, and the recovery in per cent of the full
+        model's quality.
+
+    Raises:
+        DataError: If the loader is empty.
+        SettingError: If a setting is not in the space.
+
+    Example:
+        >>> import sortednet as sn
+        >>> net = sn.SortedNet(sn.models.MLP, sn.Space(depth=[1, 2], width=[8, 16]))
+        >>> table = evaluate(net, [(torch.randn(4, 64), torch.zeros(4, dtype=torch.long))], measure=())
+        >>> len(table), table.row({"depth": 1, "width": 8}).params
+        (4, 610)
+    """
+    if not isinstance(net, SortedNet):
+        raise DataError(f"evaluate measures a SortedNet, not a {type(net).__name__}. Use quality(module, batches).")
+    if isinstance(loader, tuple) and all(isinstance(one, Tensor) for one in loader):
+        raise DataError("A single batch was given. Give a list of batches, such as [(inputs, targets)].")
+    batches = list(loader) if isinstance(loader, Iterator) else loader
+    first = next(iter(batches), None)
+    if first is None:
+        raise DataError("The data to evaluate on are empty. Give at least one batch of (inputs, targets).")
+    device = next(net.full.parameters()).device
+    inputs = _to(inputs_and_targets(first)[0], device)
+    example, examples = _first(inputs, 1), _first(inputs, cost_batch)
+    wanted = list(
+        dict.fromkeys([*(net.space if settings is None else map(net.space.setting, settings)), net.space.full])
+    )
+    rows = []
+    for done, setting in enumerate(wanted):
+        # Costs are those of the model that is shipped; a sub-model may put fused parameters together at each call.
+        module = net.extract(setting).eval() if {"latency", "memory"} & set(measure) else None
+        rows.append(
+            (
+                setting,
+                quality(net.submodel(setting), batches, metric),
+                cost.count_parameters(net, setting),
+                cost.count_flops(net, setting, example) if "flops" in measure else None,
+                cost.measure_latency(module, examples) if module is not None and "latency" in measure else None,
+                cost.measure_memory(module, examples) if module is not None and "memory" in measure else None,
+            )
+        )
+        if progress is not None:
+            progress(done + 1, len(wanted))
+    whole = next(row[1] for row in rows if row[0] == net.space.full)
+    return Table(
+        [Row(*row, recovery=100 * row[1] / whole if whole else None) for row in rows],
+        metric=metric_name or str(getattr(metric, "__name__", "quality")),
+        higher_is_better=higher_is_better,
+    )
+
+
+def quality(module: Callable[..., Any], batches: Iterable[Batch], metric: Metric = accuracy) -> float:
+    """Return the mean of a metric over all examples.
+
+    Args:
+        module: A model, in evaluation mode if that matters to it.
+        batches: Batches `(inputs, ..., targets)` or mappings.
+        metric: Scores of an output and the targets, one for each example or their mean.
+
+    Returns:
+        The mean over the examples.
+    """
+    scores, count = 0.0, 0
+    device = next(module.parameters()).device if isinstance(module, torch.nn.Module) else None
+    with torch.inference_mode():
+        for batch in batches:
+            inputs, targets = _to(inputs_and_targets(batch), device)
+            score = metric(call_with(module, inputs), targets)
+            size = score.numel() if score.dim() else _length(targets)
+            scores += float(score.double().sum()) * (1 if score.dim() else size)
+            count += size
+    if count == 0:
+        raise DataError("The batches hold no example. Give at least one.")
+    return scores / count
+
+
+def _length(targets: Any) -> int:
+    value = (
+        next((v for v in targets.values() if isinstance(v, Tensor)), None) if isinstance(targets, Mapping) else targets
+    )
+    return len(value) if isinstance(value, Tensor) and value.dim() else 1
+
+
+def _first(inputs: Any, count: int) -> Any:
+    if isinstance(inputs, Tensor):
+        return inputs[:count]
+    if isinstance(inputs, Mapping):
+        return {name: _first(value, count) for name, value in inputs.items()}
+    return type(inputs)(_first(value, count) for value in inputs) if isinstance(inputs, (tuple, list)) else inputs
+
+
+def _to(values: Any, device: torch.device | None) -> Any:
+    if isinstance(values, Tensor):
+        return values if device is None else values.to(device)
+    if isinstance(values, Mapping):
+        return {name: _to(value, device) for name, value in values.items()}
+    return type(values)(_to(value, device) for value in values) if isinstance(values, (tuple, list)) else values

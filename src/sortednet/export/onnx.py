@@ -1,0 +1,244 @@
+"""Export of an extracted model to ONNX, checked against the original."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import logging
+import math
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ..errors import ExportError
+from ..imports.packages import needs
+
+__all__ = ["to_onnx"]
+
+
+def to_onnx(
+    module: nn.Module, inputs: Any, path: str | Path, *, tolerance: float = 1e-4, dynamic_batch: bool = True
+) -> float:
+    """Write a model as one ONNX file, and check that onnxruntime computes the same from it.
+
+    The file appears whole or not at all: it is written and checked beside `path`, then renamed. The model is exported
+    in evaluation mode and is not changed.
+
+    Args:
+        module: A model with weights of its own, such as `net.extract(...)`; in float32, float64 or float16.
+        inputs: A tensor, a tuple of positional or a mapping of keyword arguments. Each tensor becomes an input of the
+            file; everything else is fixed in it.
+        path: The file, usually `*.onnx`; its folder is made if it is not there.
+        tolerance: Largest absolute difference between any two outputs, at least 0.
+        dynamic_batch: Whether the file takes any batch size: the first axis of every tensor whose first axis is as long
+            as the first tensor's. Then the check is made at a second batch size too. Otherwise the shapes are fixed.
+
+    Returns:
+        The largest absolute difference found.
+
+    Raises:
+        MissingPackageError: If `sortednet[onnx]` is not installed.
+        ExportError: If parameters are views of larger storages, the exporter fails,
+            or the outputs differ by more than `tolerance`. No file is left then; one that was at `path` stays.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     difference = to_onnx(nn.Linear(3, 2), torch.ones(2, 3), Path(folder) / "small.onnx")
+        >>> difference <= 1e-4
+        True
+    """
+    runtime = _import_onnx()
+    _refuse_views(module)
+    frozen = _OfTensors(copy.deepcopy(module), inputs).eval()
+    tensors = _named_tensors(module, inputs)
+    _refuse_bfloat16(module, tensors)
+    first = next((one for one in tensors.values() if one.dim() > 0), None)
+    if first is None:
+        raise ExportError("The inputs hold no tensor with an axis. Give the tensors that the model's forward takes.")
+    batch_size = first.shape[0] if dynamic_batch else None
+    batches = [tensors]
+    if batch_size is not None:
+        batches.append(_with_batch(tensors, batch_size, batch_size + 1))
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        written = Path(folder) / target.name
+        _export(frozen, tensors, written, batch_size)
+        difference = _compare(runtime, frozen, batches, written)
+        # Written this way round, a difference that is not a number is refused.
+        if not difference <= tolerance:
+            raise ExportError(
+                f"onnxruntime's output differs from the model's by {difference:.3g}, more than tolerance={tolerance:g}."
+                " Nothing was written. Export in float64 to see whether it is rounding, or raise the tolerance."
+            )
+        os.replace(written, target)
+    return difference
+
+
+class _OfTensors(nn.Module):
+    """A model as a function of its tensors alone, everything else fixed."""
+
+    def __init__(self, module: nn.Module, inputs: Any) -> None:
+        super().__init__()
+        self.module = module
+        args, kwargs = _as_arguments(inputs)
+        self._args = tuple(None if isinstance(one, Tensor) else one for one in args)
+        self._kwargs = {name: None if isinstance(one, Tensor) else one for name, one in kwargs.items()}
+        self._places = [place for place, one in enumerate(args) if isinstance(one, Tensor)]
+        self._names = [name for name, one in kwargs.items() if isinstance(one, Tensor)]
+
+    def forward(self, *tensors: Tensor) -> Any:
+        args, kwargs = list(self._args), dict(self._kwargs)
+        for place, tensor in zip(self._places, tensors, strict=False):
+            args[place] = tensor
+        for name, tensor in zip(self._names, tensors[len(self._places) :], strict=True):
+            kwargs[name] = tensor
+        return self.module(*args, **kwargs)
+
+
+def _import_onnx() -> Any:
+    """Import what the export needs and return onnxruntime."""
+    with needs("Exporting to ONNX", "onnx"):
+        for name in ("onnx", "onnxscript", "onnxruntime"):
+            package = importlib.import_module(name)
+    return package
+
+
+def _refuse_views(module: nn.Module) -> None:
+    for name, parameter in module.named_parameters():
+        stored = parameter.untyped_storage().nbytes()
+        if stored > parameter.nbytes:
+            raise ExportError(
+                f"{name} has {parameter.nbytes} bytes and is a view of a storage of {stored} bytes, all of which would "
+                "go along. This is a sub-model inside a larger network: extract it first, with net.extract(...)."
+            )
+
+
+def _refuse_bfloat16(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    if any(one.dtype == torch.bfloat16 for one in (*module.parameters(), *tensors.values())):
+        raise ExportError(
+            "The model or its inputs are in bfloat16, whose outputs cannot be checked. Convert both with .float()."
+        )
+
+
+def _as_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,), {}
+
+
+def _named_tensors(module: nn.Module, inputs: Any) -> dict[str, Tensor]:
+    """Name the tensors among the inputs as the model's forward does, in the order given."""
+    args, kwargs = _as_arguments(inputs)
+    names: list[str] = []
+    for name, parameter in inspect.signature(module.forward).parameters.items():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            names += [f"{name}_{place}" for place in range(len(args) - len(names))]
+        elif parameter.kind is not parameter.KEYWORD_ONLY:
+            names.append(name)
+    named = {**dict(zip(names, args, strict=False)), **kwargs}
+    return {name: one for name, one in named.items() if isinstance(one, Tensor)}
+
+
+def _with_batch(tensors: Mapping[str, Tensor], size: int, new: int) -> dict[str, Tensor]:
+    """Repeat the examples of a batch of `size` until there are `new` of them."""
+    return {
+        name: one[torch.arange(new, device=one.device) % size] if _has_batch(one, size) else one
+        for name, one in tensors.items()
+    }
+
+
+def _has_batch(tensor: Tensor, size: int | None) -> bool:
+    return tensor.dim() > 0 and tensor.shape[0] == size
+
+
+def _export(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, batch_size: int | None) -> None:
+    shapes = None
+    if batch_size is not None:
+        batch = torch.export.Dim("batch")
+        shapes = (tuple({0: batch} if _has_batch(one, batch_size) else None for one in tensors.values()),)
+        # A traced size of 1 would be taken for a constant.
+        tensors = _with_batch(tensors, batch_size, max(2, batch_size))
+    try:
+        with _quiet(), torch.no_grad():
+            torch.onnx.export(
+                module,
+                tuple(tensors.values()),
+                path,
+                input_names=list(tensors),
+                dynamo=True,
+                dynamic_shapes=shapes,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:
+        raise ExportError(
+            f"torch.onnx.export failed with {type(error).__name__}: {error}. Try dynamic_batch=False if a shape is "
+            "fixed in the model; a model above 2 GB does not fit into one ONNX file."
+        ) from error
+
+
+def _compare(runtime: Any, module: nn.Module, batches: Sequence[Mapping[str, Tensor]], path: Path) -> float:
+    """Return the largest absolute difference between the model and the file over some batches."""
+    session = runtime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
+    largest = 0.0
+    for tensors in batches:
+        feed = {name: one.detach().cpu().numpy() for name, one in tensors.items()}
+        try:
+            with torch.no_grad():
+                expected = [one for one in tree_leaves(module(*tensors.values())) if isinstance(one, Tensor)]
+            found = [torch.from_numpy(one) for one in session.run(None, feed)]
+        except Exception as error:
+            shapes = {name: tuple(one.shape) for name, one in tensors.items()}
+            raise ExportError(
+                f"The model or its file does not run on inputs of shapes {shapes}: {error}. "
+                "Try dynamic_batch=False if a shape is fixed in the model."
+            ) from error
+        if [one.shape for one in expected] != [one.shape for one in found]:
+            raise ExportError(
+                f"The model's outputs have shapes {[tuple(one.shape) for one in expected]}, onnxruntime's "
+                f"{[tuple(one.shape) for one in found]}. Let the forward return tensors, in tuples or dictionaries."
+            )
+        for ours, theirs in zip(expected, found, strict=True):
+            ours, theirs = ours.cpu().double(), theirs.double()
+            # Equal infinities differ by nothing.
+            difference = torch.where(ours == theirs, 0.0, (ours - theirs).abs())
+            if difference.isnan().any():
+                return math.nan
+            if difference.numel():
+                largest = max(largest, float(difference.max()))
+    return largest
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ignore what the exporter says and its caller can do nothing about."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for message, category in (
+                # Of the exporter's own use of torch.
+                (r".*isinstance\(treespec, LeafSpec\)", FutureWarning),
+                (r"_check_is_size will be removed", FutureWarning),
+                # Several inputs share the batch's axis, which can have one name only.
+                (r"# The axis name: batch will not be used", UserWarning),
+                # Recurrent layers renew their list of weights; the parameters themselves stay.
+                (r"The tensor attributes? .*_flat_weights", UserWarning),
+            ):
+                warnings.filterwarnings("ignore", message, category)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

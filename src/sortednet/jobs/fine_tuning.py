@@ -1,0 +1,285 @@
+"""What the commands do with a pretrained model: fine-tune it as a network, and measure its sub-models."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from ..data.text import EncodedText, TextData, compute_metrics
+from ..evaluation import cost
+from ..evaluation.comparison import compare_submodels
+from ..evaluation.evaluator import Measurement
+from ..evaluation.similarity import Measure
+from ..evaluation.table import Row, Table
+from ..files.processes import alone
+from ..files.run_folder import KIND, SIMILARITIES, of_earlier_version, writing
+from ..files.saving import remove_own
+from ..imports.packages import needs
+from ..network.loading import load
+from ..network.sorted_net import SortedNet
+from ..space import Setting
+from . import fine_tuning_parts
+from .device import usable_device
+from .fine_tuning_config import FineTuningConfig
+from .fine_tuning_stages import Batch, Progress, Run, collator, moved, train_stages
+
+with needs("Fine-tuning", "cli,transformers,text"):
+    from transformers.utils import logging
+
+__all__ = ["Opened", "evaluate", "inputs_of", "open_run", "qualities", "quiet", "train"]
+
+COMPARED, POSITIONS = 200, 64  # examples, and output positions of each, that sub-models are compared on
+
+
+# Training
+
+
+def train(
+    config: FineTuningConfig, *, resume: bool, progress: Progress | None = None, say: Callable[[str], object] = print
+) -> SortedNet:
+    """Fine-tune to the end, write the network and the tokenizer to `output/model`, and return the network.
+
+    Args:
+        config: What to do. Its paths are absolute.
+        resume: Whether to go on from the last checkpoint in `output`; it starts anew where there is none. Starting anew
+            removes the checkpoints, metrics and network of an earlier run there.
+        progress: Called with the updates done, their number, and the last loss logged.
+        say: Called with what a user should know.
+
+    Raises:
+        CheckpointError: If the model cannot be opened, or a checkpoint is damaged or of another run.
+        ConfigError: If the configuration cannot be carried out.
+        DataError: If the text is missing or unfit.
+        TrainingError: If a loss is not finite.
+        KeyboardInterrupt: If the run was interrupted; what was trained is saved.
+    """
+    data, recipe = fine_tuning_parts.load_data(config), fine_tuning_parts.make_recipe(config)
+    fine_tuning_parts.make_arguments(config, Path(config.output))  # refuses what is wrong before the model is opened
+    with quiet():
+        tokenizer = fine_tuning_parts.make_tokenizer(config)
+        net = fine_tuning_parts.make_network(config, data, tokenizer)
+        encoded = _encoded(config, data, tokenizer, say)
+        run = Run(config, net, data, tokenizer, encoded, progress, say)
+        with alone(run.output):
+            train_stages(run, recipe, resume)
+    return net
+
+
+def _encoded(
+    config: FineTuningConfig, data: TextData, tokenizer: Any, say: Callable[[str], object] | None = None
+) -> EncodedText:
+    """Turn the text into tokens, and say what is cut or left out."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        encoded = fine_tuning_parts.encoded(config, data, tokenizer)
+    cut = encoded.truncated["train"]
+    if say is not None:
+        for one in caught:
+            say(str(one.message))
+        if cut:
+            say(f"{cut} of {len(encoded.train)} training examples are cut to text.max_length={config.text.max_length}.")
+    return encoded
+
+
+# Measuring
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A trained run.
+
+    Attributes:
+        config: Its configuration.
+        data: Its text.
+        tokenizer: Its tokenizer.
+        net: Its network, in evaluation mode.
+        examples: The evaluation examples as tokens.
+    """
+
+    config: FineTuningConfig
+    data: TextData
+    tokenizer: Any
+    net: SortedNet
+    examples: Sequence[Mapping[str, Any]]
+
+    def batch(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
+        """Return examples as one batch, on the network's device."""
+        return moved(collator(self.data, self.tokenizer)(list(examples)), self.net)
+
+    def batches(self, examples: Sequence[Mapping[str, Any]], size: int) -> Iterator[Batch]:
+        """Yield examples in batches of equally long ones."""
+        ordered = sorted(examples, key=_tokens)
+        for start in range(0, len(ordered), size):
+            yield self.batch(ordered[start : start + size])
+
+
+def open_run(config: FineTuningConfig, run: Path) -> Opened:
+    """Open a trained run: its network, tokenizer and evaluation data.
+
+    Raises:
+        CheckpointError: If the network is missing or damaged.
+        DataError: If the text is missing or unfit.
+    """
+    data = fine_tuning_parts.load_data(config)
+    with quiet():
+        own = replace(config, pretrained=replace(config.pretrained, path=str(run / "model")))
+        tokenizer = fine_tuning_parts.make_tokenizer(own)
+        base = None if config.adapter is None else fine_tuning_parts.make_base(config, data, tokenizer)
+        net = load(run / "model", space=config.make_space(), model=base)
+        examples = list(_encoded(config, data, tokenizer).evaluation)
+    return Opened(config, data, tokenizer, net.to(usable_device()).eval(), examples)
+
+
+def evaluate(
+    run: Opened,
+    folder: Path,
+    *,
+    measure: Collection[Measurement] = ("flops", "latency", "memory"),
+    batch_size: int = 32,
+    cost_batch: int = 1,
+    progress: Callable[[int, int], object] | None = None,
+) -> Table:
+    """Measure every sub-model, and write how close each is to the full model beside the table.
+
+    Args:
+        run: The run.
+        folder: Where `similarity-kl.json` and `similarity-cosine.json` go.
+        measure: Which costs beside the parameters, on examples of median length: FLOPs of one example, latency and
+            memory of `cost_batch` examples.
+        batch_size: Examples in a batch.
+        cost_batch: Examples that latency and memory are measured on.
+        progress: Called with the number of sub-models done and their total.
+
+    Returns:
+        One row for each sub-model. The quality is the task's metric in points, or for causal language models the mean
+        loss over answer tokens in nats, where lower is better.
+    """
+    net, causal = run.net, run.data.kind == "causal"
+    with quiet():
+        found = qualities(run, batch_size)
+        whole = found[net.space.full]
+        middle = max(0, min(len(run.examples) // 2, len(run.examples) - cost_batch))
+        typical = sorted(run.examples, key=_tokens)[middle : middle + cost_batch]
+        rows = []
+        for setting in net.space:
+            recovery = 100 * found[setting] / whole if whole > 0 and not causal else None
+            rows.append(
+                Row(
+                    setting,
+                    found[setting],
+                    cost.count_parameters(net, setting),
+                    recovery=recovery,
+                    **_costs(net, setting, inputs_of(run.batch(typical)), inputs_of(run.batch(typical[:1])), measure),
+                )
+            )
+            if progress is not None:
+                progress(len(rows), len(net.space))
+        _compare(run, folder, batch_size)
+    return Table(rows, metric="loss" if causal else run.data.metric, higher_is_better=not causal)
+
+
+def qualities(run: Opened, batch_size: int = 32) -> dict[Setting, float]:
+    """Measure the quality of every sub-model.
+
+    Args:
+        run: The run.
+        batch_size: Examples in a batch.
+
+    Returns:
+        The task's metric in points, or for causal language models the mean loss over answer tokens in nats.
+    """
+    with quiet():
+        return _losses(run, batch_size) if run.data.kind == "causal" else _scores(run, batch_size)
+
+
+def _costs(
+    net: SortedNet, setting: Setting, inputs: Batch, example: Batch, measure: Collection[Measurement]
+) -> dict[str, Any]:
+    """Return what the extracted model costs."""
+    module = net.extract(setting).eval()
+    return {
+        "flops": cost.count_flops(net, setting, example) if "flops" in measure else None,
+        "latency_ms": cost.measure_latency(module, inputs) if "latency" in measure else None,
+        "memory_bytes": cost.measure_memory(module, inputs) if "memory" in measure else None,
+    }
+
+
+def _scores(run: Opened, batch_size: int) -> dict[Setting, float]:
+    """Return the metric of every sub-model, NaN where a prediction is not finite."""
+    settings, outputs, labels = list(run.net.space), defaultdict(list), []
+    with torch.no_grad():
+        for batch in run.batches(run.examples, batch_size):
+            labels.append(batch["labels"].cpu())
+            found = run.net(**inputs_of(batch), settings=settings, inference=True)
+            for setting, output in zip(settings, found, strict=True):
+                outputs[setting].append(output.logits.float().cpu())
+    metric, given = compute_metrics(run.data.metric), torch.cat(labels)
+    qualities = {}
+    for setting in settings:
+        logits = torch.cat(outputs[setting])
+        predicted = SimpleNamespace(predictions=logits, label_ids=given)
+        qualities[setting] = metric(predicted)[run.data.metric] if bool(logits.isfinite().all()) else math.nan
+    return qualities
+
+
+def _losses(run: Opened, batch_size: int) -> dict[Setting, float]:
+    """Return the mean loss over answer tokens of every sub-model, in nats."""
+    groups: dict[tuple[Any, ...], list[Setting]] = defaultdict(list)
+    for setting in run.net.space:  # those that share a forward; not all at once, since some outputs hold logits
+        groups[tuple(value for name, value in setting.items() if name not in run.net.exits)].append(setting)
+    sums, count = dict.fromkeys(run.net.space, 0.0), 0
+    with torch.no_grad():
+        for batch in run.batches(run.examples, batch_size):
+            tokens = int((batch["labels"][:, 1:] != -100).sum())
+            count += tokens
+            for settings in groups.values():
+                for setting, output in zip(settings, run.net(**batch, settings=settings, inference=True), strict=True):
+                    sums[setting] += float(output.loss) * tokens if tokens else 0.0
+    return {setting: total / count for setting, total in sums.items()}
+
+
+def _compare(run: Opened, folder: Path, batch_size: int) -> None:
+    """Write how close sub-models are to the full model, where outputs are distributions."""
+    remove_own(folder, KIND, [one.name for one in folder.glob(SIMILARITIES)], of_earlier_version(folder))
+    if run.data.kind == "regression" or len(run.net.space) == 1:
+        return
+    configs: list[Any] = [run.net.skeleton(setting).module.config for setting in run.net.space]
+    widths = {getattr(one.get_text_config(), "hidden_size", None) for one in configs}
+    measures: tuple[Measure, ...] = ("kl", "cosine") if len(widths) == 1 else ("kl",)
+    batches = list(run.batches(run.examples[:COMPARED], batch_size))
+    found = compare_submodels(run.net, batches, measures=measures, max_positions=POSITIONS)
+    with writing(folder) as save:
+        for name, one in found.items():
+            one.to_json(save.beside / f"similarity-{name}.json")
+
+
+def _tokens(example: Mapping[str, Any]) -> int:
+    return len(example["input_ids"])
+
+
+def inputs_of(batch: Batch) -> Batch:
+    """Return a batch without its labels."""
+    return {name: one for name, one in batch.items() if name != "labels"}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let the command speak alone: transformers prints progress bars and reports of its own."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

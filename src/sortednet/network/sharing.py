@@ -1,0 +1,304 @@
+"""Which sub-models share one forward, and that forward.
+
+Nothing in a model's code says that its blocks run one after the other and that no more than what they return reaches
+its head. So it is tried before an exit is first used: a few examples, with noise added behind every block (blocks that
+begin as the identity would hide what is wrong), must give what they give in a forward of the sub-model alone.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..errors import BuildError
+from ..space import Setting, Space
+from ..views.batches import batch_size, join_batch
+from ..views.buffers import Private
+from ..views.layouts import tensors_of
+from ..views.outlines import outline
+from ..views.skeletons import Skeleton, Skeletons
+from .axes import Axes, Scope, Unshareable
+from .builders import Builder, SharedForward
+from .cache_names import cache_among, uncached
+from .exits import Reader, Trunk, block_list, prefix_of, random_state_kept
+from .trials import Inputs, equal, some_rows
+
+__all__ = ["Sharing"]
+
+
+@dataclass
+class _Way:
+    """What trying has shown of the exits of one list of blocks.
+
+    Attributes:
+        axes: Where the examples are.
+        every: Whether an exit reads what every block returned, such as with shortcuts outside of the blocks.
+        tried: The numbers of blocks that have been tried.
+        problems: Why there are no exits, by the scope of the reason.
+        warned: The scopes that have been warned of.
+    """
+
+    axes: Axes = field(default_factory=Axes)
+    every: bool = False
+    tried: set[int] = field(default_factory=set)
+    problems: dict[str, str] = field(default_factory=dict)
+    warned: set[str] = field(default_factory=set)
+
+    def refuse(self, scopes: Sequence[Scope]) -> None:
+        """Raise what speaks against exits in any of the scopes."""
+        for scope in scopes:
+            if scope in self.problems:
+                raise Unshareable(self.problems[scope], scope)
+
+
+class Sharing:
+    """Which sub-models of a network share one forward, and that forward.
+
+    Args:
+        build: The network's builder.
+        space: Its settings.
+        private: Its private tensors.
+        prepared: Makes a new skeleton of a setting, compiled where the network is.
+        plain: The same, never compiled.
+
+    Attributes:
+        head: How exits are read in chunks; None to read them whole.
+        gated: A way of the builder's own to share a forward; None where it has none.
+    """
+
+    def __init__(
+        self,
+        build: Builder,
+        space: Space,
+        private: Private,
+        prepared: Callable[[Setting], Skeleton],
+        plain: Callable[[Setting], Skeleton],
+    ) -> None:
+        self.head: Any = None
+        self._build, self._space, self._private, self._prepared = build, space, private, prepared
+        self._paths: dict[str, str] | None = None
+        self._ways: dict[str, _Way] = {}
+        self._parts = Skeletons()
+        self.gated = build.shared_forward(private, prepared, plain)
+
+    def forget(self) -> None:
+        """Build all skeletons anew."""
+        self._parts = Skeletons()
+        if self.gated is not None:
+            self.gated.forget()
+
+    def exits(self, full: nn.Module) -> dict[str, str]:
+        """Return the dimensions that only add blocks at the end of one list, with the path of that list."""
+        if self._paths is None:
+            self._paths = {}
+            for name, support in self._space.supports.items():
+                smaller = {**self._space.full, name: support.values[0]}
+                if smaller == self._space.full:
+                    continue
+                try:
+                    path = block_list(full, outline(self._build, Setting(smaller)))
+                except BuildError:
+                    continue  # a list of settings may have none that differs in this dimension alone
+                if path is not None:
+                    self._paths[name] = path
+        return {
+            name: path
+            for name, path in self._paths.items()
+            if "ever" not in self._way(path).problems and not self._is_private(full, path)
+        }
+
+    def _way(self, path: str) -> _Way:
+        return self._ways.setdefault(path, _Way())
+
+    def _is_private(self, full: nn.Module, path: str) -> bool:
+        """Whether sub-models have tensors of their own in the blocks, so that they cannot share them."""
+        private, prefix = self._private, prefix_of(path)
+        if not private.patterns and private.policy == "shared" and not private.owners:
+            return False
+        inside = [name for name in tensors_of(full) if name.startswith(prefix)]
+        parameters = {name for name, _ in full.named_parameters(remove_duplicate=False)}
+        return (
+            any(private.covers(name, name not in parameters) for name in inside)
+            or (private.policy != "shared" and any(name not in parameters for name in inside))
+            or any(name.startswith(prefix) for _, name in private.tensors())
+        )
+
+    def groups(
+        self, full: nn.Module, settings: Sequence[Setting], kwargs: Mapping[str, Any], split: bool, inference: bool
+    ) -> list[tuple[str | SharedForward | None, Sequence[int]]]:
+        """Group settings that can share a forward.
+
+        Args:
+            full: The full model.
+            settings: The settings.
+            kwargs: Inputs of the model by name.
+            split: Whether each has examples of its own.
+            inference: Whether the forward is one in evaluation mode, whatever mode the network is in.
+
+        Returns:
+            The path of the blocks they share, or what runs their ranks in one forward, None if they share none; and
+            the places of the settings.
+        """
+        alone: list[tuple[str | SharedForward | None, Sequence[int]]] = [(None, range(len(settings)))]
+        if len(settings) < 2 or len(set(settings)) < len(settings) or _asks_for_more(full, kwargs):
+            return alone
+        if full.training and not inference and any(isinstance(module, _BatchNorm) for module in full.modules()):
+            return alone  # its statistics would be those of all sub-models' examples together
+        ranks = self.gated.groups(settings) if self.gated is not None and split else []
+        for name, path in self.exits(full).items():
+            way = self._way(path)
+            if any(scope in way.warned for scope in _scopes(full, split, inference)):
+                continue
+            if split and way.every:
+                continue  # what goes on beside the blocks would go on with all examples
+            groups: dict[Any, list[int]] = {}
+            for place, setting in enumerate(settings):
+                rest = tuple(value for other, value in setting.items() if other != name)
+                groups.setdefault(rest, []).append(place)
+            if len(groups) < len(ranks or settings):
+                return [(path if len(group) > 1 else None, group) for group in groups.values()]
+        if ranks and len(ranks) < len(settings):
+            return [(self.gated if len(group) > 1 else None, group) for group in ranks]
+        return alone
+
+    def run(
+        self,
+        full: nn.Module,
+        path: str | SharedForward,
+        settings: Sequence[Setting],
+        inputs: Sequence[Inputs],
+        split: bool,
+        weights: Sequence[float],
+        inference: bool,
+    ) -> list[Any] | None:
+        """Run sub-models that differ in depth alone in one forward of the deepest, or in rank alone behind gates.
+
+        Args:
+            full: The full model.
+            path: The blocks they share, or what runs their ranks in one forward.
+            settings: The sub-models.
+            inputs: The inputs of each.
+            split: Whether each has examples of its own.
+            weights: In what proportion their losses will be added up.
+            inference: Whether to run in evaluation mode, whatever mode the network is in.
+
+        Returns:
+            Their outputs; None if it turns out that they share no forward, which a warning says once.
+        """
+        if not isinstance(path, str):
+            return path.run(full, settings, inputs, inference)
+        way, scopes, tried = self._way(path), _scopes(full, split, inference), False
+        fixed = uncached(self._build.inner(full).forward)  # an exit has no keys and values of its own
+        inputs = [(args, {**fixed, **kwargs}) for args, kwargs in inputs]
+        try:
+            readers: list[Reader] = [self._part(Reader, setting, path) for setting in settings]
+            order = sorted(range(len(settings)), key=lambda place: -readers[place].blocks)
+            trunk: Trunk = self._part(Trunk, settings[order[0]], path)
+            untried = [reader for reader in readers if reader.blocks not in way.tried]
+            if untried:
+                with torch.no_grad(), random_state_kept(inputs[0]):
+                    self._try(way, path, trunk, untried, inputs[0])
+            tried = True
+            way.refuse(scopes)
+            if split and way.every:
+                return None
+            for skeleton in (trunk.skeleton, *(reader.skeleton for reader in readers)):
+                skeleton.bind(self._private, inference)
+            args, kwargs = join_batch([inputs[place] for place in order]) if split else inputs[0]
+            found = trunk.run(
+                {readers[place].blocks: batch_size(inputs[place]) if split else None for place in order},
+                args,
+                kwargs,
+                every=way.every,
+                axes=way.axes if split else None,
+            )
+        except Unshareable as reason:
+            # What has been tried, in evaluation, and fails only now does so in training.
+            scope = "training" if reason.scope == "ever" and tried and "training" in scopes else reason.scope
+            way.problems[scope] = str(reason)
+            way.warned.add(scope)
+            where = {"ever": "", "parts": " for parts of a batch", "training": " in training"}[scope]
+            warnings.warn(
+                f"{type(full).__name__} has no exits{where}: {reason}. Its sub-models run one by one, with the same "
+                "results in more time.",
+                stacklevel=2,
+            )
+            return None
+        values = [found[reader.blocks] for reader in readers]
+        if self.head is not None and self.head.takes(args, kwargs, values):
+            last, batches = [held[-1] for held in values], [one[1] for one in inputs]
+            return list(self.head.losses(readers, last, batches, weights, self._private))
+        return [reader.read(held, *given) for reader, held, given in zip(readers, values, inputs, strict=True)]
+
+    def _part(self, kind: type[Any], setting: Setting, path: str) -> Any:
+        found = self._parts.get((kind, setting, path))
+        if found is None:
+            found = kind(self._prepared(setting), path)
+            self._parts.keep((kind, setting, path), found.skeleton, found)
+        return found
+
+    def _try(self, way: _Way, path: str, trunk: Trunk, readers: Sequence[Reader], inputs: Inputs) -> None:
+        """Compare exits with forwards of the sub-models alone.
+
+        Raises:
+            Unshareable: If they differ.
+        """
+        two, three = (some_rows(inputs, count) for count in (2, 3))
+        own: dict[int, Any] = {}
+        for reader in readers:
+            alone = Trunk(self._prepared(reader.skeleton.setting), path)
+            alone.skeleton.bind(self._private, inference=True)
+            own[reader.blocks] = alone.whole(two[0], two[1], disturbed=True)
+        for skeleton in (trunk.skeleton, *(reader.skeleton for reader in readers)):
+            skeleton.bind(self._private, inference=True)
+        fewer: list[dict[str, Any]] = []
+        more: list[dict[str, Any]] = []
+        leaving = dict.fromkeys(own)
+        try:
+            values = trunk.run(leaving, *two, every=True, disturbed=True, record=fewer)
+            trunk.run(leaving, *three, every=True, disturbed=True, record=more)
+            for reader in readers:
+                held, expected = values[reader.blocks], own[reader.blocks]
+                if equal(reader.read(held[-1:], *two), expected):
+                    continue
+                if not equal(reader.read(held, *two), expected):
+                    raise Unshareable(f"after {reader.blocks} of its blocks it gives something else than its sub-model")
+                way.every = True
+                if reader.draws(held, *two):
+                    way.problems["training"] = "it draws random numbers between its blocks"
+        except Unshareable:
+            raise
+        except Exception as error:
+            raise Unshareable(f"it fails without its blocks ({type(error).__name__}: {error})") from error
+        try:
+            way.axes.learn(fewer, more)
+        except Unshareable as reason:
+            way.problems[reason.scope] = str(reason)
+        if self.head is not None and not all(
+            self.head.agrees(reader, values[reader.blocks][-1], inputs[1], self._private) for reader in readers
+        ):
+            self.head = None
+        way.tried.update(own)
+
+
+def _scopes(full: nn.Module, split: bool, inference: bool) -> list[Scope]:
+    """Return the scopes that a forward belongs to."""
+    trains = full.training and not inference
+    found: list[Scope] = ["ever"]
+    return found + (["parts"] if split else []) + (["training"] if trains else [])
+
+
+def _asks_for_more(full: nn.Module, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a forward is to return what lies inside of the blocks, or to go on from it."""
+    config = getattr(full, "config", None)
+    return (
+        any(kwargs.get(name, getattr(config, name, False)) for name in ("output_hidden_states", "output_attentions"))
+        or bool(kwargs.get("use_cache"))
+        or cache_among(kwargs) is not None
+    )

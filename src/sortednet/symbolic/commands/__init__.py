@@ -1,0 +1,1 @@
+"""What the commands on formulas read and write."""

@@ -1,0 +1,1 @@
+"""What trains a network: which sub-models, which losses, one step, and a loop."""

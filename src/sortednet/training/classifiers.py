@@ -1,0 +1,91 @@
+"""Classifiers of their own for trained sub-models."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+
+from ..errors import BuildError, TrainingError
+from ..network.sorted_net import SortedNet
+from ..space import Number
+from ..views.batches import call_with, inputs_and_targets
+from ..views.buffers import refuse_tied
+from .objectives import Batch, LossFunction
+
+__all__ = ["adjust_classifiers"]
+
+
+def adjust_classifiers(
+    net: SortedNet,
+    batches: Iterable[Batch],
+    loss_fn: LossFunction,
+    pattern: str,
+    *,
+    settings: Iterable[Mapping[str, Number] | str] | None = None,
+    epochs: int = 5,
+    learning_rate: float = 1e-3,
+) -> None:
+    """Train, for each sub-model, a classifier of its own on its frozen backbone, after the sorted training.
+
+    The sub-model keeps it: `at`, `submodel`, `extract` and `save_pretrained` use it from then on. All other weights,
+    statistics and the classifier of the full model stay as they are. An optimiser made before does not hold the new
+    classifiers: make a new one to train on.
+
+    Args:
+        net: The trained network.
+        batches: Batches `(inputs, ..., targets)` or mappings; held and gone through once an epoch.
+        loss_fn: Mean loss of an output and the targets.
+        pattern: Shell pattern of the classifier's parameters, such as `head.*`.
+        settings: Sub-models to adjust; all of the space but the full one where left out.
+        epochs: Times through the batches, at least 1.
+        learning_rate: Of AdamW, above 0.
+
+    Raises:
+        BuildError: If no parameter matches the pattern, or one that does is tied to another.
+        TrainingError: If a loss is not finite; that sub-model's classifier stays as it was.
+
+    Source:
+        Valipour et al. (2023), arXiv:2309.00255v3, Fig. 6: "classifier adjustment", 5 epochs for each sub-model.
+
+    Example:
+        >>> import sortednet as sn
+        >>> net = sn.SortedNet(sn.models.MLP, sn.Space(width=[8, 16]))
+        >>> batch = torch.randn(4, 64), torch.zeros(4, dtype=torch.long)
+        >>> adjust_classifiers(net, [batch], nn.CrossEntropyLoss(), "head.*")
+        >>> torch.equal(net.extract(width=8).head.weight, net.full.head.weight[:, :8])
+        False
+    """
+    refuse_tied(net.full, pattern)
+    names = [name for name, _ in net.full.named_parameters() if fnmatch.fnmatchcase(name, pattern)]
+    if not names:
+        raise BuildError(
+            f"No parameter matches {pattern!r}. The last of the full model are "
+            f"{[name for name, _ in net.full.named_parameters()][-4:]}; give a pattern of these, such as 'head.*'."
+        )
+    held = list(batches)
+    for one in net.space if settings is None else settings:
+        setting = net.space.setting(one)
+        if setting == net.space.full:
+            continue
+        module = net.submodel(setting)
+        own = {name: nn.Parameter(p.detach().clone()) for name, p in module.named_parameters() if name in names}
+        for name, parameter in own.items():
+            path, _, last = name.rpartition(".")
+            module.get_submodule(path)._parameters[last] = parameter
+        optimizer = torch.optim.AdamW(own.values(), learning_rate)
+        for _ in range(epochs):
+            for batch in held:
+                inputs, targets = inputs_and_targets(batch)
+                loss = loss_fn(call_with(module, inputs), targets)
+                if not torch.isfinite(loss):
+                    raise TrainingError(
+                        f"The loss of {setting} is {float(loss.detach())} while its classifier is adjusted, which "
+                        f"stays as it was. Lower learning_rate={learning_rate}."
+                    )
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                optimizer.zero_grad()
+        net.private.add(setting, own)

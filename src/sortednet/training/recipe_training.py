@@ -1,0 +1,130 @@
+"""The stages of a recipe, trained one after another on Accelerate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..errors import CheckpointError
+from ..files import records
+from ..files.run_folder import STAGES, clear
+from ..imports.packages import needs
+from ..network.sorted_net import SortedNet
+from .objectives import Batch, LossFunction
+from .recipes import Recipe
+from .trainer import Trainer, TrainingConfig
+
+with needs("A trainer", "train"):
+    from rich.console import Console
+
+__all__ = ["train_recipe"]
+
+_PREPARING = 8  # batches that a stage may look at before its first update
+
+
+def train_recipe(
+    recipe: Recipe,
+    net: SortedNet,
+    loss_fn: LossFunction,
+    data: Dataset[Any] | Sequence[Tensor],
+    config: TrainingConfig,
+    output: str | Path,
+    *,
+    resume: bool = True,
+    transform: Callable[[Any, torch.Generator], Batch] | None = None,
+    description: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> SortedNet:
+    """Train a network by a recipe to the end, write it to `output/model`, and return it.
+
+    Each stage has an optimiser and a schedule of its own and its share of the updates. All but the last keep their
+    checkpoints under `output/stages`; a run that is interrupted in any of them goes on from there.
+
+    Args:
+        recipe: The method.
+        net: Its network (`Recipe.network`).
+        loss_fn: Mean loss of an output and the targets.
+        data: As for `Trainer`: a map-style data set, or a tuple of tensors of equal length.
+        config: How to train; its updates are those of all stages together.
+        output: Folder for metrics, checkpoints and the trained network.
+        resume: Whether to go on from the last checkpoint in `output`.
+        transform: Changes a batch before use, given it and a seeded generator.
+        description: Whatever else must be the same for a run to be continued.
+        console: Where progress is shown; standard error where left out.
+
+    Returns:
+        The trained network.
+
+    Raises:
+        ConfigError: If there are fewer updates than stages, or a stage trains nothing.
+        DataError: If the data are empty or hold fewer examples than a batch.
+        TrainingError: If a loss is not finite.
+        CheckpointError: If a checkpoint is damaged or of another run.
+
+    Example:
+        >>> import sortednet as sn, tempfile
+        >>> from torch.nn import functional
+        >>> recipe = sn.recipes.slimmable(sn.Space(width=[4, 8]))
+        >>> images, labels = torch.randn(8, 1, 8, 8), torch.arange(8) % 2
+        >>> from functools import partial
+        >>> net = recipe.network(partial(sn.models.PreResNet, depth=1, classes=2, channels=1))
+        >>> config = TrainingConfig(updates=2, batch_size=4)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     trained = train_recipe(recipe, net, functional.cross_entropy, (images, labels), config, folder,
+        ...                            console=Console(quiet=True))
+        >>> trained is net
+        True
+    """
+    for stage in recipe.stages:
+        stage.objective(net, config.seed, None)  # refuses options that make no sense before anything is trained
+    about = {"recipe": recipe.name, "recipe_options": dict(recipe.options), **(description or {})}
+    if resume:
+        _refuse_other(Path(output), about)
+    else:
+        clear(output)
+    for part, updates in zip(recipe.parts(net, output), recipe.updates(config.updates), strict=True):
+        stage = part.stage
+        title = "training" if part.number == 1 and part.is_last else f"stage {part.number} of {len(recipe.stages)}"
+        with stage.applied(net):
+            trainer = Trainer(
+                net, stage.objective(net, config.seed, part.teacher), loss_fn, data,
+                replace(config, updates=updates, seed=config.seed + part.number - 1),  # an order of its own
+                part.folder, accumulation=stage.accumulation, title=title, transform=transform,
+                description=about, console=console,
+            )  # fmt: skip
+            if stage.prepare is not None and not (resume and trainer.has_begun):
+                stage.prepare(net, trainer.first_batches(_PREPARING), loss_fn)
+            trainer.train(resume=resume)
+    return net
+
+
+def _description(path: Path) -> Any:
+    try:
+        held = records.read(path)
+        held.items()
+    except (OSError, *records.MALFORMED) as error:
+        raise CheckpointError(f"{path} is damaged ({error}). Restore it, or start anew without resuming.") from None
+    return held
+
+
+def _refuse_other(output: Path, about: Mapping[str, Any]) -> None:
+    """Refuse a folder in which stages of another recipe lie.
+
+    Raises:
+        CheckpointError: If there are some.
+    """
+    for path in sorted((output / STAGES).glob("*/config.json")):
+        held = _description(path)
+        for name in ("recipe", "recipe_options"):
+            if held.get(name) != json.loads(json.dumps(about[name])):
+                raise CheckpointError(
+                    f"{path.parent} is a stage of another run: (then, now) {name} is {held.get(name)}, {about[name]}. "
+                    "Give another output folder, restore the old configuration, or start anew without resuming."
+                )

@@ -1,0 +1,1 @@
+"""How a sub-model is a part of the weights."""

@@ -1,0 +1,153 @@
+"""What sub-models do not share: private tensors, and statistics that are private or estimated again after training."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import BuildError
+from ..imports.names import BufferPolicy
+from ..space import Setting
+
+__all__ = ["BufferPolicy", "Private", "estimate_statistics", "refuse_tied"]
+
+
+class Private(nn.Module):
+    """The tensors that belong to single sub-models, by setting and by full name.
+
+    Args:
+        patterns: Shell patterns of parameters and buffers that each sub-model has for itself.
+        policy: The policy for all other persistent buffers.
+        full: The full setting, whose tensors are always those of the full model.
+        trainable: The full model's parameters by name, and whether they are trained.
+    """
+
+    def __init__(
+        self, patterns: Sequence[str], policy: BufferPolicy, full: Setting, trainable: Mapping[str, bool]
+    ) -> None:
+        super().__init__()
+        self.patterns, self.policy, self.full, self.trainable = tuple(patterns), policy, full, dict(trainable)
+        self.owners = nn.ModuleDict()
+
+    def covers(self, name: str, is_buffer: bool) -> bool:
+        """Whether each sub-model has its own tensor of this name from the start."""
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.patterns):
+            return True
+        return is_buffer and self.policy == "private"
+
+    def find(self, setting: Setting, name: str, training: bool = False) -> Tensor | None:
+        """Return the sub-model's own tensor, or None where it shares the full model's.
+
+        Args:
+            setting: The sub-model.
+            name: Full name of the parameter or buffer.
+            training: Whether the module that holds it trains; statistics estimated again count in evaluation only.
+        """
+        if not self.owners or setting == self.full:
+            return None
+        key = _key(setting)
+        if key not in self.owners:
+            return None
+        owner = self.owners[key]
+        entry = name.replace(".", "/")
+        if entry in owner._parameters:
+            return owner._parameters[entry]
+        if training and self.policy == "reestimated" and not self.covers(name, is_buffer=True):
+            return None
+        return owner._buffers.get(entry)
+
+    def add(self, setting: Setting, tensors: Mapping[str, Tensor]) -> None:
+        """Give a sub-model tensors of its own: parameters for the full model's parameters, buffers for all else."""
+        key = _key(setting)
+        if key not in self.owners:
+            self.owners[key] = nn.Module()
+        for name, tensor in tensors.items():
+            entry = name.replace(".", "/")
+            if name in self.trainable:
+                parameter = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, self.trainable[name])
+                self.owners[key].register_parameter(entry, parameter)
+            else:
+                self.owners[key].register_buffer(entry, tensor)
+
+    def tensors(self) -> dict[tuple[str, str], Tensor]:
+        """Return everything held, by the setting's text and the full name."""
+        return {
+            (key.replace(":", "."), entry.replace("/", ".")): tensor
+            for key, owner in self.owners.items()
+            for entry, tensor in (*owner._parameters.items(), *owner._buffers.items())
+            if tensor is not None
+        }
+
+    def restore(self, tensors: Mapping[tuple[str, str], Tensor]) -> None:
+        """Take over what `tensors` returned."""
+        for (setting, name), tensor in tensors.items():
+            self.add(Setting.parse(setting), {name: tensor})
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        """Make room for what was added later in the saved network, such as statistics measured after training."""
+        for path, tensor in state_dict.items():
+            if path.startswith(f"{prefix}owners."):
+                key, _, entry = path.removeprefix(f"{prefix}owners.").partition(".")
+                setting, name = Setting.parse(key.replace(":", ".")), entry.replace("/", ".")
+                if key not in self.owners or entry not in dict(self.owners[key].state_dict()):
+                    self.add(setting, {name: torch.zeros_like(tensor)})
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _key(setting: Setting) -> str:
+    # Names of modules must not hold a dot.
+    return str(setting).replace(".", ":")
+
+
+def estimate_statistics(module: nn.Module, batches: Iterable[Any], run: Callable[[nn.Module, Any], object]) -> None:
+    """Measure the running statistics of a model's batch norms anew, as plain averages over batches.
+
+    Only the norms are put into training mode: dropout and all else stay as in evaluation.
+
+    Args:
+        module: The model; its statistics are overwritten in place.
+        batches: Inputs, batch by batch.
+        run: Calls the model on a batch.
+
+    Source:
+        Yu & Huang (2019), arXiv:1903.05134, Sec. 3.3: post-statistics of batch normalization.
+    """
+    norms = [
+        one for one in module.modules() if isinstance(one, nn.modules.batchnorm._NormBase) and one.track_running_stats
+    ]
+    module.eval()
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                run(module, batch)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()
+
+
+def refuse_tied(model: nn.Module, pattern: str) -> None:
+    """Refuse to make a parameter private that is tied to another: they would no longer be one.
+
+    Raises:
+        BuildError: If a name that matches the pattern has another name too.
+    """
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    for tied in names.values():
+        matching = fnmatch.filter(tied, pattern)
+        if len(tied) > 1 and matching:
+            raise BuildError(
+                f"{matching[0]} is tied to {next(n for n in tied if n != matching[0])}, so that no sub-model can have "
+                "one of its own. Untie them in the builder, or leave them shared."
+            )

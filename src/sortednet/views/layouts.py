@@ -1,0 +1,332 @@
+"""Fused parameters: which axes are made of several blocks, so that each block is cut at its own corner.
+
+A parameter that joins several roles along an axis (query, key and value in one matrix; the gates of an LSTM) must be
+cut per block. `Layout` declares it; torch's own fused modules are known; an axis that looks fused and is not declared
+is reported, never cut silently.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Union
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import BuildError, LayoutError
+
+__all__ = ["Cut", "Layout", "cuts", "tensors_of"]
+
+Blocks = Union[int, Callable[[nn.Module], Sequence[int]]]
+
+_FUSED_NAME = re.compile(r"qkv|\bkv\b|in_proj|c_attn|gate_up|up_gate|kv_proj|w12|fused", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an axis of some parameters is made up.
+
+    Args:
+        pattern: Shell pattern of the parameters' full names, such as `*.attention.qkv.*`.
+        axis: The axis made of blocks.
+        blocks: Number of equal blocks; 1 says that the axis is not fused and is to be cut at its corner. Or a function
+            that takes a model (the full one, or one built at a setting) and returns the sizes of its blocks.
+
+    Heads are blocks too: where the size of each head shrinks instead of their number, a corner mixes heads. Sort the
+    number of heads.
+
+    Example:
+        >>> Layout("*.qkv.weight", axis=0, blocks=3)
+        Layout(pattern='*.qkv.weight', axis=0, blocks=3)
+    """
+
+    pattern: str
+    axis: int = 0
+    blocks: Blocks = 3
+
+    def __post_init__(self) -> None:
+        if not callable(self.blocks) and (not isinstance(self.blocks, int) or self.blocks < 1):
+            raise LayoutError(f"blocks={self.blocks!r} of {self.pattern!r} is no number of blocks. Give 1, 2, ...")
+        if self.axis < 0:
+            raise LayoutError(f"axis={self.axis} of {self.pattern!r} is negative. Count axes from the front, from 0.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the layout as plain values; blocks that are a function are left out."""
+        return {"pattern": self.pattern, "axis": self.axis, "blocks": None if callable(self.blocks) else self.blocks}
+
+    def sizes(self, model: nn.Module, name: str, size: int) -> list[int]:
+        """Return the sizes of the blocks that make up `size` units of parameter `name` of `model`."""
+        if callable(self.blocks):
+            sizes = [int(one) for one in self.blocks(model)]
+        elif self.blocks >= 1 and size % self.blocks == 0:
+            sizes = [size // self.blocks] * self.blocks
+        else:
+            raise LayoutError(
+                f"Axis {self.axis} of {name} has {size} units, which {self} does not divide. Correct its blocks."
+            )
+        if sum(sizes) != size:
+            raise LayoutError(
+                f"The blocks {sizes} of {self} add up to {sum(sizes)}, but axis {self.axis} of {name} has {size} units."
+                " Correct its blocks."
+            )
+        return sizes
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where one parameter of a sub-model lies in the full parameter of the same name.
+
+    Args:
+        shape: Shape of the sub-model's parameter.
+        pieces: For each axis the (start, length) of the pieces that make it up, in the full parameter's units.
+    """
+
+    shape: tuple[int, ...]
+    pieces: tuple[tuple[tuple[int, int], ...], ...]
+
+    @property
+    def is_view(self) -> bool:
+        """Whether the cut is one piece along every axis, so that it needs no copy."""
+        return all(len(axis) == 1 for axis in self.pieces)
+
+    def of(self, full: Tensor) -> Tensor:
+        """Return the sub-model's part of `full`: a view, or where blocks are cut their concatenation."""
+        part = full
+        for axis, pieces in enumerate(self.pieces):
+            if len(pieces) > 1:
+                part = torch.cat([part.narrow(axis, start, length) for start, length in pieces], axis)
+            elif pieces[0] != (0, full.shape[axis]):
+                part = part.narrow(axis, *pieces[0])
+        # A view even at full size, so that a compiled block sees the same kind of tensor at every setting.
+        return part.view_as(part) if part is full else part
+
+    def runs(self, full_shape: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Yield the (start, length) of the stretches that make up the part, in a full parameter stored row by row.
+
+        Args:
+            full_shape: Shape of the full parameter.
+
+        Returns:
+            Stretches in units of one number, in the order of the part's own numbers.
+        """
+        cut = [axis for axis, size in enumerate(full_shape) if self.pieces[axis] != ((0, size),)]
+        if not cut:
+            yield 0, math.prod(full_shape)
+            return
+        strides = [math.prod(full_shape[axis + 1 :]) for axis in range(len(full_shape))]
+        last = cut[-1]
+        indices = [[i for start, length in axis for i in range(start, start + length)] for axis in self.pieces[:last]]
+        for outer in itertools.product(*indices):
+            offset = sum(index * stride for index, stride in zip(outer, strides, strict=False))
+            for start, length in self.pieces[last]:
+                yield offset + start * strides[last], length * strides[last]
+
+    def mark(self, mask: Tensor, value: bool) -> None:
+        """Write `value` into the sub-model's part of `mask`, a tensor of the full parameter's shape."""
+        regions = [mask]
+        for axis, pieces in enumerate(self.pieces):
+            regions = [region.narrow(axis, start, length) for region in regions for start, length in pieces]
+        for region in regions:
+            region.fill_(value)
+
+
+def cuts(full: nn.Module, small: nn.Module, layouts: Iterable[Layout] = ()) -> dict[str, Cut]:
+    """Find where every parameter and persistent buffer of a smaller model lies in the full one.
+
+    Args:
+        full: The full model.
+        small: The same class built at a setting; its tensors may be on the meta device.
+        layouts: Declared layouts; the last that matches a parameter and axis counts, and all count before torch's own.
+
+    Returns:
+        The cut of each name of `small`.
+
+    Raises:
+        BuildError: If a name is missing in the full model, or larger than there.
+        LayoutError: If an axis looks fused and no layout covers it, or a layout does not fit.
+    """
+    declared = tuple(layouts)
+    theirs, ours = tensors_of(full), tensors_of(small)
+    for given in declared:
+        if not any(_match([given], name, tensor) for name, tensor in theirs.items()):
+            raise LayoutError(
+                f"{given} matches no axis of a parameter. Correct its pattern; parameters are {list(theirs)[:4]}..."
+            )
+    for name, tensor in ours.items():
+        if name not in theirs:
+            raise BuildError(
+                f"{name} of the sub-model has no counterpart in the full model. Build both from the same class, "
+                "so that every parameter of the smaller one has the same name in the larger one."
+            )
+        big = theirs[name]
+        if tensor.dim() != big.dim() or any(s > f for s, f in zip(tensor.shape, big.shape, strict=True)):
+            raise BuildError(
+                f"{name} has shape {tuple(tensor.shape)} in the sub-model and {tuple(big.shape)} in the full model. "
+                "A sub-model's parameter must have as many axes and be nowhere larger."
+            )
+    found: dict[str, Cut] = {}
+    fused = {
+        **_torch_layouts(full),
+        **{(name, a): lay for name, big in theirs.items() for a, lay in _match(declared, name, big)},
+    }
+    _report_undeclared(full, theirs, ours, fused)
+    for name, tensor in ours.items():
+        big = theirs[name]
+        axes: list[tuple[tuple[int, int], ...]] = []
+        for axis, (whole, size) in enumerate(zip(big.shape, tensor.shape, strict=True)):
+            layout = fused.get((name, axis))
+            if layout is None or whole == size:
+                axes.append(((0, size),))
+                continue
+            in_full, in_small = layout.sizes(full, name, whole), layout.sizes(small, name, size)
+            if len(in_full) != len(in_small) or any(s > f for s, f in zip(in_small, in_full, strict=True)):
+                raise LayoutError(
+                    f"The blocks of {name} along axis {axis} are {in_full} in the full model and {in_small} in the "
+                    f"sub-model. {layout} must give as many blocks for both, none of them larger in the sub-model."
+                )
+            axes.append(_pieces(in_full, in_small))
+        found[name] = Cut(tuple(tensor.shape), tuple(axes))
+    return found
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and persistent buffers by name, tied ones under each of their names."""
+    found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                found[f"{prefix}.{name}" if prefix else name] = buffer
+    return found
+
+
+def _match(declared: Sequence[Layout], name: str, tensor: Tensor) -> list[tuple[int, Layout]]:
+    return [(one.axis, one) for one in declared if one.axis < tensor.dim() and fnmatch.fnmatchcase(name, one.pattern)]
+
+
+def _pieces(in_full: Sequence[int], in_small: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Join the corners of all blocks into as few pieces as possible."""
+    pieces: list[tuple[int, int]] = []
+    start = 0
+    for whole, size in zip(in_full, in_small, strict=True):
+        if pieces and sum(pieces[-1]) == start:
+            pieces[-1] = (pieces[-1][0], pieces[-1][1] + size)
+        elif size:
+            pieces.append((start, size))
+        start += whole
+    return tuple(pieces) or ((0, 0),)
+
+
+def _torch_layouts(model: nn.Module) -> dict[tuple[str, int], Layout]:
+    """Return the layouts of torch's own fused modules."""
+    found: dict[tuple[str, int], Layout] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for name, parameter in module._parameters.items():
+            path = f"{prefix}.{name}" if prefix else name
+            if parameter is None:
+                continue
+            if isinstance(module, nn.MultiheadAttention) and name.startswith("in_proj_"):
+                found[path, 0] = Layout(path, 0, 3)
+            elif isinstance(module, nn.RNNBase):
+                gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+                if name.startswith("weight_hr"):
+                    found.update({(path, axis): Layout(path, axis, 1) for axis in (0, 1)})
+                else:
+                    found[path, 0] = Layout(path, 0, gates)
+                if module.bidirectional and name.startswith("weight_ih_l") and not name.startswith("weight_ih_l0"):
+                    found[path, 1] = Layout(path, 1, 2)
+    return found
+
+
+def _report_undeclared(
+    full: nn.Module,
+    theirs: Mapping[str, Tensor],
+    ours: Mapping[str, Tensor],
+    fused: Mapping[tuple[str, int], Layout],
+) -> None:
+    """Refuse to cut an axis that looks fused and has no layout.
+
+    An axis looks fused if it shrinks in proportion to another, smaller axis of the model and no other matrix produces
+    or takes in as many units: the width of a plain hidden layer is produced by one matrix and taken in by another, that
+    of a joined query, key and value is only produced.
+    """
+    changing = {
+        (name, axis): (big.shape[axis], ours[name].shape[axis])
+        for name, big in theirs.items()
+        if name in ours
+        for axis in range(big.dim())
+        if big.shape[axis] != ours[name].shape[axis]
+    }
+    sizes = set(changing.values())
+    partners: dict[tuple[int, int, int], int] = {}
+    for (name, axis), pair in changing.items():
+        if theirs[name].dim() >= 2 and axis < 2:
+            partners[(*pair, axis)] = partners.get((*pair, axis), 0) + 1
+    gone = [name for name, big in theirs.items() if name not in ours and big.dim() >= 2]
+    counts = Counter(pair for (name, axis), pair in changing.items() if theirs[name].dim() >= 2 and axis < 2)
+    # Layers that the sub-model does not have take in or produce units too.
+    beyond = {
+        (big.shape[axis], axis)
+        for name, big in theirs.items()
+        if name not in ours and big.dim() >= 2
+        for axis in (0, 1)
+    }
+    convolutions = {
+        f"{prefix}.weight" if prefix else "weight"
+        for prefix, module in full.named_modules()
+        if isinstance(module, nn.modules.conv._ConvNd)
+    }
+    for (name, axis), (whole, size) in changing.items():
+        tensor = theirs[name]
+        stacked = tensor.dim() == 3 and name not in convolutions  # matrices, one for each expert
+        if axis > 1 + stacked or (name, axis) in fused:
+            continue
+        missing = next((other for other in gone if theirs[other].shape[0] == size), None) if axis == 0 else None
+        if missing is not None and not _FUSED_NAME.search(name) and tensor.dim() >= 2 and counts[whole, size] == 1:
+            raise LayoutError(
+                f"{name} goes from {whole} to {size} outputs, as many as {missing} has, which the sub-model lacks: the "
+                "name of a layer seems to move with the depth. Give every layer the same name at every setting (in an "
+                f'nn.Sequential the last ones move), or accept it with layouts=[Layout("{name}", axis=0, blocks=1)].'
+            )
+        if tensor.dim() == 1:
+            weight = name.rpartition(".")[0] + ".weight"
+            alone = any((weight, a) in fused and fused[weight, a].blocks != 1 for a in (0, 1))
+        elif axis == 2:
+            alone = not any(pair == (whole, size) and other[1] < 2 for other, pair in changing.items())
+        else:
+            partner = partners.get((whole, size, 1 - axis)) or (whole, 1 - axis) in beyond
+            alone = not partner or _FUSED_NAME.search(name) is not None
+        if not alone:
+            continue
+        fixed = next((f for f, s in sorted(sizes) if f < whole and whole - f == size - s), None)
+        part = next((f for f, s in sorted(sizes) if f < whole and whole * s == size * f), None)
+        if part is None and fixed is not None:
+            raise LayoutError(
+                f"Axis {axis} of {name} goes from {whole} to {size} units, {whole - fixed} more than an axis of "
+                f"{fixed} does: it may join units that shrink with units that do not. Say which come first, such as "
+                f'layouts=[Layout("{name}", axis={axis}, blocks=lambda model: [..., {whole - fixed}])]; '
+                "if it is one block, say so with blocks=1."
+            )
+        if part is not None:
+            raise LayoutError(
+                f"Axis {axis} of {name} goes from {whole} to {size} units, in proportion to an axis of {part} units, "
+                f"and may hold several blocks ({whole} / {part} = {whole / part:g}). If it does, declare them: "
+                f'layouts=[Layout("{name}", axis={axis}, blocks={max(2, round(whole / part))})]; '
+                f"if it is one block, say so with blocks=1. "
+                "(Channels flattened before their pixels, N x C x H x W, are one.)"
+            )
+    for prefix, module in full.named_modules():
+        if isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1:
+            name = f"{prefix}.weight" if prefix else "weight"
+            if (name, 1) in changing and (name, 1) not in fused:
+                raise LayoutError(
+                    f"{name} belongs to a convolution of {module.groups} groups whose groups shrink from "
+                    f"{theirs[name].shape[1]} to {ours[name].shape[1]} channels, so a group would hold other channels' "
+                    "weights. Let the number of groups shrink instead, or accept the corner with "
+                    f'layouts=[Layout("{name}", axis=1, blocks=1)].'
+                )

@@ -1,0 +1,146 @@
+"""The class built at a setting without memory for its parameters."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
+
+from ..errors import BuildError, SortedNetError
+from ..space import Number, Setting
+
+__all__ = ["call_builder", "check_size", "is_quantised", "outline"]
+
+
+class _Building(threading.local):
+    """The stand-ins made while this thread builds a sub-model; None while it does not."""
+
+    made: dict[int, tuple[nn.Parameter, nn.Parameter]] | None = None
+    budget: list[int] | None = None
+    """How many parameters, numbers in them, and bytes of buffers may still be made; None for any."""
+
+
+_BUILDING = _Building()
+_ONE_AT_A_TIME = threading.RLock()  # two threads that put the random state back would undo each other
+
+
+def _to_meta(_: nn.Module, __: str, parameter: nn.Parameter) -> nn.Parameter | None:
+    """Put a stand-in on the meta device in a parameter's place, where this thread builds a sub-model."""
+    if _BUILDING.budget is not None and parameter is not None and not nn.parameter.is_lazy(parameter):
+        _BUILDING.budget[0] -= 1
+        _BUILDING.budget[1] -= parameter.numel()
+        if min(_BUILDING.budget) < 0:
+            raise BuildError("The builder makes more than it may.")
+    if _BUILDING.made is None or parameter is None or parameter.is_meta:
+        return None
+    if nn.parameter.is_lazy(parameter):
+        raise BuildError("The builder makes lazy modules, whose sizes are not known. Give every layer its sizes.")
+    stand_in = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+    # transformers draws no initial values for such a one; on the meta device that would take most of the time.
+    stand_in._is_hf_initialized = True  # type: ignore[attr-defined]
+    # One stand-in for each, so that tied parameters stay tied.
+    return _BUILDING.made.setdefault(id(parameter), (parameter, stand_in))[1]
+
+
+def _counted(_: nn.Module, __: str, buffer: Tensor | None) -> None:
+    """Count a buffer where this thread builds a model that may not be too large."""
+    if _BUILDING.budget is not None and buffer is not None and not nn.parameter.is_lazy(buffer):
+        _BUILDING.budget[2] -= buffer.numel() * buffer.element_size()
+        if min(_BUILDING.budget) < 0:
+            raise BuildError("The builder makes more than it may.")
+
+
+# Registered once and for all: to add and remove it at each build would disturb other threads that build modules.
+register_module_parameter_registration_hook(_to_meta)  # type: ignore[arg-type]
+register_module_buffer_registration_hook(_counted)
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Register parameters on the meta device, in this thread only; buffers stay real."""
+    before = _BUILDING.made
+    # The builder's random numbers are thrown away, so they must not move the caller's generator.
+    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
+        _BUILDING.made = {}
+        try:
+            yield
+        finally:
+            _BUILDING.made = before
+
+
+def outline(build: Callable[..., nn.Module], setting: Setting) -> nn.Module:
+    """Build the model at a setting with its parameters on the meta device and its buffers real.
+
+    Raises:
+        BuildError: If the builder fails or returns no module.
+    """
+    with _parameters_on_meta():
+        return call_builder(build, setting)
+
+
+def check_size(
+    build: Callable[..., nn.Module], setting: Mapping[str, Number], parameters: int, numbers: int, buffers: int
+) -> bool:
+    """Return whether the model at a setting is no larger than it may be; what is too large is never made.
+
+    Args:
+        build: The builder.
+        setting: The setting.
+        parameters: Most parameters of the model.
+        numbers: Most numbers in all of them.
+        buffers: Most bytes of buffers.
+
+    Raises:
+        BuildError: If the builder fails.
+    """
+    before, _BUILDING.budget = _BUILDING.budget, [parameters, numbers, buffers]
+    try:
+        with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]), torch.device("meta"):
+            call_builder(build, setting)
+    except BuildError as error:
+        if min(_BUILDING.budget) < 0:
+            return False
+        if "meta" not in str(error).lower():  # some builders read numbers, which they must not do as sub-models
+            raise
+    finally:
+        _BUILDING.budget = before
+    return True
+
+
+def call_builder(build: Callable[..., nn.Module], setting: Mapping[str, Number]) -> nn.Module:
+    """Call the builder at a setting and say what went wrong in words.
+
+    Raises:
+        BuildError: If it fails or returns no module.
+    """
+    try:
+        module = build(**setting)
+    except SortedNetError:
+        raise
+    except Exception as error:
+        if "meta" in str(error):
+            raise BuildError(
+                f"The builder reads the value of a tensor at {setting} ({error}). Sub-models are built without memory: "
+                "compute such values from the arguments, or keep them in buffers."
+            ) from error
+        arguments = ", ".join(f"{name}={value!r}" for name, value in setting.items())
+        raise BuildError(
+            f"build({arguments}) failed with {type(error).__name__}: {str(error).rstrip('.')}. "
+            "Every value of a support must be one that the builder takes as a keyword argument."
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise BuildError(f"build(...) at {setting} returned {type(module).__name__}. Return a torch.nn.Module.")
+    return module
+
+
+def is_quantised(module: nn.Module) -> bool:
+    """Whether a module holds parameters that are more than their numbers, so that no other module can look at them."""
+    held = [one for one in module._parameters.values() if one is not None]
+    return any(type(one) is not nn.Parameter or not (one.is_floating_point() or one.is_complex()) for one in held)

@@ -1,0 +1,428 @@
+"""Corner views: build the class smaller without memory, and let it look at the corner of the full weights."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
+
+from ..errors import BuildError
+from ..space import Setting
+from .batches import call_with
+from .buffers import Private, estimate_statistics
+from .hooks import follow, take
+from .layouts import Cut, Layout, cuts, tensors_of
+from .outlines import is_quantised, outline
+
+__all__ = ["Skeleton", "Skeletons", "Slot", "build_skeleton", "refuse_larger"]
+
+
+# What Hugging Face's `gradient_checkpointing_enable` sets on modules; it follows the full model like its mode.
+_CHECKPOINTING = ("gradient_checkpointing", "_gradient_checkpointing_func")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor of the skeleton and the place in the full model that it looks at.
+
+    Attributes:
+        module: The skeleton's module that holds it.
+        name: Its name there.
+        source: The full model's module of the same path.
+        path: The full name of the tensor in the model.
+        cut: Where it lies in the full tensor.
+        tie: Slots of the same tie are one tensor.
+    """
+
+    module: nn.Module
+    name: str
+    source: nn.Module
+    path: str
+    cut: Cut
+    tie: int
+
+
+class Skeleton:
+    """A sub-model without memory: the class built at a setting, every parameter a slot to bind a view to.
+
+    It belongs to one setting for life. Binding always binds the same places, so that binding again, in any order and
+    from any sub-model, changes nothing.
+
+    Attributes:
+        setting: The setting it was built at.
+        module: The model of the user's own class.
+        shared: Names of the tensors of quantised modules, which are the full model's own.
+    """
+
+    def __init__(self, setting: Setting, module: nn.Module, full: nn.Module, layouts: Iterable[Layout]) -> None:
+        self.setting = setting
+        self.module = module
+        where = cuts(full, module, layouts)
+        sources = dict(full.named_modules(remove_duplicate=False))
+        self._children = [
+            (one, name, child, type(child)) for one in full.modules() for name, child in one._modules.items()
+        ]
+        self.parameters: list[Slot] = []
+        self.buffers: list[Slot] = []
+        self.units: list[ShardedBlock] = []
+        self._own_buffers: list[tuple[nn.Module, str, nn.Module]] = []
+        self._bound: list[tuple[Slot, Tensor]] = []
+        self._modules: list[tuple[nn.Module, nn.Module]] = []
+        self.shared: set[str] = set()
+        for prefix, target in module.named_modules(remove_duplicate=False):
+            source = sources.get(prefix, full)
+            if target is source and is_quantised(target):
+                # It is more than its numbers, and nothing of it is cut.
+                self.shared |= {f"{prefix}.{name}" for name in (*target._parameters, *target._buffers)}
+                continue
+            if target is source:
+                raise BuildError(
+                    f"{prefix or 'The model'} is the same module at every call of the builder. Make new modules at "
+                    "each call, so that a sub-model has its own."
+                )
+            self._modules.append((target, source))
+            for name, parameter in target._parameters.items():
+                if parameter is not None:
+                    path = f"{prefix}.{name}" if prefix else name
+                    self.parameters.append(Slot(target, name, source, path, where[path], id(parameter)))
+            for name, buffer in target._buffers.items():
+                if buffer is None:
+                    continue
+                path = f"{prefix}.{name}" if prefix else name
+                if path in where:
+                    self.buffers.append(Slot(target, name, source, path, where[path], id(buffer)))
+                else:
+                    self._own_buffers.append((target, name, source))
+        for path, unit in _sharded_units(full):
+            parent, _, leaf = path.rpartition(".")
+            block = _submodule(module, path)
+            if block is not None:
+                inside = [slot for slot in self.parameters if slot.path.startswith(f"{path}.")]
+                self.parameters = [slot for slot in self.parameters if not slot.path.startswith(f"{path}.")]
+                self.units.append(ShardedBlock(setting, unit, block, inside))
+                module.get_submodule(parent)._modules[leaf] = self.units[-1]
+
+    def slots(self) -> Iterator[tuple[str, Cut]]:
+        """Yield the full name and the cut of every parameter."""
+        for slot in (*self.parameters, *(slot for unit in self.units for slot in unit.slots)):
+            yield slot.path, slot.cut
+
+    def keep_only(self, wanted: Callable[[str], bool]) -> None:
+        """Bind only the tensors whose full names are wanted, where the others' modules have been removed."""
+        self.parameters = [slot for slot in self.parameters if wanted(slot.path)]
+        self.buffers = [slot for slot in self.buffers if wanted(slot.path)]
+        present = set(self.module.modules())
+        self._own_buffers = [one for one in self._own_buffers if one[0] in present]
+        self._modules = [one for one in self._modules if one[0] in present]
+
+    def fits(self) -> bool:
+        """Whether the full model still consists of the modules that the slots look at."""
+        return all(
+            parent._modules.get(name) is child and type(child) is kind for parent, name, child, kind in self._children
+        )
+
+    def bind(self, private: Private, inference: bool = False) -> None:
+        """Let every slot look at the full model's tensors as they are now.
+
+        Args:
+            private: Tensors that belong to this sub-model alone; they take the place of the corner.
+            inference: Whether the module is to be in evaluation mode, whatever mode the full model is in.
+        """
+        for slot in self.parameters:
+            _bind_slot(slot, private, self.setting)
+        for unit in self.units:
+            unit.private = private
+        for target, source in self._modules:
+            target.training = source.training and not inference
+            follow(target, source)
+            for name in _CHECKPOINTING:
+                if name in source.__dict__:
+                    target.__dict__[name] = source.__dict__[name]
+        for unit in self.units:  # the sharded block is checkpointed itself
+            if "gradient_checkpointing" in unit.block.__dict__:
+                unit.block.__dict__["gradient_checkpointing"] = False
+        self._bind_buffers(private)
+
+    def write_back(self) -> None:
+        """Give the full model the buffers that the forward has replaced instead of changed in place."""
+        for slot, bound in self._bound:
+            now = slot.module._buffers[slot.name]
+            if now is not bound and now is not None:
+                with torch.no_grad():
+                    bound.copy_(now)
+
+    def freeze(self, private: Private) -> nn.Module:
+        """Make the skeleton an ordinary module for inference, whose parameters share the full model's storage.
+
+        A fused parameter that is cut in several pieces cannot be one view; it is put together each time it
+        is read, and dropped.
+
+        Returns:
+            The module, in evaluation mode, its parameters without gradients.
+        """
+        tied: dict[int, nn.Parameter] = {}
+        for slot in self.parameters:
+            own = private.find(self.setting, slot.path)
+            if own is None and not slot.cut.is_view:
+                full = _held(slot.source._parameters, slot)
+                slot.module._parameters[slot.name] = nn.Parameter(full.detach(), requires_grad=False)
+                register_parametrization(slot.module, slot.name, _Gather(slot.cut), unsafe=True)
+                continue
+            if slot.tie not in tied:
+                held = slot.cut.of(_held(slot.source._parameters, slot)) if own is None else own
+                tied[slot.tie] = nn.Parameter(held.detach(), requires_grad=False)
+            slot.module._parameters[slot.name] = tied[slot.tie]
+        self.module.eval()
+        self._bind_buffers(private)
+        return self.module
+
+    def copy(self, private: Private) -> nn.Module:
+        """Make the skeleton an independent model with tensors of its own, in the full model's training mode."""
+
+        def read(slot: Slot, held: Tensor) -> Tensor:
+            own = private.find(self.setting, slot.path)
+            part = slot.cut.of(held) if own is None else own
+            return part.detach().clone(memory_format=torch.contiguous_format)
+
+        module = self.fill(read)
+        for target, source in self._modules:
+            target.training = source.training
+        return module
+
+    def fill(self, read: Callable[[Slot, Tensor], Tensor]) -> nn.Module:
+        """Make the skeleton an independent model.
+
+        Args:
+            read: Returns the new tensor of a slot, given the slot and the full model's tensor.
+
+        Returns:
+            The module, its parameters and persistent buffers as read; tied parameters stay tied.
+        """
+        tied: dict[int, nn.Parameter] = {}
+        for slot in self.parameters:
+            if slot.tie not in tied:
+                held = _held(slot.source._parameters, slot)
+                tied[slot.tie] = nn.Parameter(read(slot, held), held.requires_grad)
+            slot.module._parameters[slot.name] = tied[slot.tie]
+        for slot in self.buffers:
+            slot.module._buffers[slot.name] = read(slot, _held(slot.source._buffers, slot))
+        self._place_own_buffers()
+        return copy.deepcopy(self.module) if self.shared else self.module
+
+    def measure(self, private: Private, batches: Iterable[Any]) -> dict[str, Tensor]:
+        """Return the running statistics of the sub-model, measured anew on batches of inputs."""
+        self.bind(private)
+        for slot in self.buffers:
+            slot.module._buffers[slot.name] = slot.module.get_buffer(slot.name).clone()
+        estimate_statistics(self.module, batches, call_with)
+        return {slot.path: slot.module.get_buffer(slot.name) for slot in self.buffers}
+
+    def own_tensors(self, private: Private) -> dict[str, Tensor]:
+        """Return copies of the corners that are to belong to this sub-model alone."""
+        own: dict[str, Tensor] = {}
+        for slot in (*self.parameters, *self.buffers):
+            is_buffer = slot.name in slot.module._buffers
+            if private.covers(slot.path, is_buffer):
+                source = _held(slot.source._buffers if is_buffer else slot.source._parameters, slot)
+                part = slot.cut.of(source).detach().clone()
+                own[slot.path] = part if is_buffer else nn.Parameter(part, source.requires_grad)
+        return own
+
+    def _bind_buffers(self, private: Private) -> None:
+        self._bound = []
+        for slot in self.buffers:
+            own = private.find(self.setting, slot.path, training=slot.module.training)
+            bound = slot.cut.of(_held(slot.source._buffers, slot)) if own is None else own
+            slot.module._buffers[slot.name] = bound
+            self._bound.append((slot, bound))
+        self._place_own_buffers()
+
+    def _place_own_buffers(self) -> None:
+        """Move the buffers that the skeleton computed itself to where the full model is."""
+        for module, name, source in self._own_buffers:
+            buffer, like = module._buffers[name], source._buffers.get(name)
+            if like is None:
+                like = next(iter(source.parameters()), None)
+            if buffer is not None and like is not None:
+                dtype = like.dtype if buffer.is_floating_point() == like.is_floating_point() else buffer.dtype
+                module._buffers[name] = buffer.to(buffer.device if like.is_meta else like.device, dtype)
+
+
+def _bind_slot(slot: Slot, private: Private, setting: Setting) -> None:
+    own = private.find(setting, slot.path)
+    view = slot.cut.of(_held(slot.source._parameters, slot)) if own is None else own
+    # A plain tensor among the parameters, as `torch.func.functional_call` puts it there.
+    slot.module._parameters[slot.name] = view  # type: ignore[assignment]
+
+
+class ShardedBlock(nn.Module):
+    """Stands in a skeleton for a block whose parameters are gathered for its own forward only (FSDP2 per block).
+
+    The full block is called, so that its parameters are gathered and freed as ever. What it runs is the skeleton's
+    block, given to it for this call, with the corners of the parameters it has just gathered.
+
+    Args:
+        setting: The sub-model.
+        unit: The full model's block.
+        block: The skeleton's.
+        slots: The skeleton's parameters in it.
+    """
+
+    private: Private
+
+    def __init__(self, setting: Setting, unit: nn.Module, block: nn.Module, slots: Iterable[Slot]) -> None:
+        super().__init__()
+        self.block, self.slots, self.setting = block, list(slots), setting
+        object.__setattr__(self, "unit", unit)  # not a part of the skeleton
+        object.__setattr__(self, "private", None)
+        take(unit)  # the skeleton's block has its own
+        if "_runs_given_block" not in unit.__dict__:
+            object.__setattr__(unit, "_runs_given_block", True)
+            object.__setattr__(unit, "forward", _running_given_block(unit.forward))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "private":  # a module too, of the network
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:  # models read attributes of their blocks, such as `attention_type`
+            return getattr(super().__getattr__("block"), name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.unit(*args, given_block=self._run, **kwargs)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        for slot in self.slots:
+            _bind_slot(slot, self.private, self.setting)
+        return self.block(*args, **kwargs)
+
+
+def _running_given_block(own: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(*args: Any, given_block: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
+        return (own if given_block is None else given_block)(*args, **kwargs)
+
+    return forward
+
+
+def _sharded_units(full: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Find the outermost blocks below the full model that FSDP2 shards on their own."""
+    found: list[tuple[str, nn.Module]] = []
+    for path, module in full.named_modules():
+        inside = any(path.startswith(f"{outer}.") for outer, _ in found)
+        if path and not inside and any(one.__name__ == "FSDPModule" for one in type(module).__mro__):
+            found.append((path, module))
+    return found
+
+
+def _submodule(module: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _held(tensors: dict[str, Any], slot: Slot) -> Tensor:
+    tensor: Tensor | None = tensors.get(slot.name)
+    if tensor is None:
+        raise BuildError(f"{slot.path} is no longer in the full model. Build the SortedNet again after changing it.")
+    return tensor
+
+
+class _Gather(nn.Module):
+    """Puts a fused parameter together from the pieces of the full one, each time it is read."""
+
+    def __init__(self, cut: Cut) -> None:
+        super().__init__()
+        self.cut = cut
+
+    def forward(self, full: Tensor) -> Tensor:
+        return self.cut.of(full)
+
+
+class Skeletons(threading.local):
+    """The skeletons used last. Each thread has its own, so that threads cannot rebind each other's.
+
+    A skeleton takes half a megabyte of modules or so; those of a large space would not fit, and are built again in
+    milliseconds.
+    """
+
+    most = 512
+
+    def __init__(self) -> None:
+        self._of: OrderedDict[Any, tuple[Skeleton, Any]] = OrderedDict()
+
+    def get(self, key: Any) -> Any:
+        """Return what is held for a key, if its skeleton still fits the full model."""
+        found = self._of.get(key)
+        if found is None or not found[0].fits():
+            return None
+        self._of.move_to_end(key)
+        return found[1]
+
+    def keep(self, key: Any, skeleton: Skeleton, value: Any) -> None:
+        """Hold what was made of a skeleton; what was unused for longest goes where there is too much."""
+        self._of[key] = skeleton, value
+        self._of.move_to_end(key)
+        if len(self._of) > self.most:
+            self._of.popitem(last=False)
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Skeletons:
+        return Skeletons()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Skeletons, ()
+
+
+def build_skeleton(
+    build: Callable[..., nn.Module], setting: Setting, full: nn.Module, layouts: Iterable[Layout] = ()
+) -> Skeleton:
+    """Build the model at a setting without memory for its parameters.
+
+    Args:
+        build: Makes the model from one keyword argument for each dimension.
+        setting: The values to build with.
+        full: The full model, whose weights the skeleton will look at.
+        layouts: Declared layouts of fused parameters.
+
+    Returns:
+        The skeleton, not yet bound.
+
+    Raises:
+        BuildError: If the builder fails, returns no module, or makes a parameter that is no corner of the full one.
+        LayoutError: If an axis looks fused and no layout covers it.
+    """
+    module = outline(build, setting)
+    try:
+        return Skeleton(setting, module, full, layouts)
+    except BuildError as error:
+        raise BuildError(f"At {setting}: {error}") from None
+
+
+def refuse_larger(model: nn.Module, full: Skeleton) -> None:
+    """Refuse a given model that is larger than what the builder makes at the full setting.
+
+    Raises:
+        BuildError: If it is.
+    """
+    ours = {slot.path: slot.cut.shape for slot in (*full.parameters, *full.buffers)}
+    for name, tensor in tensors_of(model).items():
+        if name not in full.shared and ours.get(name) != tuple(tensor.shape):
+            raise BuildError(
+                f"The given model is not the full model: {name} is {tuple(tensor.shape)} in it and "
+                f"{ours.get(name, 'missing')} in build({full.setting}). Let the builder make the given model at the "
+                "full setting, or give the space its sizes."
+            )
