@@ -257,7 +257,7 @@ def test_training_goes_on_as_if_it_had_not_been_interrupted(here: Path, monkeypa
 
 @of_each("runs/*", "table.json")
 def test_a_run_is_measured_as_it_was(here: Path) -> None:
-    before = {one.name: sn.Similarity.from_json(one) for one in here.glob("similarity-*.json")}
+    before = {one.name: sn.evaluation.Similarity.from_json(one) for one in here.glob("similarity-*.json")}
     assert main(["evaluate", str(here), "--measure", "[]"]) == 0
     found, wanted = sn.Table.from_json(here / "table.json"), expected(here)["table"]
     assert (found.metric, found.higher_is_better) == (wanted["metric"], wanted["higher_is_better"])
@@ -269,7 +269,7 @@ def test_a_run_is_measured_as_it_was(here: Path) -> None:
         [one["quality"] for one in wanted["rows"]], rel=1e-4, abs=0.6
     )
     for name, one in before.items():
-        again = sn.Similarity.from_json(here / name)
+        again = sn.evaluation.Similarity.from_json(here / name)
         assert [again.mean(at) for at in one.settings] == pytest.approx([one.mean(at) for at in one.settings], abs=1e-5)
 
 
@@ -381,7 +381,7 @@ def drawings(place: str) -> Iterator[tuple[sn.Objective, dict[str, Any]]]:
     space = sn.Space.from_json(held["space"])
     for one in held["drawn"]:
         if one["objective"] == "held":
-            yield sn.Stochastic(sn.Held(sn.Stratified(space, seed=0), 4), draws=2), one
+            yield sn.Stochastic(sn.training.Held(sn.Stratified(space, seed=0), 4), draws=2), one
         else:
             sampler = SamplerConfig(**one["sampler"])
             yield make_objective(ObjectiveConfig(one["objective"], draws=4), sampler, space, seed=0), one
@@ -412,14 +412,14 @@ def test_tables_are_read(here: Path) -> None:
 
 @of_each("tables")
 def test_a_curve_of_ranks_is_read(here: Path) -> None:
-    curve, held = sn.RankCurve(sn.Table.from_json(here / "ranks.json")), expected(here)["curve"]
+    curve, held = sn.lora.RankCurve(sn.Table.from_json(here / "ranks.json")), expected(here)["curve"]
     found = {"base": curve.base, "best": curve.best, "area": curve.area(), "within": curve.smallest_within(2)}
     assert found == pytest.approx(held)
 
 
 @of_each("similarity")
 def test_a_similarity_is_read(here: Path) -> None:
-    found, held = sn.Similarity.from_json(here / "similarity.json"), expected(here)
+    found, held = sn.evaluation.Similarity.from_json(here / "similarity.json"), expected(here)
     mean = held.pop("mean")
     assert json.dumps(vars(found)) == json.dumps(held)
     assert found.mean("depth=2") == pytest.approx(mean)

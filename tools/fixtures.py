@@ -428,7 +428,7 @@ def write_draws() -> None:
                 drawing.choose(5)
             state = drawing.state_dict()
             found.append({"objective": objective, "sampler": made, "state": state, "next": choices(drawing)})
-    held = sn.Stochastic(sn.Held(sn.Stratified(space, seed=11), 4), draws=2)
+    held = sn.Stochastic(sn.training.Held(sn.Stratified(space, seed=11), 4), draws=2)
     held.choose(5)
     found.append({"objective": "held", "sampler": None, "state": held.state_dict(), "next": choices(held)})
     expect("draws/expected.json", {"space": space.to_json(), "drawn": found})
@@ -457,7 +457,7 @@ def write_results() -> None:
     for name, table in tables.items():
         table.to_json(f"tables/{name}.json")
         table.to_csv(f"tables/{name}.csv")
-    curve = sn.RankCurve(tables["ranks"])
+    curve = sn.lora.RankCurve(tables["ranks"])
     expect(
         "tables/expected.json",
         {
@@ -466,7 +466,9 @@ def write_results() -> None:
         },
     )
     values = ((0.5, 2.0, float("nan")), (0.125, 0.25, 0.0))
-    found = sn.Similarity("kl", ("depth=1", "depth=2"), (0, 1, 5), values, (3, 2, 1), "exits", "the last one")
+    found = sn.evaluation.Similarity(
+        "kl", ("depth=1", "depth=2"), (0, 1, 5), values, (3, 2, 1), "exits", "the last one"
+    )
     Path("similarity").mkdir()
     found.to_json("similarity/similarity.json")
     expect("similarity/expected.json", {**vars(found), "mean": found.mean("depth=2")})

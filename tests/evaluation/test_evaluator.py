@@ -160,4 +160,4 @@ def test_costs_are_those_of_the_extracted_model_where_parameters_are_fused() -> 
 
     net = sn.SortedNet(Fused, sn.Space(width=[8, 256]), layouts=sn.Layout("qkv.*", blocks=3))
     row = sn.evaluate(net, [(torch.randn(4, 4), torch.arange(4) % 3)], measure=("memory",)).row("width=8")
-    assert row.memory_bytes == sn.measure_memory(net.extract(width=8).eval(), torch.randn(1, 4))
+    assert row.memory_bytes == sn.evaluation.measure_memory(net.extract(width=8).eval(), torch.randn(1, 4))

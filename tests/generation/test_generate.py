@@ -241,7 +241,7 @@ def test_streamer_gets_the_prompt_every_token_in_order_and_one_end(net: Any, nam
 def test_observe_gets_the_tokens_of_every_row_in_order() -> None:
     for make in (lambda **own: sn.SelfSpeculative(exits=3, adaptive=False, **own),
                  lambda **own: sn.EarlyExit(exits=[2, 4], thresholds=0.4, **own), sn.FixedDepth):  # fmt: skip
-        told: list[sn.decoding.Emitted] = []
+        told: list[sn.generation.Emitted] = []
         given, ends = decoders.ragged(), [34, 60]
         found = decoders.greedy(decoders.decoder(), given, make(observe=told.append), eos_token_id=ends)
         for row, tokens in enumerate(decoders.new_tokens(found, given, ends)):
@@ -249,7 +249,7 @@ def test_observe_gets_the_tokens_of_every_row_in_order() -> None:
 
 
 def test_observe_tells_who_chose_a_token() -> None:
-    told: list[sn.decoding.Emitted] = []
+    told: list[sn.generation.Emitted] = []
     chosen = sn.SelfSpeculative(exits=3, adaptive=False, observe=told.append)
     decoders.greedy(decoders.decoder(), decoders.single(), chosen)
     assert {(one.exit, one.drafted) for one in told} == {(3, True), (6, False)}

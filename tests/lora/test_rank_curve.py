@@ -32,22 +32,22 @@ def batch(size: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_every_rank_scores_what_its_extracted_model_scores() -> None:
     net, (x, y) = make(), batch()
-    curve = sn.evaluate_ranks(net, [(x, y)])
+    curve = sn.lora.evaluate_ranks(net, [(x, y)])
     expected = {r: float(sn.accuracy(net.extract(r=r).eval()(x), y).mean()) for r in (1, 2, 4)}
     assert curve.qualities == pytest.approx(expected)
 
 
 def test_rank_0_is_the_model_without_the_adapter() -> None:
     net, (x, y) = make(), batch()
-    curve = sn.evaluate_ranks(net, [(x, y)])
+    curve = sn.lora.evaluate_ranks(net, [(x, y)])
     with net.full.disable_adapter():
         assert curve.base == pytest.approx(float(sn.accuracy(net.full(x), y).mean()))
-    assert sn.evaluate_ranks(net, [(x, y)], base=False).base is None
+    assert sn.lora.evaluate_ranks(net, [(x, y)], base=False).base is None
 
 
 def test_a_depth_can_be_fixed() -> None:
     net, (x, y) = make(depths=True), batch(64)
-    curve = sn.evaluate_ranks(net, [(x, y)], at={"depth": 1})
+    curve = sn.lora.evaluate_ranks(net, [(x, y)], at={"depth": 1})
     assert {row.setting["depth"] for row in curve.table} == {1}
     assert curve.qualities[2] == pytest.approx(float(sn.accuracy(net.extract(depth=1, r=2).eval()(x), y).mean()))
 
@@ -55,17 +55,17 @@ def test_a_depth_can_be_fixed() -> None:
 def test_what_cannot_be_measured_is_refused() -> None:
     net, data = make(), [batch()]
     with pytest.raises(SettingError, match="fixes the rank"):
-        sn.evaluate_ranks(net, data, at={"r": 2})
+        sn.lora.evaluate_ranks(net, data, at={"r": 2})
     with pytest.raises(BuildError, match=r"Make it by sortednet\.dylora"):
-        sn.evaluate_ranks(sn.SortedNet(sn.models.MLP, sn.Space(depth=[1, 2])), data)
+        sn.lora.evaluate_ranks(sn.SortedNet(sn.models.MLP, sn.Space(depth=[1, 2])), data)
     sn.merge(net, r=2)
     with pytest.raises(SettingError, match="merged into the weights at r=2"):
-        sn.evaluate_ranks(net, data)
+        sn.lora.evaluate_ranks(net, data)
 
 
 def test_the_smallest_rank_within_a_tolerance_also_of_a_loss() -> None:
     rows = [sn.Row(sn.Setting({"r": r}), q, params=r) for r, q in [(1, 0.9), (2, 0.5), (4, 0.4), (8, 0.45)]]
-    curve = sn.RankCurve(sn.Table(rows, metric="loss", higher_is_better=False))
+    curve = sn.lora.RankCurve(sn.Table(rows, metric="loss", higher_is_better=False))
     assert (curve.best, curve.smallest_within(0), curve.smallest_within(0.1), curve.smallest_within(1)) == (4, 4, 2, 1)
     with pytest.raises(ConfigError, match="tolerance=-1 must be at least 0, in the unit of loss"):
         curve.smallest_within(-1)
@@ -73,7 +73,7 @@ def test_the_smallest_rank_within_a_tolerance_also_of_a_loss() -> None:
 
 def test_the_area_is_a_mean_quality() -> None:
     rows = [sn.Row(sn.Setting({"r": r}), q, params=r) for r, q in [(1, 10.0), (2, 20.0), (4, 40.0)]]
-    curve = sn.RankCurve(sn.Table(rows))
+    curve = sn.lora.RankCurve(sn.Table(rows))
     assert curve.area() == pytest.approx((15 * 1 + 30 * 2) / 3)  # trapezoids over 1..4, by hand
     assert curve.area(log=True) == pytest.approx((15 + 30) / 2)
 

@@ -384,7 +384,7 @@ def test_unique_of_an_embedding_and_a_convolution_is_exact_too():
         optimizer = torch.optim.AdamW(net.parameters(), 0.1, weight_decay=0.5)
         weights = {key: one.clone() for key, one in net.full.named_parameters()}
         case.run(net.at(r=2)).square().sum().backward()
-        sn.apply_update(net, optimizer, [net.space.setting(r=2)], "unique")
+        sn.training.apply_update(net, optimizer, [net.space.setting(r=2)], "unique")
         for key, one in net.full.named_parameters():
             if one.requires_grad:
                 mask = own_part(net, key, one, 2, 1)

@@ -22,7 +22,15 @@ from ..training.config import ObjectiveConfig, SamplerConfig
 from .images import thinned
 from .running import Conditions, Experiment, Job, Outcome, Result
 
-__all__ = ["SHAPES", "TABLE_4_3", "TABLE_C_3", "Method", "Shape"]
+__all__ = [
+    "SHAPES",
+    "TABLE_4_3",
+    "TABLE_C_3",
+    "Method",
+    "Shape",
+    "config",
+    "job",
+]
 
 
 @dataclass(frozen=True)

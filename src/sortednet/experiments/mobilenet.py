@@ -22,7 +22,12 @@ from ..training.trainer import TrainingConfig
 from .images import cifar10, job, measured, on_device, table_of
 from .running import Conditions, Experiment, Job, Outcome, Result
 
-__all__ = ["BEST_RETRAINED", "SUB_MODELS", "THRESHOLD"]
+__all__ = [
+    "BEST_RETRAINED",
+    "SUB_MODELS",
+    "THRESHOLD",
+    "config",
+]
 
 DEPTHS = tuple(range(1, 17))
 WIDTHS = tuple(step / 10 for step in range(1, 11))

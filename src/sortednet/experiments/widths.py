@@ -21,7 +21,13 @@ from ..training.trainer import TrainingConfig
 from .images import cifar10, job, on_device
 from .running import Conditions, Experiment, Job, Outcome, Result
 
-__all__ = ["ACCUMULATION", "METHODS", "TABLE_4_2", "TIME_PER_EPOCH"]
+__all__ = [
+    "ACCUMULATION",
+    "METHODS",
+    "TABLE_4_2",
+    "TIME_PER_EPOCH",
+    "config",
+]
 
 WIDTHS = (16, 12, 8, 4)
 TIMED = {"cpu": 24, "gpu": 390}  # updates whose time is taken

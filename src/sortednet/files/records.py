@@ -11,9 +11,21 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
-    "DIGEST", "MALFORMED", "digest_of", "flag", "is_shown", "items", "number", "parse", "read", "text", "to_text",
-    "unique", "whole",
-]  # fmt: skip
+    "DIGEST",
+    "MALFORMED",
+    "check_containers",
+    "digest_of",
+    "flag",
+    "is_shown",
+    "items",
+    "number",
+    "parse",
+    "read",
+    "text",
+    "to_text",
+    "unique",
+    "whole",
+]
 
 DIGEST = "digest"
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)

@@ -26,7 +26,17 @@ from typing import Any, BinaryIO
 from ..errors import CheckpointError
 from . import records
 
-__all__ = ["DIGEST", "PAGE", "Header", "Stored", "digest_of", "hash_of", "read_header", "write"]
+__all__ = [
+    "DIGEST",
+    "PAGE",
+    "Header",
+    "Stored",
+    "damaged",
+    "digest_of",
+    "hash_of",
+    "read_header",
+    "write",
+]
 
 PAGE = 4096  # bytes, the system's own: a part that is checked reads no more of the disk
 DIGEST, _PAGES, _HEADER = "sortednet.digest", "sortednet.pages", "sortednet.header"

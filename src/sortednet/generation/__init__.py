@@ -1,7 +1,28 @@
-"""Decoding: a lazy-depth engine, and early exit, self-speculation and fixed depth as policies over it."""
+"""Text from a language model: one lazy-depth engine, and policies over it."""
 
-from .calibration import calibrate
-from .policies import EarlyExit, FixedDepth, Policy, SelfSpeculative
-from .statistics import Emitted, Statistics
+from typing import TYPE_CHECKING
 
-__all__ = ["EarlyExit", "Emitted", "FixedDepth", "Policy", "SelfSpeculative", "Statistics", "calibrate"]
+from ..imports.lazy import attach
+
+if TYPE_CHECKING:
+    from .calibration import calibrate
+    from .policies import EarlyExit, FixedDepth, Policy, SelfSpeculative
+    from .statistics import Emitted, Statistics
+
+__all__ = [
+    "EarlyExit",
+    "Emitted",
+    "FixedDepth",
+    "Policy",
+    "SelfSpeculative",
+    "Statistics",
+    "calibrate",
+]
+
+_HOMES = {
+    "calibration": ["calibrate"],
+    "policies": ["EarlyExit", "FixedDepth", "Policy", "SelfSpeculative"],
+    "statistics": ["Emitted", "Statistics"],
+}
+
+__getattr__, __dir__ = attach(__name__, _HOMES)

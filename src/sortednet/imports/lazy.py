@@ -36,6 +36,6 @@ def attach(
         raise AttributeError(f"module {package!r} has no attribute {name!r}", name=name, obj=sys.modules[package])
 
     def __dir__() -> list[str]:  # noqa: N807
-        return sorted({*vars(sys.modules[package]), *homes, *shown})
+        return sorted(sys.modules[package].__all__)
 
     return __getattr__, __dir__

@@ -10,7 +10,11 @@ from contextlib import contextmanager
 
 from ..errors import MissingPackageError, SortedNetError
 
-__all__ = ["check_installed", "needs"]
+__all__ = [
+    "check_installed",
+    "is_installed",
+    "needs",
+]
 
 _OWN = __name__.partition(".")[0]
 _INSTALLED_AS = {"sklearn": "scikit-learn", "PIL": "Pillow", "yaml": "PyYAML"}

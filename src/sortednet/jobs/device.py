@@ -2,6 +2,8 @@
 
 import torch
 
+__all__ = ["usable_device"]
+
 
 def usable_device() -> torch.device:
     """Return the accelerator of this machine, or the CPU.

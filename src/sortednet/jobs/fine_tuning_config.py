@@ -18,7 +18,13 @@ from ..training.config import ObjectiveConfig, SamplerConfig
 from .adapter_config import AdapterConfig
 from .image_config import check_recipe, check_space
 
-__all__ = ["FineTuningConfig", "ImportanceConfig", "PretrainedConfig", "TextConfig"]
+__all__ = [
+    "FineTuningConfig",
+    "ImportanceConfig",
+    "PretrainedConfig",
+    "TextConfig",
+    "own_folder",
+]
 
 _OF_PACKAGE = "python:"
 

@@ -45,7 +45,16 @@ from .training_arguments import make_training_arguments, of_stage, that_matter
 with needs("Fine-tuning", "cli,transformers,text"):
     from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding, PrinterCallback, TrainerCallback
 
-__all__ = ["CONFIG", "Batch", "Progress", "Run", "collator", "moved", "train_stages"]
+__all__ = [
+    "CONFIG",
+    "Batch",
+    "Progress",
+    "Run",
+    "collator",
+    "identity",
+    "moved",
+    "train_stages",
+]
 
 CONFIG = "config.json"
 _PREPARING = 8  # batches that a stage may look at before its first update

@@ -1,4 +1,4 @@
-"""Adapters of PEFT whose rank is sorted."""
+"""Adapters of PEFT whose rank is sorted: one training, an adapter for every rank."""
 
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from .gates import Gates
     from .making import base_of, lora_config, open_plain
     from .ordering import order_by_singular_values
+    from .rank_curve import RankCurve, evaluate_ranks
+    from .ranks import dylora, load_adapter, merge, order_ranks, save_adapter, unmerge
     from .saving import (
         adapter_state,
         baked,
@@ -27,6 +29,7 @@ __all__ = [
     "GatedForward",
     "Gates",
     "Outline",
+    "RankCurve",
     "adapted",
     "adapter_layouts",
     "adapter_state",
@@ -35,12 +38,19 @@ __all__ = [
     "check_base",
     "check_config",
     "check_layers",
+    "dylora",
+    "evaluate_ranks",
     "identity_of",
+    "load_adapter",
     "load_adapter_state",
     "lora_config",
+    "merge",
     "open_plain",
     "order_by_singular_values",
+    "order_ranks",
     "read_config",
+    "save_adapter",
+    "unmerge",
     "write_adapter",
     "write_config",
 ]
@@ -52,6 +62,8 @@ _HOMES = {
     "gates": ["Gates"],
     "making": ["base_of", "lora_config", "open_plain"],
     "ordering": ["order_by_singular_values"],
+    "rank_curve": ["RankCurve", "evaluate_ranks"],
+    "ranks": ["dylora", "load_adapter", "merge", "order_ranks", "save_adapter", "unmerge"],
     "saving": [
         "adapter_state",
         "baked",

@@ -27,6 +27,7 @@ __all__ = [
     "StochasticSummation",
     "Summation",
     "Term",
+    "total",
 ]
 
 LossFunction = Callable[[Any, Any], Tensor]

@@ -16,7 +16,17 @@ from ..network.sorted_net import SortedNet
 from ..space import Setting
 from .objectives import Batch, LossFunction, Objective, Term, total
 
-__all__ = ["StepResult", "UpdateRule", "apply_update", "step"]
+__all__ = [
+    "StepResult",
+    "UpdateRule",
+    "apply_update",
+    "check_finite",
+    "check_rule",
+    "held_back",
+    "mask_gradients",
+    "put_back",
+    "step",
+]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,14 @@ from .hooks import follow, take
 from .layouts import Cut, Layout, cuts, tensors_of
 from .outlines import is_quantised, outline
 
-__all__ = ["Skeleton", "Skeletons", "Slot", "build_skeleton", "refuse_larger"]
+__all__ = [
+    "ShardedBlock",
+    "Skeleton",
+    "Skeletons",
+    "Slot",
+    "build_skeleton",
+    "refuse_larger",
+]
 
 
 # What Hugging Face's `gradient_checkpointing_enable` sets on modules; it follows the full model like its mode.

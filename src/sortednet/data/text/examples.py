@@ -17,7 +17,14 @@ from .metrics import METRICS
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Kind", "TextData", "TextTask", "from_columns"]
+__all__ = [
+    "Kind",
+    "TextData",
+    "TextTask",
+    "check_columns",
+    "from_columns",
+    "in_memory",
+]
 
 Kind: TypeAlias = Literal["classification", "regression", "causal"]
 

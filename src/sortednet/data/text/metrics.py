@@ -10,7 +10,11 @@ from torch import Tensor
 
 from ...errors import ConfigError, DataError, TrainingError
 
-__all__ = ["METRICS", "compute_metrics"]
+__all__ = [
+    "METRICS",
+    "Prediction",
+    "compute_metrics",
+]
 
 METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "f1"),

@@ -18,7 +18,14 @@ from ...symbolic.expressions import evaluate, freeze
 from .problems import Problem
 from .scores import deviation, r2
 
-__all__ = ["SOLVED", "at_depth", "compared", "solve", "solved_share"]
+__all__ = [
+    "SOLVED",
+    "at_depth",
+    "compared",
+    "one_thread",
+    "solve",
+    "solved_share",
+]
 
 SOLVED = 0.999
 """A problem is solved if R2 at its test points is above this."""

@@ -22,7 +22,16 @@ if TYPE_CHECKING:  # they need transformers, scikit-learn and scipy
     from ...symbolic import Pretrained
     from .problems import Problem
 
-__all__ = ["SIZES", "SYMBOLIC", "Sizes", "jobs", "summarise"]
+__all__ = [
+    "SIZES",
+    "SYMBOLIC",
+    "Sizes",
+    "gathered",
+    "jobs",
+    "share",
+    "share_by_shape",
+    "summarise",
+]
 
 _GENERATED = ("generated-1", "generated-2", "generated-3", "generated-mixed")
 _PUBLISHED = ("nguyen", "constants", "feynman")
