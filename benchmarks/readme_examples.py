@@ -1,10 +1,14 @@
-"""The README's examples as programs, with what they take for granted: a model, a tokenizer, data."""
+"""The examples of the README and of the pages under docs as programs, with what they take for granted.
+
+That is a model, a tokenizer, data.
+"""
 
 import re
 import subprocess
 from pathlib import Path
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^( *)```python\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 
 # A BERT and a language model stand in for those of the Hub, small and untrained, in folders of the same names.
@@ -54,11 +58,17 @@ TAKEN_FOR_GRANTED = {
 
 
 def examples() -> dict[str, str]:
-    """Return the examples of each section as one program, by the section's heading."""
-    text = README.read_text()
+    """Return the examples of each page as one program, by the page's name."""
+    found: dict[str, str] = {}
+    for page in PAGES:
+        found |= _examples_of(page)
+    return found
+
+
+def _examples_of(page: Path) -> dict[str, str]:
+    text, heading = page.read_text(), page.name
     found: dict[str, str] = {}
     for block in BLOCK.finditer(text):
-        heading = re.findall(r"^## (.*)$", text[: block.start()], re.MULTILINE)[-1]
         indent = block[1]
         code = "\n".join(line.removeprefix(indent) for line in block[2].splitlines()) + "\n"
         before, renamed = next((held for start, held in TAKEN_FOR_GRANTED.items() if code.startswith(start)), ("", {}))
@@ -69,7 +79,7 @@ def examples() -> dict[str, str]:
 
 
 def run(python: str, folder: Path, seconds: float = 600) -> dict[str, tuple[int, str]]:
-    """Run the models' program, then each example in the same folder; return status and standard error by heading."""
+    """Run the models' program, then each example in the same folder; return status and standard error by page."""
     ended = {}
     for heading, program in {"": MODELS, **examples()}.items():
         file = folder / "example.py"
