@@ -11,7 +11,7 @@ UV := $(if $(wildcard $(BIN)/uv),$(BIN)/uv,build/uv/bin/uv)
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: install demo test lint benchmarks lock newest oldest fuzz clean
+.PHONY: install demo test test-fast lint benchmarks lock newest oldest fuzz clean
 
 # Everything, with the versions of the lock.
 install: $(INSTALLED)
@@ -32,6 +32,13 @@ demo: $(DEMO)
 	$(BIN)/sortednet extract $(RUN) small
 	$(BIN)/sortednet report $(RUN)
 	@echo "The report: $(RUN)/report.html. The table: $(RUN)/table.csv. The small model: $(RUN)/extracted."
+
+# What most changes need, in under two minutes: the rooms of the core, the layering, the surface, the pages.
+FAST = tests/test_layering.py tests/imports/test_lazy.py tests/test_docs.py tests/test_space.py tests/views \
+  tests/network/test_sorted_net.py tests/network/test_checkpoint.py tests/training/test_sampling.py \
+  tests/training/test_steps.py tests/evaluation/test_table.py tests/contracts/test_objectives.py
+test-fast: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(FAST)
 
 # The whole suite.
 test: $(INSTALLED)

@@ -350,8 +350,8 @@ def summary(found: dict[str, Any]) -> str:
     quality, tuned, text = (found[name]["metrics"] for name in ("quality", "finetuning", "decoding"))
     lines = [
         f"Digits, 40 sub-models of one network: {quality['mean_accuracy']:.1f} % on average, where one draw a batch, "
-        f"as in the paper, gives {quality['mean_accuracy_one_draw']:.1f} % at the same cost; but a network trained alone "
-        f"is {quality['gap_to_alone']:.1f} points better than the same one inside.",
+        f"as in the paper, gives {quality['mean_accuracy_one_draw']:.1f} % at the same cost; but a network trained "
+        f"alone is {quality['gap_to_alone']:.1f} points better than the same one inside.",
         f"MiniLM on four GLUE tasks, exits after 1, 2, 4 and 6 layers: {tuned['encoder_gain']:.1f} points better than "
         f"ordinary fine-tuning read at the same layers, and {-tuned['encoder_full_gap']:+.1f} at the full depth; but "
         f"models cut and fine-tuned at each depth alone are {tuned['encoder_gap']:.1f} points better.",
