@@ -21,6 +21,9 @@ from ..network.trials import is_checkpointed
 __all__ = ["Gates", "Ranked"]
 
 
+_CHECKPOINT = "_gradient_checkpointing_func"  # of transformers
+
+
 class Ranked(Protocol):
     """What gates need to know of the builder of an adapter; see `AdapterBuilder`."""
 
@@ -108,12 +111,17 @@ class Gates:
         """
         device = next(self._model.parameters()).device
         index = torch.tensor(list(ranks), device=device)
+        wrapped = {
+            module: module.__dict__[_CHECKPOINT] for module in self._model.modules() if _CHECKPOINT in module.__dict__
+        }
         with self._holding({width: self._table(width, device)[index] for width in self._widths}):
-            for module in self._model.modules():
-                if "_gradient_checkpointing_func" in module.__dict__:
-                    own = module.__dict__["_gradient_checkpointing_func"]
-                    module.__dict__["_gradient_checkpointing_func"] = self._recomputing(own)
-            yield
+            for module, own in wrapped.items():
+                module.__dict__[_CHECKPOINT] = self._recomputing(own)
+            try:
+                yield
+            finally:
+                for module, own in wrapped.items():
+                    module.__dict__[_CHECKPOINT] = own
 
     @contextmanager
     def _holding(self, gates: dict[int, Tensor] | None) -> Iterator[None]:

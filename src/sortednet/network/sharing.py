@@ -7,6 +7,7 @@ begin as the identity would hide what is wrong), must give what they give in a f
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ from .exits import Reader, Trunk, block_list, prefix_of, random_state_kept
 from .trials import Inputs, equal, some_rows
 
 __all__ = ["Sharing"]
+
+_TRIALS = threading.RLock()
 
 
 @dataclass
@@ -202,7 +205,8 @@ class Sharing:
             trunk: Trunk = self._part(Trunk, settings[order[0]], path)
             untried = [reader for reader in readers if reader.blocks not in way.tried]
             if untried:
-                with torch.no_grad(), random_state_kept(inputs[0]):
+                # One trial at a time: it draws noise, and puts the random state back.
+                with _TRIALS, torch.no_grad(), random_state_kept(inputs[0]):
                     self._try(way, path, trunk, untried, inputs[0])
             tried = True
             way.refuse(scopes)

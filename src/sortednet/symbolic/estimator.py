@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.ensemble import ExtraTreesRegressor
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..errors import ConfigError, DataError
 from .expressions import NoFormulaError, Sum, evaluate, freeze, number
@@ -119,7 +119,7 @@ class SymbolicGPTRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         y = y.astype(np.float64)
         weights = np.ones(len(y))
         if sample_weight is not None:
-            weights = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
+            weights = _weights(sample_weight, len(x))
             if not weights.any():
                 raise ValueError("sample_weight is 0 for every point. Give at least two points a weight above 0.")
         if self.columns not in get_args(Columns):
@@ -287,3 +287,15 @@ def _presented(found: Search, x: Any, y: Any, weights: Any, names: Sequence[str]
         if not front or (one.error < front[-1].error and front[-1].error > _EXACT):
             front.append(one)
     return ranked[0], front
+
+
+def _weights(given: Any, count: int) -> Any:
+    """Return the weight of each point, at least 0. Shape (N,)."""
+    if given is None or np.ndim(given) == 0:
+        given = np.full(count, 1.0 if given is None else given, np.float64)
+    weights = check_array(given, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+    if weights.shape != (count,):
+        raise ValueError(f"sample_weight.shape == {weights.shape}, expected {(count,)}!")
+    if (weights < 0).any():
+        raise ValueError("Negative values in data passed to `sample_weight`")
+    return weights

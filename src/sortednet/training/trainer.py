@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -146,14 +147,12 @@ class Trainer:
             CheckpointError: If a checkpoint is damaged or of another run, the disk is full, or another process trains
                 in `output`.
         """
-        with alone(self.output):
+        with alone(self.output), _own_state():
             claim(self.output, [METRICS, "config.json"])
             return self._train(resume)
 
     def _train(self, resume: bool) -> SortedNet:
         config = self.config
-        # Accelerate keeps the precision for the process; a later run may want another.
-        AcceleratorState._reset_state()
         accelerator = Accelerator(
             # Said outright: where there is no accelerator, Accelerate would take each process for a run of its own.
             cpu=not torch.accelerator.is_available(),
@@ -414,3 +413,15 @@ def _as_is(batch: Any) -> Any:
 
 def _inner(optimizer: Any) -> torch.optim.Optimizer:
     return getattr(optimizer, "optimizer", optimizer)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _own_state() -> Iterator[None]:
+    """Put back after a run what Accelerate has noted for the process before it, such as the precision."""
+    kept = dict(AcceleratorState._shared_state)
+    AcceleratorState._reset_state()
+    try:
+        yield
+    finally:
+        AcceleratorState._shared_state.clear()
+        AcceleratorState._shared_state.update(kept)

@@ -26,6 +26,11 @@ class Compilation:
     backend: Union[str, Callable[..., object]] = "inductor"
     mode: str | None = None
 
+    def __post_init__(self) -> None:
+        # Bound views are no leaves; looking for their `.grad` while tracing is harmless. Said once, for the process: to
+        # catch warnings at each forward would take those of other threads.
+        warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
+
     def prepare(self, module: nn.Module) -> None:
         """Compile every block of a skeleton in place; nothing is traced before it is called."""
         for block in blocks(module):
@@ -49,7 +54,6 @@ class Compilation:
         from torch.fx.experimental import _config as shape_config
 
         with (
-            warnings.catch_warnings(),
             dynamo_config.patch(
                 force_nn_module_property_static_shapes=False,
                 force_parameter_static_shapes=False,
@@ -57,8 +61,6 @@ class Compilation:
             ),
             shape_config.patch(use_duck_shape=False),  # type: ignore[attr-defined]
         ):
-            # Bound views are no leaves; looking for their `.grad` while tracing is harmless.
-            warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
             yield
 
 

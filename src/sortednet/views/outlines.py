@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -57,14 +58,20 @@ def _counted(_: nn.Module, __: str, buffer: Tensor | None) -> None:
             raise BuildError("The builder makes more than it may.")
 
 
-# Registered once and for all: to add and remove it at each build would disturb other threads that build modules.
-register_module_parameter_registration_hook(_to_meta)  # type: ignore[arg-type]
-register_module_buffer_registration_hook(_counted)
+@functools.cache
+def _watch() -> None:
+    """Watch what modules register, from the first sub-model on and for good: it does nothing but where one is built.
+
+    To add and remove the hooks at each build would disturb other threads that build modules.
+    """
+    register_module_parameter_registration_hook(_to_meta)  # type: ignore[arg-type]
+    register_module_buffer_registration_hook(_counted)
 
 
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
     """Register parameters on the meta device, in this thread only; buffers stay real."""
+    _watch()
     before = _BUILDING.made
     # The builder's random numbers are thrown away, so they must not move the caller's generator.
     with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
@@ -100,6 +107,7 @@ def check_size(
     Raises:
         BuildError: If the builder fails.
     """
+    _watch()
     before, _BUILDING.budget = _BUILDING.budget, [parameters, numbers, buffers]
     try:
         with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]), torch.device("meta"):
