@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import nn
@@ -161,3 +163,23 @@ def test_costs_are_those_of_the_extracted_model_where_parameters_are_fused() -> 
     net = sn.SortedNet(Fused, sn.Space(width=[8, 256]), layouts=sn.Layout("qkv.*", blocks=3))
     row = sn.evaluate(net, [(torch.randn(4, 4), torch.arange(4) % 3)], measure=("memory",)).row("width=8")
     assert row.memory_bytes == sn.evaluation.measure_memory(net.extract(width=8).eval(), torch.randn(1, 4))
+
+
+class Pair(NamedTuple):
+    left: torch.Tensor
+    right: torch.Tensor
+
+
+def test_inputs_in_a_named_tuple_are_measured() -> None:
+    class Two(torch.nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.first, self.last = torch.nn.Linear(3, width), torch.nn.Linear(width, 2)
+
+        def forward(self, pair: Pair) -> torch.Tensor:
+            return self.last(self.first(pair.left + pair.right))
+
+    net = sn.SortedNet(Two, sn.Space(width=[2, 4]))
+    batch = (Pair(torch.ones(5, 3), torch.zeros(5, 3)), torch.zeros(5, dtype=torch.long))
+    table = sn.evaluate(net, [batch])
+    assert [row.flops for row in table] == sorted(row.flops for row in table)

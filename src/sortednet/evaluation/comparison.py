@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any, NamedTuple, get_args
 
 import torch
@@ -14,7 +14,8 @@ from torch.nn import functional
 from ..errors import ConfigError, DataError
 from ..network.sorted_net import SortedNet
 from ..space import Number, Setting
-from ..views.batches import call_with, inputs_and_targets
+from ..views.batches import call_with, inputs_and_targets, to_device
+from ..views.modes import evaluating
 from .similarity import Measure, Similarity
 
 __all__ = ["compare_submodels"]
@@ -170,7 +171,7 @@ def _pairs(
                 f"against={against!r} names a sub-model, and other is a {type(owner).__name__} without any. "
                 "Leave against out, or give a SortedNet."
             )
-        stack.enter_context(_evaluating(owner))
+        stack.enter_context(evaluating(owner))
         fixed, words = owner, "the other model"
     elif against == "same":
         if owner is net:
@@ -195,18 +196,6 @@ def _pairs(
     return [(one, net.submodel(one), owner.submodel(owner.space.setting(one))) for one in rows], words
 
 
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode, and every part back into its own mode at the end."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
-
-
 class _Read(NamedTuple):
     """The N outputs of a model on a batch that count."""
 
@@ -226,7 +215,7 @@ def _read(
 ) -> _Read:
     """Run a model, and keep the outputs that count."""
     parameter = next(module.parameters(), None)
-    batch = batch if parameter is None else _moved(batch, parameter.device)
+    batch = batch if parameter is None else to_device(batch, parameter.device)
     inputs, targets = (batch, None) if isinstance(batch, Tensor) else inputs_and_targets(batch)
     asked = "cosine" in measures and hidden is None
     if asked and not hasattr(getattr(module, "config", None), "output_hidden_states"):
@@ -374,11 +363,3 @@ def _added(total: Tensor, positions: Tensor, values: Tensor) -> Tensor:
     longer = torch.zeros(length, dtype=torch.float64)
     longer[: len(total)] = total
     return longer.index_add_(0, positions, values.double())
-
-
-def _moved(values: Any, device: torch.device) -> Any:
-    if isinstance(values, Tensor):
-        return values.to(device)
-    if isinstance(values, Mapping):
-        return {name: _moved(value, device) for name, value in values.items()}
-    return type(values)(_moved(value, device) for value in values) if isinstance(values, (tuple, list)) else values

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,7 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..errors import ConfigError
 from ..network.sorted_net import SortedNet
 from ..space import Number
-from ..views.batches import call_with
+from ..views.batches import call_with, map_tensors, tensors_of_batch
+from ..views.modes import evaluating
 from ..views.skeletons import Slot, build_skeleton
 
 __all__ = ["count_flops", "count_parameters", "measure_latency", "measure_memory"]
@@ -96,7 +96,7 @@ def count_flops(net: SortedNet, setting: Mapping[str, Number] | str, inputs: Any
         counter,
     ):
         try:
-            call_with(module, _map_tensors(lambda tensor: fake.from_tensor(tensor.to("meta")), inputs))
+            call_with(module, map_tensors(lambda tensor: fake.from_tensor(tensor.to("meta")), inputs))
         except Exception as error:
             raise ConfigError(
                 f"The forward of the sub-model at {checked} failed on the meta device: {type(error).__name__}: {error}."
@@ -136,7 +136,7 @@ def measure_latency(
         globals={"call": call_with, "module": module, "inputs": inputs},
         num_threads=torch.get_num_threads() if threads is None else threads,
     )
-    with _evaluating(module), torch.inference_mode():
+    with evaluating(module), torch.inference_mode():
         return float(timer.blocked_autorange(min_run_time=min_run_seconds).median) * 1000
 
 
@@ -166,10 +166,10 @@ def measure_memory(module: nn.Module, inputs: Any) -> int:
         storage = tensor.untyped_storage()
         held[storage] = min(held.get(storage, 0) + tensor.nbytes, storage.nbytes())
     at_rest = sum(held.values())
-    for tensor in _tensors(inputs):
+    for tensor in tensors_of_batch(inputs):
         held.setdefault(tensor.untyped_storage(), 0)
     live = _LiveStorages(held)
-    with _evaluating(module), torch.no_grad(), live:
+    with evaluating(module), torch.no_grad(), live:
         call_with(module, inputs)
     return at_rest + live.peak
 
@@ -199,33 +199,3 @@ class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self._live[storage] = storage.nbytes()
         self.peak = max(self.peak, sum(self._live.values()))
         return made
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode, and every part of it back into its own mode afterwards."""
-    modes = [(one, one.training) for one in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for one, mode in modes:
-            one.training = mode
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, (tuple, list, Mapping)):
-        for value in values.values() if isinstance(values, Mapping) else values:
-            yield from _tensors(value)
-
-
-def _map_tensors(function: Callable[[Tensor], Tensor], values: Any) -> Any:
-    if isinstance(values, Tensor):
-        return function(values)
-    if isinstance(values, Mapping):
-        return {name: _map_tensors(function, value) for name, value in values.items()}
-    if isinstance(values, (tuple, list)):
-        return tuple(_map_tensors(function, value) for value in values)
-    return values

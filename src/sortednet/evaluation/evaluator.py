@@ -12,7 +12,7 @@ from ..errors import DataError
 from ..network.sorted_net import SortedNet
 from ..space import Number
 from ..training.objectives import Batch
-from ..views.batches import call_with, inputs_and_targets
+from ..views.batches import call_with, inputs_and_targets, map_tensors, to_device
 from . import cost
 from .table import Row, Table
 
@@ -99,8 +99,9 @@ def evaluate(
     if first is None:
         raise DataError("The data to evaluate on are empty. Give at least one batch of (inputs, targets).")
     device = next(net.full.parameters()).device
-    inputs = _to(inputs_and_targets(first)[0], device)
-    example, examples = _first(inputs, 1), _first(inputs, cost_batch)
+    inputs = to_device(inputs_and_targets(first)[0], device)
+    example = map_tensors(lambda tensor: tensor[:1], inputs)
+    examples = map_tensors(lambda tensor: tensor[:cost_batch], inputs)
     wanted = list(
         dict.fromkeys([*(net.space if settings is None else map(net.space.setting, settings)), net.space.full])
     )
@@ -143,7 +144,7 @@ def quality(module: Callable[..., Any], batches: Iterable[Batch], metric: Metric
     device = next(module.parameters()).device if isinstance(module, torch.nn.Module) else None
     with torch.inference_mode():
         for batch in batches:
-            inputs, targets = _to(inputs_and_targets(batch), device)
+            inputs, targets = to_device(inputs_and_targets(batch), device)
             score = metric(call_with(module, inputs), targets)
             size = score.numel() if score.dim() else _length(targets)
             scores += float(score.double().sum()) * (1 if score.dim() else size)
@@ -158,19 +159,3 @@ def _length(targets: Any) -> int:
         next((v for v in targets.values() if isinstance(v, Tensor)), None) if isinstance(targets, Mapping) else targets
     )
     return len(value) if isinstance(value, Tensor) and value.dim() else 1
-
-
-def _first(inputs: Any, count: int) -> Any:
-    if isinstance(inputs, Tensor):
-        return inputs[:count]
-    if isinstance(inputs, Mapping):
-        return {name: _first(value, count) for name, value in inputs.items()}
-    return type(inputs)(_first(value, count) for value in inputs) if isinstance(inputs, (tuple, list)) else inputs
-
-
-def _to(values: Any, device: torch.device | None) -> Any:
-    if isinstance(values, Tensor):
-        return values if device is None else values.to(device)
-    if isinstance(values, Mapping):
-        return {name: _to(value, device) for name, value in values.items()}
-    return type(values)(_to(value, device) for value in values) if isinstance(values, (tuple, list)) else values

@@ -58,8 +58,8 @@ def write_heatmaps(path: str | Path, panels: Mapping[str, Table], *, x: str, y: 
     tables = list(panels.values())
     if len({(table.metric, table.higher_is_better) for table in tables}) > 1:
         raise DataError(
-            f"The tables are of {', '.join(_worth(table) for table in tables)}. One colour scale needs one metric: "
-            "draw them one by one."
+            f"The tables are of {', '.join(map(figures.worth_title, tables))}. One colour scale needs one metric: draw "
+            "them one by one."
         )
     columns = sorted({place[0] for found in cells.values() for place in found})
     lines = sorted({place[1] for found in cells.values() for place in found})
@@ -81,12 +81,8 @@ def write_heatmaps(path: str | Path, panels: Mapping[str, Table], *, x: str, y: 
     bar = picture.colorbar(image, ax=axes, pad=0.01, aspect=30)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, colors=figures.INK)
-    bar.set_label(_worth(tables[0]), color=figures.INK, parse_math=False)
+    bar.set_label(figures.worth_title(tables[0]), color=figures.INK, parse_math=False)
     write(path, picture)
-
-
-def _worth(table: Table) -> str:
-    return f"{table.metric} ({'higher' if table.higher_is_better else 'lower'} is better)"
 
 
 def _cells(name: str, table: Table, x: str, y: str) -> dict[tuple[Number, Number], Row]:

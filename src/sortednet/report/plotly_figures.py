@@ -177,7 +177,7 @@ def _line_figure(table: Table) -> Any:
         [line],
         380,
         xaxis={"title": {"text": escape(name)}, "type": "category"},
-        yaxis={"title": {"text": worth_title(table)}, "range": [low, high + 0.12 * (high - low)]},
+        yaxis={"title": {"text": escape(worth_title(table))}, "range": [low, high + 0.12 * (high - low)]},
         meta={"least_width": min(len(rows), 16) * 60},
     )
 
@@ -202,8 +202,8 @@ def ink_on(quality: float, low: float, high: float, table: Table) -> str:
 
 
 def worth_title(table: Table) -> str:
-    """Name the axis of the quality, as HTML."""
-    return f"{escape(table.metric)} ({'higher' if table.higher_is_better else 'lower'} is better)"
+    """Name the axis of the quality, as plain text."""
+    return f"{table.metric} ({'higher' if table.higher_is_better else 'lower'} is better)"
 
 
 def cost_figure(table: Table, marked: Mapping[str, Row]) -> Any:
@@ -250,7 +250,7 @@ def cost_figure(table: Table, marked: Mapping[str, Row]) -> Any:
         traces,
         460,
         yaxis={
-            "title": {"text": worth_title(table)},
+            "title": {"text": escape(worth_title(table))},
             "range": [low, high + room] if table.higher_is_better else [low - room, high],
         },
         meta={"options": options, "choose": "Cost"},

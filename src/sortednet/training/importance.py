@@ -19,7 +19,8 @@ from ..errors import BuildError, ConfigError, DataError, TrainingError
 from ..network.sorted_net import SortedNet
 from ..space import Setting
 from ..views.batches import call_with, inputs_and_targets
-from .units import Axis, Outputs, Units, evaluating, find_units, inputs_read, tracked
+from ..views.modes import evaluating
+from .units import Axis, Outputs, Units, find_units, inputs_read, tracked
 
 __all__ = ["Kind", "UnitOrder", "reorder", "score"]
 

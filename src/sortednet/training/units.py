@@ -22,9 +22,10 @@ from ..errors import BuildError, ConfigError, DataError, SettingError
 from ..network.sorted_net import SortedNet
 from ..views.batches import call_with
 from ..views.layouts import tensors_of
+from ..views.modes import evaluating
 from ..views.skeletons import Skeleton, build_skeleton
 
-__all__ = ["Axis", "Outputs", "Units", "evaluating", "find_units", "inputs_read", "tracked"]
+__all__ = ["Axis", "Outputs", "Units", "find_units", "inputs_read", "tracked"]
 
 _HEAD_SIZE = re.compile(r"(attention_)?head_(dim|size)|key_value_proj_dim|dim_per_head")
 
@@ -427,18 +428,6 @@ def _in_full_precision() -> Iterator[None]:
     finally:
         for place, precision in zip(places, chosen, strict=True):
             setattr(place, name, precision)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, and each of its modules back into its own."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 @contextmanager

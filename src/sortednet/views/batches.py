@@ -10,7 +10,16 @@ from torch import Tensor
 
 from ..errors import DataError
 
-__all__ = ["batch_size", "call_with", "inputs_and_targets", "join_batch", "split_batch"]
+__all__ = [
+    "batch_size",
+    "call_with",
+    "inputs_and_targets",
+    "join_batch",
+    "map_tensors",
+    "split_batch",
+    "tensors_of_batch",
+    "to_device",
+]
 
 
 def call_with(module: Callable[..., Any], inputs: Any) -> Any:
@@ -93,6 +102,37 @@ def batch_size(batch: Any) -> int:
     if not rows:
         raise DataError(f"A batch of type {type(batch).__name__} holds no tensor. Give (inputs, targets) or a mapping.")
     return next((count for count in rows if count != 1), 1)
+
+
+def map_tensors(function: Callable[[Tensor], Any], values: Any) -> Any:
+    """Return the same structure with each tensor replaced by what a function makes of it.
+
+    Args:
+        function: Of a tensor.
+        values: Tensors in tuples, named ones too, lists and mappings; anything else stays as it is.
+
+    Example:
+        >>> map_tensors(len, {"a": torch.ones(3), "b": (torch.ones(2), "x")})
+        {'a': 3, 'b': (2, 'x')}
+    """
+    if isinstance(values, Tensor):
+        return function(values)
+    if isinstance(values, Mapping):
+        return {name: map_tensors(function, value) for name, value in values.items()}
+    if isinstance(values, (tuple, list)):
+        row = [map_tensors(function, value) for value in values]
+        return type(values)(*row) if hasattr(values, "_fields") else type(values)(row)
+    return values
+
+
+def to_device(values: Any, device: torch.device | None) -> Any:
+    """Return a batch with its tensors on a device; as it is where there is none."""
+    return values if device is None else map_tensors(lambda tensor: tensor.to(device), values)
+
+
+def tensors_of_batch(batch: Any) -> Iterator[Tensor]:
+    """Yield every tensor of a batch."""
+    return (leaf for leaf in _leaves(batch) if isinstance(leaf, Tensor))
 
 
 def _leaves(batch: Any) -> Iterator[Any]:
