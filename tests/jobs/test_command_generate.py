@@ -354,8 +354,7 @@ def test_a_missing_tokenizer_is_named(folder: Path, tmp_path: Path, capsys) -> N
 def test_a_damaged_file_is_named(folder: Path, tmp_path: Path, capsys, name: str) -> None:
     made = copied(folder, tmp_path / "damaged")
     (made / name).write_text("{")
-    said = f"The tokenizer in {made} cannot be opened" if name == "tokenizer.json" else f"{made / name} is damaged"
-    assert said in error_of(capsys, "generate", str(made), PROMPT)
+    assert f"{made / name} is damaged" in error_of(capsys, "generate", str(made), PROMPT)
 
 
 def test_a_tokenizer_of_another_model_is_refused(folder: Path, tmp_path: Path, capsys) -> None:

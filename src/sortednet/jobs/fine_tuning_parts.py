@@ -183,7 +183,7 @@ def make_model(config: FineTuningConfig, data: TextData | None, tokenizer: Any, 
     kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSequenceClassification
     torch.manual_seed(config.seed)
     with _opening(given.path):
-        model_class = kind._model_mapping.get(type(own))
+        model_class = kind._model_mapping.get(type(own), None)
         if inspect.isclass(model_class):  # else transformers says what is wrong
             check_size_of(given.resolve(), model_class, own)
         model: nn.Module = kind.from_pretrained(

@@ -237,10 +237,11 @@ def _check_private(path: str | Path, net: SortedNet, tensors: Mapping[tuple[str,
         raise damaged(file, "it has no {1} of {0}".format(*missing[0]))
     for text, name in sorted(set(tensors) - set(held)):
         setting = Setting.parse(text)
-        if net.private.policy != "reestimated" or str(setting) != text or setting not in net.space:
+        if str(setting) != text or setting not in net.space or setting == net.space.full:
             raise damaged(file, f"it has a tensor {name[:60]!r} of {text[:60]!r}, which the network has not")
-        if not any(key[0] == text for key in shapes):
-            shapes |= {(text, slot.path): slot.cut.shape for slot in net.skeleton(setting).buffers}
+        if not any(key[0] == text for key in shapes):  # given to it later, such as a classifier that was adjusted
+            skeleton = net.skeleton(setting)
+            shapes |= {(text, slot.path): slot.cut.shape for slot in (*skeleton.parameters, *skeleton.buffers)}
         if (text, name) not in shapes:
             raise damaged(file, f"it has a tensor {name[:60]!r} of {text[:60]!r}, which the network has not")
     for key, tensor in tensors.items():
