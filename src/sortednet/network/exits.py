@@ -3,6 +3,11 @@
 Where a dimension only adds blocks at the end of one list, all its sub-models share their first blocks. So the blocks of
 the deepest run once (`Trunk`), what they return is kept on the way, and every exit is read by its own sub-model with
 stand-ins for its blocks that return what was kept (`Reader`): its own final norm, head and loss, exactly.
+
+Shapes: with B examples of T positions and width W, a block of a transformer takes and returns hidden states of shape
+(B, T, W), and a block of a convolutional network features of shape (B, C, H, W). Where parts of a batch leave at
+exits, the examples that go deepest come first: behind an exit at which n of B leave, what goes on has shape (B - n,
+T, W), and what the exit reads, the last n rows, has shape (n, T, W).
 """
 
 from __future__ import annotations
@@ -224,8 +229,8 @@ class Trunk:
 
         Args:
             leaving: By number of blocks, how many examples leave behind them, the last ones of the batch first; None if
-                all leave and go on.
-            args: Inputs of the model, examples that go deepest first.
+                all leave and go on. The counts add up to B.
+            args: Inputs of the model, examples that go deepest first. Shapes (B, ...).
             kwargs: The same by name.
             every: Whether to return what every block returned.
             axes: Where the examples are; needed where they leave.
@@ -233,7 +238,8 @@ class Trunk:
             record: Where to put what every block takes and returns, if anywhere.
 
         Returns:
-            By number of blocks, what the last of them returned (or each of them), for the examples that leave.
+            By number of blocks, what the last of them returned (or each of them), for the n examples that leave: a list
+            of one value (or one a block), whose tensors have shapes (n, ...), (B, ...) where all leave and go on.
 
         Raises:
             Unshareable: If the model does not run its blocks one after the other.
@@ -347,8 +353,9 @@ class Reader:
         """Return the sub-model's output.
 
         Args:
-            values: What each block returned; or one value alone, what the last returned.
-            args: Inputs of the model, for the examples of the values.
+            values: What each block returned; or one value alone, what the last returned. Hidden states of shape
+                (n, T, W).
+            args: Inputs of the model, for the n examples of the values. Shapes (n, ...).
             kwargs: The same by name.
         """
         for place, kept in enumerate(self._kept):

@@ -3,6 +3,10 @@
 Nothing in a model's code says that its blocks run one after the other and that no more than what they return reaches
 its head. So it is tried before an exit is first used: a few examples, with noise added behind every block (blocks that
 begin as the identity would hide what is wrong), must give what they give in a forward of the sub-model alone.
+
+Shapes: S sub-models get either the same B examples each, so that a forward of B rows is read S times; or parts of n_1
+... n_S examples, which are joined to one batch of n_1 + ... + n_S rows, the deepest sub-model's first, and shrink on
+the way.
 """
 
 from __future__ import annotations
@@ -186,13 +190,15 @@ class Sharing:
             full: The full model.
             path: The blocks they share, or what runs their ranks in one forward.
             settings: The sub-models.
-            inputs: The inputs of each.
+            inputs: The inputs of each of the S sub-models: (B, ...) where they are the same, (n_s, ...) where they are
+                parts of a batch.
             split: Whether each has examples of its own.
-            weights: In what proportion their losses will be added up.
+            weights: In what proportion their losses will be added up. S numbers.
             inference: Whether to run in evaluation mode, whatever mode the network is in.
 
         Returns:
-            Their outputs; None if it turns out that they share no forward, which a warning says once.
+            Their S outputs, each of as many rows as its inputs; None if it turns out that they share no forward, which a
+            warning says once.
         """
         if not isinstance(path, str):
             return path.run(full, settings, inputs, inference)

@@ -1,4 +1,10 @@
-"""Corner views: build the class smaller without memory, and let it look at the corner of the full weights."""
+"""Corner views: build the class smaller without memory, and let it look at the corner of the full weights.
+
+Shapes: a full weight of shape (O, I) gives a sub-model whose own layer is (o, i) the view `full[:o, :i]`, of shape
+(o, i), strides and storage of the full one. A fused axis of several blocks, such as (3 H, W) of queries, keys and
+values, gives the first rows of each block, joined to (3 h, w): a copy for each forward, whose gradient lands in the
+full weight again.
+"""
 
 from __future__ import annotations
 
