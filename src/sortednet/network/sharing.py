@@ -197,8 +197,8 @@ class Sharing:
             inference: Whether to run in evaluation mode, whatever mode the network is in.
 
         Returns:
-            Their S outputs, each of as many rows as its inputs; None if it turns out that they share no forward, which a
-            warning says once.
+            Their S outputs, each of as many rows as its inputs; None if it turns out that they share no forward, which
+            a warning says once.
         """
         if not isinstance(path, str):
             return path.run(full, settings, inputs, inference)
