@@ -253,6 +253,7 @@ class Space(Sequence[Setting]):
         **supports: Iterable[Number] | Support,
     ) -> None:
         self._listed: tuple[Setting, ...] | None = None
+        self._checked: dict[Setting, Setting] = {}  # those that were found to be in the space
         if (settings is None) == (not supports):
             raise SpaceError(
                 "A space is either a product of supports, Space(depth=[2, 4], width=[16, 32]), "
@@ -357,6 +358,8 @@ class Space(Sequence[Setting]):
         Raises:
             SettingError: If a dimension is unknown or missing, or the setting is not in the space.
         """
+        if isinstance(setting, Setting) and not values and setting in self._checked:
+            return self._checked[setting]
         if setting is None:
             given: Mapping[str, Number] = {**self.full, **values}
         elif values:
@@ -388,7 +391,7 @@ class Space(Sequence[Setting]):
                 f"{checked} is none of the {self.size} settings of this space. "
                 "Choose one that was listed, or add it to the list before training."
             )
-        return checked
+        return self._checked.setdefault(checked, checked)
 
     def ordered(self, cost: Callable[[Setting], float] | None = None) -> list[Setting]:
         """List all settings from the cheapest to the most costly.
