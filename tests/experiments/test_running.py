@@ -124,7 +124,7 @@ def test_a_result_of_another_job_is_refused(tmp_path: Path) -> None:
         return {**jobs(conditions), "first": Job(one, {"name": "first", "updates": 3})}
 
     main_job(EXPERIMENT, CPU, tmp_path, "first")
-    with pytest.raises(CheckpointError, match=r"first\.json is of another job than the one needed now\. Remove it"):
+    with pytest.raises(CheckpointError, match=r"first\.json belongs to another run: .* was .*\. Remove it"):
         run(Experiment("fake", "A fake", changed, summarise, draw), CPU, tmp_path)
 
 

@@ -22,6 +22,7 @@ import torch
 from .._version import __version__
 from ..errors import CheckpointError, ConfigError, TrainingError
 from ..files import records
+from ..files.run_folder import refuse_other_run
 from ..files.writing import write_bytes
 from ..imports.names import Scale
 from ..jobs.device import usable_device
@@ -306,11 +307,10 @@ def _finished(folder: Path, name: str, job: Job) -> Result | None:
     remedy = "Remove it and its folder to do the job again, or give another output."
     try:
         found: Result = records.read(path)
-        same = found["described"]["job"] == json.loads(json.dumps(dict(job.described)))
+        then = dict(found["described"]["job"])
     except (OSError, *records.MALFORMED):
         raise CheckpointError(f"{path} is damaged. {remedy}") from None
-    if not same:
-        raise CheckpointError(f"{path} is of another job than the one needed now. {remedy}")
+    refuse_other_run(path, then, dict(job.described), remedy)
     return found
 
 

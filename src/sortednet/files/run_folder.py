@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ __all__ = [
     "of_earlier_version",
     "read_curves",
     "refuse_links",
+    "refuse_other_run",
     "stages_of",
     "writing",
 ]
@@ -43,6 +45,8 @@ __all__ = [
 CHECKPOINTS, METRICS, MODEL, STAGES = "checkpoints", "metrics.jsonl", "model", "stages"
 SIMILARITIES = "similarity*.json"
 _MOST_METRICS, _MOST_LINE = 1 << 30, 1 << 24  # bytes
+_SHOWN = 6
+_REMEDY = "Give another output folder, restore the old configuration, or start anew without resuming."
 _CHECKPOINT_NAMES = "update-*.safetensors"
 KIND, CHECKPOINT = "run", "training checkpoint"
 _WRITTEN = (
@@ -152,6 +156,33 @@ def refuse_links(*paths: Path) -> None:
     for path in paths:
         if path.is_symlink():
             raise CheckpointError(f"{path} is a link, and links are not followed. Remove it, or give another folder.")
+
+
+def refuse_other_run(place: Path, then: Mapping[str, Any], now: Mapping[str, Any], remedy: str = _REMEDY) -> None:
+    """Refuse to go on with what another run has left.
+
+    Args:
+        place: The file or the folder that it left.
+        then: What says which run that was; plain JSON values.
+        now: The same of the run that is to go on.
+        remedy: What to do.
+
+    Raises:
+        CheckpointError: If they differ; the message says in what.
+    """
+    changed = list(_differences(then, json.loads(json.dumps(now)), ""))
+    if changed:
+        shown = "; ".join(changed[:_SHOWN]) + (f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else "")
+        raise CheckpointError(f"{place} belongs to another run: {shown}. {remedy}")
+
+
+def _differences(then: Any, now: Any, key: str) -> Iterator[str]:
+    """Yield in words where two plain values differ, each by its dotted key."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        for name in [*now, *(one for one in then if one not in now)]:
+            yield from _differences(then.get(name), now.get(name), f"{key}.{name}" if key else name)
+    elif then != now:
+        yield f"{key} was {then!r:.100} and is {now!r:.100}"
 
 
 def stages_of(output: Path) -> list[Path]:

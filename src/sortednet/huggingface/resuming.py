@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..files import records
 from ..files.manifest import MANIFEST, Manifest, check_unchanged
-from ..files.run_folder import refuse_links
+from ..files.run_folder import refuse_links, refuse_other_run
 from ..files.saving import adopt, remove_own, saving
 from ..files.weights import NETWORK, recognised
 from ..files.writing import write_bytes
@@ -170,12 +169,7 @@ def read_draws(folder: Path, run: Mapping[str, Any]) -> Any:
         ) from None
     except (OSError, *records.MALFORMED) as error:
         raise CheckpointError(f"{folder / DRAWS} is damaged ({error!r}). Take an earlier checkpoint.") from None
-    for name, value in json.loads(json.dumps(run)).items():
-        if held.get(name) != value:
-            raise CheckpointError(
-                f"{folder} belongs to another run: its {name} is {held.get(name)}, and this run's {value}. Give the "
-                "run its own, or start anew."
-            )
+    refuse_other_run(folder, {name: held.get(name) for name in run}, run, "Give the run its own, or start anew.")
     return state
 
 

@@ -17,7 +17,7 @@ from ..data.text import EncodedText, TextData, compute_metrics
 from ..errors import CheckpointError, ConfigError, TrainingError
 from ..files import records
 from ..files.processes import interruptible
-from ..files.run_folder import (
+from ..files.run_folder import (  # fmt: skip
     CHECKPOINTS,
     KIND,
     METRICS,
@@ -26,9 +26,10 @@ from ..files.run_folder import (
     claim,
     metrics_text,
     of_earlier_version,
+    refuse_other_run,
     stages_of,
     writing,
-)  # fmt: skip
+)
 from ..files.saving import remove_own
 from ..files.weights import NETWORK, is_there, recognised
 from ..huggingface.resuming import remove_checkpoint, restore
@@ -207,13 +208,7 @@ def _to_go_on(config: FineTuningConfig, output: Path) -> bool:
             f"{output} holds checkpoints, but its {CONFIG} cannot be read ({error}). Restore it, give another output "
             "folder, or start anew without resuming."
         ) from None
-    now = identity(json.loads(json.dumps(asdict(config))))
-    changed = {name: (held.get(name), now.get(name)) for name in {*held, *now} if held.get(name) != now.get(name)}
-    if changed:
-        raise CheckpointError(
-            f"{output} belongs to another run: (then, now) are {changed}. "
-            "Give another output folder, restore the old configuration, or start anew without resuming."
-        )
+    refuse_other_run(output, held, identity(json.loads(json.dumps(asdict(config)))))
     return True
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ..errors import CheckpointError
 from ..files import records
-from ..files.run_folder import STAGES, clear
+from ..files.run_folder import STAGES, clear, refuse_other_run
 from ..imports.packages import needs
 from ..network.sorted_net import SortedNet
 from .objectives import Batch, LossFunction
@@ -122,9 +121,5 @@ def _refuse_other(output: Path, about: Mapping[str, Any]) -> None:
     """
     for path in sorted((output / STAGES).glob("*/config.json")):
         held = _description(path)
-        for name in ("recipe", "recipe_options"):
-            if held.get(name) != json.loads(json.dumps(about[name])):
-                raise CheckpointError(
-                    f"{path.parent} is a stage of another run: (then, now) {name} is {held.get(name)}, {about[name]}. "
-                    "Give another output folder, restore the old configuration, or start anew without resuming."
-                )
+        names = ("recipe", "recipe_options")
+        refuse_other_run(path.parent, {name: held.get(name) for name in names}, {name: about[name] for name in names})

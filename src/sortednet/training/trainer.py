@@ -34,6 +34,7 @@ from ..files.run_folder import (
     checkpoints_of_earlier_version,
     claim,
     clear_folder,
+    refuse_other_run,
     writing,
 )
 from ..files.saving import remove_own, saving, set_aside
@@ -284,17 +285,8 @@ class Trainer:
         if taken is None:
             return 0
         file, weights, state, described = taken
-        for name, value in json.loads(json.dumps(self._identity())).items():
-            if described[name] != value:
-                changed = {
-                    key: (described[name].get(key), value.get(key))
-                    for key in {*described[name], *value}
-                    if described[name].get(key) != value.get(key)
-                }
-                raise CheckpointError(
-                    f"{file} belongs to another run: of {name}, (then, now) are {changed}. "
-                    "Give another output folder, restore the old configuration, or start anew without resuming."
-                )
+        own = self._identity()
+        refuse_other_run(file, {name: described[name] for name in own}, own)
         try:
             with checkpoint.fitting(file):
                 set_model_state_dict(model, weights, options=_OPTIONS)

@@ -65,13 +65,13 @@ def test_an_interrupted_fresh_start_leaves_nothing_of_the_run_before(
 @pytest.mark.parametrize(
     ("now", "changed"),
     [
-        (recipes.matformer(SPACE), r"'recipe': \('lcs_p', 'matformer'\)"),
-        (recipes.lcs_p(SPACE, draws=3), r"'recipe_options': \(\{'draws': 4\}, \{'draws': 3\}\)"),
+        (recipes.matformer(SPACE), r"recipe was 'lcs_p' and is 'matformer'"),
+        (recipes.lcs_p(SPACE, draws=3), r"recipe_options.draws was 4 and is 3"),
     ],
 )
 def test_a_run_is_not_continued_by_another_recipe(tmp_path: Path, now: Recipe, changed: str) -> None:
     train(recipes.lcs_p(SPACE), tmp_path)
-    with pytest.raises(CheckpointError, match=rf"belongs to another run: of description.*{changed}"):
+    with pytest.raises(CheckpointError, match=rf"belongs to another run: .*description.*{changed}"):
         train(now, tmp_path)
 
 
@@ -79,9 +79,7 @@ def test_a_stage_of_another_recipe_is_not_left_beside_a_new_run(tmp_path: Path) 
     train(recipes.once_for_all(SPACE), tmp_path)
     for path in (*(tmp_path / "checkpoints").glob("*"), *(tmp_path / "model").glob("*")):
         path.unlink()  # as if it had been interrupted in an earlier stage
-    with pytest.raises(
-        CheckpointError, match=r"stages/1 is a stage of another run: \(then, now\) recipe is once_for_all"
-    ):
+    with pytest.raises(CheckpointError, match="stages/1 belongs to another run: recipe was 'once_for_all' and is"):
         train(recipes.matformer(SPACE), tmp_path)
     first = train(recipes.matformer(SPACE), tmp_path, resume=False)
     assert same(first, train(recipes.matformer(SPACE), tmp_path))
