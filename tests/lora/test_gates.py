@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import sortednet as sn
 from sortednet.lora import AdapterBuilder, Gates
-from sortednet.network.axes import Unshareable
+from sortednet.network.trials import Unshareable
 from sortednet.views.batches import split_batch
 
 from ..contracts.adapter_cases import ADAPTERS, QUIET, ROWS, Pictures, bert, gpt2, llama, plain, spread

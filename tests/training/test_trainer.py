@@ -151,9 +151,7 @@ def test_no_checkpoint_is_a_pickle(tmp_path) -> None:
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path) -> None:
     make_trainer(tmp_path).train()
-    with pytest.raises(
-        CheckpointError, match=r"another run: .*training\.learning_rate was .*another output"
-    ):
+    with pytest.raises(CheckpointError, match=r"another run: .*training\.learning_rate was .*another output"):
         make_trainer(tmp_path, replace(CONFIG, learning_rate=0.5)).train()
 
 

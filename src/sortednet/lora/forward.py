@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..errors import BuildError, SettingError
-from ..network.axes import Unshareable
 from ..network.cache_names import uncached
 from ..network.exits import Kept, prefix_of, random_state_kept
-from ..network.trials import Inputs, equal, some_rows
+from ..network.trials import Inputs, Unshareable, equal, some_rows
 from ..space import Setting
 from ..views.batches import batch_size, join_batch
 from ..views.buffers import Private

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..imports.names import Scaling
-from ..network.axes import Unshareable
-from ..network.trials import is_checkpointed
+from ..network.trials import Unshareable, is_checkpointed
 
 __all__ = ["Gates", "Ranked"]
 

@@ -24,8 +24,7 @@ from torch.utils._pytree import tree_flatten, tree_map_with_path, tree_unflatten
 from ..views.hooks import put, take
 from ..views.layouts import tensors_of
 from ..views.skeletons import Skeleton
-from .axes import Axes, Unshareable
-from .trials import is_checkpointed
+from .trials import Axes, Unshareable, is_checkpointed
 
 __all__ = ["Kept", "Reader", "Trunk", "block_list", "prefix_of", "random_state_kept"]
 

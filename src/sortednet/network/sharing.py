@@ -28,11 +28,10 @@ from ..views.buffers import Private
 from ..views.layouts import tensors_of
 from ..views.outlines import outline
 from ..views.skeletons import Skeleton, Skeletons
-from .axes import Axes, Scope, Unshareable
 from .builders import Builder, SharedForward
 from .cache_names import cache_among, uncached
 from .exits import Reader, Trunk, block_list, prefix_of, random_state_kept
-from .trials import Inputs, equal, some_rows
+from .trials import Axes, Inputs, Scope, Unshareable, equal, some_rows
 
 __all__ = ["Sharing"]
 

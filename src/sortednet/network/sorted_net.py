@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,9 +24,25 @@ from . import checkpoint
 from .builders import SharedForward, as_builder, module_of
 from .sharing import Sharing
 from .storing import write_network
-from .sub_model import SubModel
 
-__all__ = ["SortedNet"]
+__all__ = ["SortedNet", "SubModel"]
+
+
+@dataclass(frozen=True)
+class SubModel:
+    """The sub-model at one setting, for training: calling it runs it, and gradients land in the network's weights.
+
+    Attributes:
+        net: The network.
+        setting: The setting, the same for life.
+    """
+
+    net: nn.Module
+    setting: Setting
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the sub-model's own `forward`."""
+        return self.net(*args, setting=self.setting, **kwargs)
 
 
 class SortedNet(nn.Module):
