@@ -36,7 +36,8 @@ demo: $(DEMO)
 # What most changes need, in under two minutes: the rooms of the core, the layering, the surface, the pages.
 FAST = tests/test_layering.py tests/imports/test_lazy.py tests/test_docs.py tests/test_space.py tests/views \
   tests/network/test_sorted_net.py tests/network/test_checkpoint.py tests/training/test_sampling.py \
-  tests/training/test_steps.py tests/evaluation/test_table.py tests/contracts/test_objectives.py
+  tests/training/test_steps.py tests/evaluation/test_table.py tests/contracts/test_objectives.py \
+  tests/test_cli.py::test_no_command_shows_the_commands src/sortednet/imports src/sortednet/space.py
 test-fast: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(FAST)
 

@@ -1,6 +1,7 @@
 """What answers at once loads neither torch nor any other large package: checked by what is imported, not by time."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -8,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from sortednet.cli import _parser
+
 HEAVY = ("torch", "transformers", "accelerate", "numpy", "scipy", "sklearn", "sympy", "matplotlib", "plotly", "peft")
 RUN = Path(__file__).parent / "fixtures" / "0.1" / "runs" / "images"
 IMAGES = "space: {depth: [1, 2]}\ntraining:\n  "
 TEXT = "pretrained: {path: somewhere}\ntext: {name: sst2}\nspace: {num_hidden_layers: [1, 2]}\n"
 FORMULAS = "depths: [1, 4]\nproblems: {draws: 100}\ntraining:\n  "
 
-COMMANDS = ("init", "list", "train", "evaluate", "select", "extract", "generate", "report", "symbolic", "reproduce")
+COMMANDS = re.search(r"\{([a-z,]+)\}", _parser().format_help())[1].split(",")
 
 
 def run(folder: Path, *words: str) -> tuple[int, list[str], str]:

@@ -348,7 +348,4 @@ PRETRAINED = [
     _t5("t5_gated", feed_forward_proj="gated-gelu", tie_word_embeddings=False, num_decoder_layers=3),
 ]  # fmt: skip
 
-FAMILIES = (
-    "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "gpt_neox", "opt", "bert", "roberta",
-    "distilbert", "vit", "resnet", "convnext", "mobilenet_v2", "t5",
-)  # fmt: skip
+FAMILIES = tuple(dict.fromkeys(case.family for case in PRETRAINED))

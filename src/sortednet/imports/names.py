@@ -71,8 +71,7 @@ class Names(Mapping[str, Any]):
         <class 'sortednet.training.sampling.Uniform'>
         >>> SAMPLERS.check("unifrom")
         Traceback (most recent call last):
-        sortednet.errors.ConfigError: sampler='unifrom' is unknown. Did you mean uniform? Choose one of stratified,
-        uniform, weighted, per_dimension, geometric, cycle.
+        sortednet.errors.ConfigError: sampler='unifrom' is unknown. Did you mean uniform? Choose one of stratified, ...
     """
 
     def __init__(self, what: str, places: Mapping[str, str]) -> None:
