@@ -324,7 +324,7 @@ def test_points_without_weight_are_as_if_left_out(monkeypatch: pytest.MonkeyPatc
 
 
 def test_no_weight_at_all_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"at least one non-zero|sample_weight is 0 for every point"):
+    with pytest.raises(ValueError, match=r"at least one non-zero|sample_weight is zero for every point"):
         regressor().fit(X, Y, np.zeros(60))
 
 

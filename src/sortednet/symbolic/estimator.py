@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -121,7 +122,7 @@ class SymbolicGPTRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         if sample_weight is not None:
             weights = _weights(sample_weight, len(x))
             if not weights.any():
-                raise ValueError("sample_weight is 0 for every point. Give at least two points a weight above 0.")
+                raise ValueError("sample_weight is zero for every point. Give at least two points a weight above 0.")
         if self.columns not in get_args(Columns):
             raise ConfigError(f"columns={self.columns!r} is unknown. Choose one of {', '.join(get_args(Columns))}.")
         config = SearchConfig(
@@ -291,7 +292,7 @@ def _presented(found: Search, x: Any, y: Any, weights: Any, names: Sequence[str]
 
 def _weights(given: Any, count: int) -> Any:
     """Return the weight of each point, at least 0. Shape (N,)."""
-    if given is None or np.ndim(given) == 0:
+    if given is None or isinstance(given, numbers.Number):
         given = np.full(count, 1.0 if given is None else given, np.float64)
     weights = check_array(given, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
     if weights.shape != (count,):
