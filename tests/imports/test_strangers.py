@@ -521,6 +521,14 @@ def test_a_number_in_quotes_is_a_text(values: dict[str, Any], tmp_path: Path) ->
         read_config(tmp_path / "config.json")
 
 
+@pytest.mark.parametrize("values", [{"axis": "1"}, {"blocks": "3"}, {"blocks": "[1, 2]"}], ids=str)
+def test_so_it_is_in_a_list_of_sections(values: dict[str, Any], tmp_path: Path) -> None:
+    held = records.read(FIXTURES / "runs" / "images" / "config.json")
+    (tmp_path / "config.json").write_text(json.dumps({**held, "layouts": [{"pattern": "*", **values}]}))
+    with pytest.raises(ConfigError, match=rf"layouts\.0\.{next(iter(values))}: Expected"):
+        read_config(tmp_path / "config.json")
+
+
 NESTED = [
     {"text_config": {"model_type": "blip_text_model", "auto_map": {"AutoModel": "x--m.C"}}},
     {"a": [{"auto_map": {"AutoModel": "x--m.C"}}]},

@@ -330,8 +330,11 @@ def _without(values: Any, hint: Any, path: tuple[str, ...], aside: dict[tuple[st
         name, meant = ".".join((*path, key)), hints[key]
         if not _texts_fit(value, meant):
             raise _UnknownKeyError(name, f"{name}: Expected {_kind_of(meant)}. Got value: {value!s:.80}")
+        inner = _entry_of(meant)
         if _section_of(meant) is not None:
             kept[key] = _without(value, meant, (*path, key), aside)
+        elif inner is not None and isinstance(value, list):
+            kept[key] = [_without(one, inner, (*path, key, str(place)), aside) for place, one in enumerate(value)]
         elif _is_taken_as_it_is(value, meant):
             aside[(*path, key)] = value
         else:
@@ -340,6 +343,11 @@ def _without(values: Any, hint: Any, path: tuple[str, ...], aside: dict[tuple[st
         if (*path, one.name) in aside and one.default is MISSING and one.default_factory is MISSING:
             kept[one.name] = type(aside[(*path, one.name)])()
     return kept
+
+
+def _entry_of(hint: Any) -> Any:
+    """Return what the entries of a list of sections are; None of anything else."""
+    return next((one for one in get_args(hint) if get_origin(hint) is list and _section_of(one) is not None), None)
 
 
 def _is_taken_as_it_is(value: Any, hint: Any) -> bool:
@@ -377,8 +385,10 @@ def _made(hint: Any, held: Any, path: tuple[str, ...], aside: Mapping[tuple[str,
     """Make a section of what the parser has checked and what was set aside."""
     section = _section_of(hint)
     if section is None:
-        inner = next((one for one in get_args(hint) if _section_of(one) is not None), None)
-        return [_made(inner, one, (), {}) for one in held] if inner is not None and isinstance(held, list) else held
+        inner = _entry_of(hint)
+        if inner is None or not isinstance(held, list):
+            return held
+        return [_made(inner, one, (*path, str(place)), aside) for place, one in enumerate(held)]
     if held is None:
         return None
     held = held.get("init_args", held) if "class_path" in held else held
