@@ -18,7 +18,7 @@ from ..imports.packages import needs
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["check_unpacked", "read_arrays", "read_image"]
+__all__ = ["check_unpacked", "most_unpacked", "read_arrays", "read_image"]
 
 _FORMATS = ("PNG", "JPEG", "WEBP")  # others are read by other programs
 _MOST_PIXELS = 1 << 24  # of one image
@@ -69,6 +69,11 @@ def read_arrays(path: Path, needed: Sequence[str]) -> dict[str, np.ndarray[Any, 
     return found
 
 
+def most_unpacked(packed: int) -> int:
+    """Return to how many bytes a file may unpack, by those that are stored: more than pictures and texts ever do."""
+    return _MOST_UNPACKED + _MOST_RATIO * packed
+
+
 def check_unpacked(path: Path, unpacked: int, packed: int) -> None:
     """Refuse files that unpack to far more than pictures do.
 
@@ -80,7 +85,7 @@ def check_unpacked(path: Path, unpacked: int, packed: int) -> None:
     Raises:
         DataError: If they do.
     """
-    if unpacked > _MOST_UNPACKED + _MOST_RATIO * packed:
+    if unpacked > most_unpacked(packed):
         raise DataError(
             f"{path} would unpack to {unpacked:,} bytes, {unpacked // max(packed, 1):,} times what is stored, which no "
             "pictures do. Write it again from the pictures themselves."

@@ -16,13 +16,13 @@ from typing import Any
 from ...errors import ConfigError, DataError
 from ...imports.names import TextFormat
 from ...imports.packages import needs
+from ..image_files import most_unpacked
 from .examples import TextData, TextTask, check_columns, from_columns
 from .tasks import TASKS, Columns
 
 __all__ = ["load_files", "load_hub", "load_task", "load_text"]
 
-_MOST_BYTES = 1 << 32
-_MOST_UNPACKED, _MOST_RATIO, _CHUNK = 32 << 20, 100, 1 << 20  # of gzipped files: bytes, and how many times those stored
+_MOST_BYTES, _CHUNK = 1 << 32, 1 << 20
 _FORMATS: dict[str, TextFormat] = {".jsonl": "jsonl", ".tsv": "tsv", ".csv": "csv", ".txt": "text"}
 
 
@@ -315,7 +315,7 @@ class _Bounded(io.RawIOBase):
     def __init__(self, file: Any, path: Path) -> None:
         self._file, self._path, self._left = file, path, _MOST_BYTES
         if path.suffix == ".gz":
-            self._left = min(_MOST_BYTES, _MOST_UNPACKED + _MOST_RATIO * path.stat().st_size)
+            self._left = min(_MOST_BYTES, most_unpacked(path.stat().st_size))
 
     def readable(self) -> bool:
         return True

@@ -158,13 +158,12 @@ def _held(file: Path) -> dict[str, Any]:
 
 
 def _check_config(file: Path, held: Mapping[str, Any]) -> None:
-    for name, inside in _mappings(held):
-        if name in _REFUSED or (name == "auto_map" and inside is not held):
-            raise CheckpointError(f"{file} holds {name}, which asks for what does not lie in the class. Remove it.")
     names = held.get("architectures")
     if names is not None and not (isinstance(names, list) and all(isinstance(one, str) for one in names)):
         raise CheckpointError(f"{file} is damaged: architectures={names!r:.60} are no names. Restore it.")
-    for name, value, listed in _values(held):
+    for name, value, listed, nested in _values(held):
+        if name in _REFUSED or (name == "auto_map" and nested):
+            raise CheckpointError(f"{file} holds {name}, which asks for what does not lie in the class. Remove it.")
         if name.endswith("_implementation") and isinstance(value, str) and "/" in value:
             raise CheckpointError(
                 f"{file} asks for code of the Hub ({name}={value!r:.60}), which is never run. If you know it, open the "
@@ -194,32 +193,21 @@ def _check_generation(file: Path, held: Mapping[str, Any]) -> None:
             raise CheckpointError(f"{file} is damaged: {name}={value!r:.60} is no token. Restore it.")
 
 
-def _mappings(held: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield every key below a mapping, and the mapping that it stands in."""
-    level: list[Any] = [held]
-    while level:
-        for one in level:
-            if isinstance(one, dict):
-                yield from ((key, one) for key in one)
-        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)
-                 if isinstance(inner, (dict, list))]  # fmt: skip
-
-
-def _values(held: Mapping[str, Any]) -> Iterator[tuple[str, Any, bool]]:
-    """Yield the plain values below a mapping, by the key that they stand under, and whether in a list."""
+def _values(held: Mapping[str, Any]) -> Iterator[tuple[str, Any, bool, bool]]:
+    """Yield the values below a mapping by their keys, whether in a list, and whether further down than the mapping."""
     level: list[tuple[str, Any, bool]] = [(name, value, False) for name, value in held.items()]
+    nested = False
     while level:
         below: list[tuple[str, Any, bool]] = []
         for name, value, listed in level:
+            yield name, value, listed, nested
             if isinstance(value, dict):
                 # Implementations for each part of a model stand under the names of the parts.
                 kept = name if name.endswith("_implementation") else None
                 below += [(kept or key, one, listed) for key, one in value.items()]
             elif isinstance(value, list):
                 below += [(name, one, True) for one in value]
-            else:
-                yield name, value, listed
-        level = below
+        level, nested = below, True
 
 
 def _check_zip(file: Path) -> None:
@@ -320,7 +308,7 @@ def check_tokenizer_files(path: str | Path) -> None:
     if not file.is_file():
         return
     held, longer = _held(file), 1
-    for name, value, _ in _values({key: held.get(key) for key in ("normalizer", "pre_tokenizer", "decoder")}):
+    for name, value, _, _ in _values({key: held.get(key) for key in ("normalizer", "pre_tokenizer", "decoder")}):
         longer *= max(1, len(value)) if name in ("content", "prepend", "replacement") and isinstance(value, str) else 1
     if longer > _MOST_LONGER:
         raise CheckpointError(
