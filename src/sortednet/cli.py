@@ -168,9 +168,9 @@ def _parser() -> Any:
 
     from .imports.names import EXPERIMENTS, Scale
     from .jobs.beginning import FIRST
+    from .jobs.fit_config import FitConfig
     from .jobs.generation_config import GenerateConfig
     from .jobs.listing import LISTED
-    from .symbolic.commands.fit_config import FitConfig
 
     parser = ArgumentParser(
         prog="sortednet", description="One trained network, every size.", exit_on_error=False, version=__version__
@@ -342,7 +342,7 @@ def _run_symbolic(command: str, given: Any) -> None:
     if command == "train":
         symbolic_commands.train(given.config, given.changes, given.output, given.resume, console)
     elif command == "fit":
-        from .symbolic.commands.fit_config import FitConfig
+        from .jobs.fit_config import FitConfig
 
         config = FitConfig(**{one.name: given[one.name] for one in fields(FitConfig)})
         symbolic_commands.fit(given.points, given.columns, config, console)

@@ -184,3 +184,23 @@ def test_runs_on_images_need_no_package_of_text_or_formulas() -> None:
         "from sortednet.jobs import configurations, evaluation, extraction, reporting, selection, training\n"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
+
+
+def test_the_commands_on_images_need_the_extra_cli_alone(tmp_path: Path) -> None:
+    config = ROOT / "configs" / "digits.yaml"
+    commands = [
+        ["--help"], ["symbolic", "fit", "--help"], ["list", "models"],
+        ["train", str(config), "training.updates=2", "--output", "run"], ["evaluate", "run", "--measure", "flops"],
+        ["select", "run", "min_quality=0", "--name", "small"], ["extract", "run", "small"], ["report", "run"],
+    ]  # fmt: skip
+    program = (
+        "import sys\n"
+        "for name in ('transformers', 'peft', 'datasets', 'tokenizers', 'trl', 'onnx'):\n"
+        "    sys.modules[name] = None\n"
+        "from sortednet.cli import main\n"
+        f"for words in {commands!r}:\n"
+        "    try: status = main(words)\n"
+        "    except SystemExit as end: status = end.code or 0\n"
+        "    assert status == 0, words\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, cwd=tmp_path)

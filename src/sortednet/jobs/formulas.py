@@ -13,7 +13,7 @@ from ..files import records
 from ..files.manifest import MANIFEST
 from ..files.run_folder import writing
 from ..imports.packages import needs
-from ..symbolic.commands.fit_config import FitConfig
+from .fit_config import FitConfig
 from .terminal import output_console
 
 if TYPE_CHECKING:
