@@ -113,7 +113,7 @@ def test_each_package_is_imported_by_its_owners_only(path: Path) -> None:
 
 
 def test_importing_the_library_needs_torch_and_safetensors_only() -> None:
-    optional = ("accelerate", "jsonargparse", "matplotlib", "onnx", "PIL", "plotly", "rich", "sklearn", "transformers")
+    optional = ("accelerate", "jsonargparse", "matplotlib", "onnx", "PIL", "rich", "sklearn", "transformers")
     blocked = f"import sys\nfor name in {optional}: sys.modules[name] = None\nimport sortednet"
     subprocess.run([sys.executable, "-W", "ignore", "-c", blocked], check=True)
 

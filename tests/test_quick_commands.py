@@ -11,7 +11,7 @@ import pytest
 
 from sortednet.cli import _parser
 
-HEAVY = ("torch", "transformers", "accelerate", "numpy", "scipy", "sklearn", "sympy", "matplotlib", "plotly", "peft")
+HEAVY = ("torch", "transformers", "accelerate", "numpy", "scipy", "sklearn", "sympy", "matplotlib", "peft")
 RUN = Path(__file__).parent / "fixtures" / "0.1" / "runs" / "images"
 IMAGES = "space: {depth: [1, 2]}\ntraining:\n  "
 TEXT = "pretrained: {path: somewhere}\ntext: {name: sst2}\nspace: {num_hidden_layers: [1, 2]}\n"

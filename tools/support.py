@@ -49,7 +49,7 @@ FEATURES = {
         "training/test_classifiers.py",
     ],
     "command line": ["test_cli.py", "data/test_images.py"],
-    "report": ["report/test_report.py", "report/test_matplotlib_pictures.py", "evaluation/test_table.py"],
+    "report": ["report/test_report.py", "report/test_pictures.py", "evaluation/test_table.py"],
     "onnx": ["export/test_onnx.py"],
     "pretrained (transformers)": [
         "huggingface/families/test_families.py",

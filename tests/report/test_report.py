@@ -11,11 +11,11 @@ import pytest
 from sortednet.errors import CheckpointError, SettingError
 from sortednet.evaluation.similarity import Similarity
 from sortednet.evaluation.table import Row, Table
-from sortednet.report import plotly_figures as figures
+from sortednet.report import figures
 from sortednet.report.report import write_picture, write_report
+from sortednet.report.style import start, ticks_of
 from sortednet.space import Setting
 
-pytest.importorskip("plotly")
 pytest.importorskip("matplotlib")
 
 SPACES = {
@@ -46,29 +46,54 @@ class Page(HTMLParser):
 
     def __init__(self, path):
         super().__init__()
-        self.open, self.addresses, self.figures, self.text, self.scripts = [], [], {}, "", 0
-        self._data = None
+        self.open, self.addresses, self.text, self.scripts, self.ids = [], [], "", 0, []
+        self.figures, self.options, self.hidden, self.drawn, self.marks = {}, {}, {}, {}, {}
+        self._figure, self._data = None, False
         self.feed(path.read_text(encoding="utf-8"))
         self.close()
 
     def handle_starttag(self, tag, attributes):
         named = dict(attributes)
         self.addresses += [
-            value for name, value in named.items() if name in ("src", "href", "srcset", "data", "action")
+            value
+            for name, value in named.items()
+            if name.removeprefix("xlink:") in ("src", "href", "srcset", "data", "action")
         ]
+        self.ids += [named["id"]] if "id" in named else []
         if tag not in VOID:
             self.open.append(tag)
-        self._data = named.get("id") if named.get("type") == "application/json" else None
+        if tag == "figure":
+            self._figure = named["id"]
+            self.options[self._figure], self.hidden[self._figure] = [], []
+            self.drawn[self._figure], self.marks[self._figure] = [], []
+        if tag == "div" and "min-width" in named.get("style", ""):
+            self.hidden[self._figure].append("hidden" in named)
+            self.drawn[self._figure].append([])
+            self.marks[self._figure].append([])
+        if tag == "use":
+            self.marks[self._figure][-1].append((float(named["x"]), float(named["y"])))
+        self._data = named.get("type") == "application/json"
         self.scripts += tag == "script"
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
+        if tag == "figure":
+            self._figure = None
 
     def handle_data(self, data):
         if self._data:
-            self.figures[self._data.removesuffix("-data")] = json.loads(data)
+            self.figures[self._figure] = json.loads(data)
         elif self.open and self.open[-1] not in ("script", "style"):
             self.text += data
+            if self.open[-1] == "option":
+                self.options[self._figure].append(data)
+            if self.open[-1] == "text":
+                self.drawn[self._figure][-1].append(data)
+
+    def told(self, figure, choice=0):
+        """Return the texts of each mark of a picture."""
+        data = self.figures[figure]
+        return [data["texts"][mark["texts"]] for mark in data["marks"][choice]]
 
 
 def page_of(tmp_path, table, **more):
@@ -93,58 +118,129 @@ def test_the_page_loads_nothing(tmp_path, space):
     table = table_of(SPACES[space])
     page = page_of(tmp_path, table, curves=curves_of(table))
     source = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert page.addresses == []
+    assert all(address.startswith(("#", "data:image/png;base64,")) for address in page.addresses)
+    assert not re.search(r"url\((?!#)", source)
     assert re.search(r"default-src 'none'", source)
     assert "@import" not in source[: source.index("</style>")]
 
 
-def test_the_page_holds_plotly_once(tmp_path):
-    source = page_of(tmp_path, table_of(SPACES["two"])) and (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert source.count(figures.plotly_source()) == 1
+@pytest.mark.parametrize("space", SPACES)
+def test_what_a_page_asks_for_by_its_id_is_there_once(tmp_path, space):
+    page = page_of(tmp_path, table_of(SPACES[space]), curves=curves_of(table_of(SPACES[space])))
+    assert len(page.ids) == len({*page.ids})
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    asked = {one.removeprefix("#") for one in page.addresses if one[0] == "#"} | set(
+        re.findall(r"url\(#(.*?)\)", source)
+    )
+    lines = {
+        mark["line"] for data in page.figures.values() for marks in data["marks"] for mark in marks if "line" in mark
+    }
+    assert asked | lines <= {*page.ids}
+    assert len(lines) == len(table_of(SPACES[space]))
+
+
+@pytest.mark.parametrize(
+    "supports",
+    [
+        {"depth": range(1, 17), "width": range(1, 11)},
+        {"depth": range(1, 6), "width": range(1, 9), "heads": [1, 2, 4, 8]},
+        {f"d{place}": [1, 2] for place in range(7)},
+    ],
+)
+def test_a_page_of_160_sub_models_is_below_a_million_bytes(tmp_path, supports):
+    table = table_of(supports)
+    settings = [str(row.setting) for row in table][:40]
+    values = tuple(tuple(place / (column + 1) for column in range(64)) for place in range(len(settings)))
+    near = Similarity("kl", tuple(settings), tuple(range(64)), values, (9,) * 64)
+    curves = {
+        str(row.setting): [(step, 3 + math.sin(step * place) / (1 + step)) for step in range(5000)]
+        for place, row in enumerate(table)
+    }
+    page_of(tmp_path, table, curves=curves, similarities=[near, near])
+    assert (tmp_path / "report.html").stat().st_size < 1_000_000
 
 
 def test_an_explicit_list_leaves_missing_cells_blank(tmp_path):
     table = table_of(SPACES["two"], keep=lambda place: place != 1)
-    heat = page_of(tmp_path, table).figures["grid"]["data"][0]
-    assert [value for line in heat["z"] for value in line].count(None) == 1
+    page = page_of(tmp_path, table)
+    (cells,) = page.told("grid")
+    assert [not text for text in cells].count(True) == 1
+    assert table.text(table[0], "quality") in page.drawn["grid"][0]
 
 
 @pytest.mark.parametrize("space", ["two", "three", "wide"])
 def test_each_sub_model_has_one_cell_of_the_grid(tmp_path, space):
     table = table_of(SPACES[space])
-    maps = [trace for trace in page_of(tmp_path, table).figures["grid"]["data"] if trace["type"] == "heatmap"]
-    values = [value for trace in maps for line in trace["z"] for value in line if value is not None]
-    assert sorted(values) == sorted(row.quality for row in table)
+    page = page_of(tmp_path, table)
+    pictures = range(len(page.hidden["grid"]))
+    told = [text for place in pictures for cells in page.told("grid", place) for text in cells if text]
+    expected = [f"{row.setting}\naccuracy: {table.text(row, 'quality')}\n" for row in table]
+    assert all(sum(text.startswith(one) for text in told) == 1 for one in expected)
+    assert len(told) == len(table)
+
+
+def test_a_cell_tells_where_its_number_stands(tmp_path):
+    table = table_of(SPACES["two"])
+    picture = start(6, 4)
+    axes = picture.subplots()
+    figures.draw_grid(axes, table, "", written=True)
+    page = page_of(tmp_path, table)
+    cells = page.figures["grid"]["marks"][0][0]
+    assert (len(cells["x"]), len(cells["y"])) == (3, 2) if len(cells["x"]) == 3 else (2, 3)
+    steps = {round(b - a, 0) for a, b in itertools.pairwise(cells["x"])}
+    assert steps == {round(2 * cells["reach"][0], 0)}
+    (told,) = page.told("grid")
+    # From above: the picture's first line of numbers is the last line of cells.
+    assert cells["y"] == sorted(cells["y"], reverse=True)
+    for place, text in enumerate(told):
+        setting = Setting.parse(text.split("\n")[0])
+        assert axes.texts[place].get_text() == table.text(table.row(setting), "quality")
 
 
 def test_a_third_dimension_is_chosen_from_a_list(tmp_path):
     page = page_of(tmp_path, table_of(SPACES["three"]))
-    assert list(page.figures["grid"]["layout"]["meta"]["options"]) == ["heads=4", "heads=2"]
+    assert page.options["grid"] == ["heads=4", "heads=2"]
 
 
 def test_only_the_first_choice_is_visible_at_first(tmp_path):
-    grid = page_of(tmp_path, table_of(SPACES["three"])).figures["grid"]
-    first = next(iter(grid["layout"]["meta"]["options"]))
-    assert all(trace["visible"] == (trace["meta"] == first) for trace in grid["data"])
+    page = page_of(tmp_path, table_of(SPACES["three"]))
+    assert page.hidden["grid"] == [False, True]
+    assert page.hidden["cost"] == [False, True, True]
 
 
 def test_costs_that_were_not_measured_are_not_offered(tmp_path):
     page = page_of(tmp_path, table_of(SPACES["two"]))
-    assert list(page.figures["cost"]["layout"]["meta"]["options"]) == ["params", "flops", "latency_ms"]
+    assert page.options["cost"] == ["Parameters", "FLOPs", "Latency"]
 
 
-def test_the_front_is_the_tables(tmp_path):
+def lines_of(table, cost="params", marked=()):
+    axes = start(6, 4).subplots()
+    figures.draw_cost(axes, table, cost, dict(marked))
+    return axes
+
+
+def test_the_front_is_the_tables():
     table = table_of(SPACES["two"])
-    front = page_of(tmp_path, table).figures["cost"]["data"][1]
-    assert front["x"] == [row.params for row in table.pareto()]
+    assert list(lines_of(table).lines[1].get_xdata()) == [row.params for row in table.pareto()]
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_point_is_told_where_it_is_drawn(tmp_path, space):
+    table = table_of(SPACES[space])
+    page = page_of(tmp_path, table)
+    for choice in range(len(page.options["cost"])):
+        (told,) = page.figures["cost"]["marks"][choice]
+        at = list(zip(told["at"][::2], told["at"][1::2], strict=True))
+        assert len(at) == len(table)
+        for x, y in at:
+            assert any(abs(x - a) < 0.1 and abs(y - b) < 0.1 for a, b in page.marks["cost"][choice])
 
 
 def test_chosen_sub_models_bear_their_label_in_the_figure_and_the_table(tmp_path):
     table = table_of(SPACES["two"])
     page = page_of(tmp_path, table, chosen={"phone": table[1].setting, "watch": table[1].setting})
-    notes = page.figures["cost"]["layout"]["meta"]["options"]["params"]["layout"]["annotations"]
-    assert [note["text"] for note in notes] == ["<b>phone, watch</b>"]
-    assert "phone" in page.text
+    assert all(texts.count("phone, watch") == 1 for texts in page.drawn["cost"])
+    assert sum(text.startswith(f"phone, watch\n{table[1].setting}\n") for text in page.told("cost")[0]) == 1
 
 
 def test_a_chosen_setting_outside_the_table_is_refused(tmp_path):
@@ -155,20 +251,45 @@ def test_a_chosen_setting_outside_the_table_is_refused(tmp_path):
 def test_every_curve_is_drawn_with_its_name(tmp_path):
     table = table_of({"depth": range(1, 17), "width": range(1, 11)})
     page = page_of(tmp_path, table, curves=curves_of(table))
-    names = {trace.get("name") for trace in page.figures["curves"]["data"]}
-    assert names >= {str(row.setting) for row in table}
+    names = {texts[0].split("\n")[0] for texts in page.told("curves")}
+    assert names == {str(row.setting) for row in table}
+
+
+def test_a_chosen_curve_bears_its_label(tmp_path):
+    table = table_of(SPACES["one"])
+    page = page_of(tmp_path, table, curves=curves_of(table), chosen={"phone": table[1].setting})
+    assert page.told("curves")[-1] == [f"phone: {table[1].setting}\n{table.text(table[1], 'params')} parameters"]
 
 
 def test_long_curves_are_thinned(tmp_path):
-    table = table_of(SPACES["one"])
-    page = page_of(tmp_path, table, curves={"rank=1": [(step, 1.0) for step in range(10_000)]})
-    assert len(page.figures["curves"]["data"][0]["x"]) <= 200
+    drawn = figures.curves_figure(table_of(SPACES["one"]), {"rank=1": [(step, 1.0) for step in range(10_000)]}, {})
+    assert len(drawn.choices[0].tips[0].artist.get_xdata()) <= 200
 
 
 def test_curves_may_be_short_empty_or_of_no_row(tmp_path):
-    curves = {"rank=1": [], "rank=2": [(0, 1.0)], "rank=77": [(0, math.nan), (1, 2.0)]}
+    curves = {"rank=1": [], "rank=2": [(0, 1.0)], "rank=77": [(0, math.nan), (1, 2.0)], "rank=8": [(0, math.nan)]}
     page = page_of(tmp_path, table_of(SPACES["one"]), curves=curves)
-    assert [trace.get("name") for trace in page.figures["curves"]["data"]][:2] == ["rank=2", "rank=77"]
+    assert [texts[0].split("\n") for texts in page.told("curves")] == [
+        ["rank=2", "2 k parameters"],
+        ["rank=77", "not in the table"],
+    ]
+
+
+@pytest.mark.parametrize("most", [2.0, 2e4])
+def test_the_place_of_a_curve_tells_its_values(tmp_path, most):
+    page = page_of(tmp_path, table_of(SPACES["one"]), curves={"rank=1": [(0, 1.0), (4, most)]})
+    across, up = page.figures["curves"]["marks"][0][0]["readings"]
+    path = re.search(r'id="curves-0-0"><path d="M (\S+) (\S+) L (\S+) (\S+)"', (tmp_path / "report.html").read_text())
+    numbers = [float(one) for one in path.groups()]
+
+    def value(reading, place):
+        share = (place - reading["from"]) / (reading["to"] - reading["from"])
+        found = reading["low"] + share * (reading["high"] - reading["low"])
+        return 10**found if reading["log"] else found
+
+    assert (across["name"], up["name"], up["log"]) == ("update", "loss", most > 20)
+    assert [value(across, one) for one in numbers[::2]] == pytest.approx([0, 4], abs=1e-3)
+    assert [value(up, one) for one in numbers[1::2]] == pytest.approx([1, most], rel=1e-3)
 
 
 def test_key_facts_come_first(tmp_path):
@@ -190,7 +311,7 @@ def test_text_from_outside_cannot_become_markup(tmp_path):
     harmless = page_of(tmp_path, table_of(SPACES["one"])).scripts
     chosen = {evil: table[0].setting}
     page = page_of(tmp_path, table, title=evil, facts={evil: evil}, chosen=chosen, curves={evil: [(0, 1.0)]})
-    # The curves bring one more script element, which holds their data.
+    # The curves bring one more figure, whose data are in a script element.
     assert page.scripts == harmless + 1
     assert html.unescape(evil) in page.text
 
@@ -223,40 +344,45 @@ def test_a_damaged_similarity_file_is_named(tmp_path):
 
 def test_a_heat_map_has_a_line_for_each_sub_model_and_tells_the_value(tmp_path):
     page = page_of(tmp_path, table_of(SPACES["one"]), similarities=[similarity_of()])
-    heat = page.figures["similarity-0"]["data"][0]
-    assert heat["y"] == ["1", "2"]
-    assert page.figures["similarity-0"]["layout"]["yaxis"]["title"]["text"] == "depth"
-    assert "depth=1</b><br>output position 1<br>KL divergence (nats): 4<br>examples: 3" in heat["hovertext"][0][1]
+    cells = page.figures["similarity-0"]["marks"][0][0]
+    assert {"1", "2", "depth", "0.5"} <= {*page.drawn["similarity-0"][0]}
+    assert cells["rows"] == ["depth=1", "depth=2"]
+    assert cells["columns"][1] == "output position 1\nexamples: 3"
+    assert (cells["name"], page.told("similarity-0")[0][1]) == ("KL divergence (nats)", "4")
 
 
 def test_what_has_no_value_is_left_blank(tmp_path):
     page = page_of(tmp_path, table_of(SPACES["one"]), similarities=[similarity_of()])
-    assert page.figures["similarity-0"]["data"][0]["z"][1][1] is None
+    assert page.told("similarity-0")[0] == ["0.01", "4", "0.5", ""]
 
 
-@pytest.mark.parametrize(("measure", "reversed_scale"), [("kl", True), ("cosine", False)])
-def test_closer_is_lighter_for_both_measures(measure, reversed_scale):
-    assert figures.similarity_figure(similarity_of(measure, ((0.2, 0.4),))).data[0].reversescale == reversed_scale
+def heat_of(found):
+    axes, bar = figures.similarity_figure(found).choices[0].picture.axes
+    return axes, axes.images[0], bar
+
+
+@pytest.mark.parametrize(("measure", "colours"), [("kl", "viridis_r"), ("cosine", "viridis")])
+def test_closer_is_lighter_for_both_measures(measure, colours):
+    assert heat_of(similarity_of(measure, ((0.2, 0.4),)))[1].cmap.name == colours
 
 
 def test_divergences_of_very_different_sizes_are_coloured_by_their_logarithm():
-    heat = figures.similarity_figure(similarity_of(values=((0.0, 0.01), (1.0, 100.0)))).data[0]
-    assert [list(line) for line in heat.z] == [[-1.0, -1.0], [0.0, 2.0]]
-    assert (heat.zmin, heat.zmax, heat.colorbar.title.text) == (-1.0, 2.0, "nats, log scale")
-    assert [list(line) for line in heat.text] == [["0", "0.01"], ["1", "100"]]
+    axes, image, bar = heat_of(similarity_of(values=((0.0, 0.01), (1.0, 100.0))))
+    assert [float(image.norm(value)) for value in (0.0, 0.1, 1.0, 100.0)] == pytest.approx([0, 0, 1 / 3, 1])
+    assert bar.get_ylabel() == "nats (log scale)"
+    assert [text.get_text() for text in axes.texts] == ["0", "0.01", "1", "100"]
 
 
 def test_divergences_of_like_size_are_coloured_by_themselves():
-    heat = figures.similarity_figure(similarity_of(values=((1.0, 2.0),))).data[0]
-    assert [list(line) for line in heat.z] == [[1.0, 2.0]]
-    assert (heat.zmin, heat.zmax, heat.colorbar.title.text) == (0.0, 2.0, "nats")
+    _, image, bar = heat_of(similarity_of(values=((1.0, 2.0),)))
+    assert (image.norm.vmin, image.norm.vmax, bar.get_ylabel()) == (0.0, 2.0, "nats")
 
 
 @pytest.mark.parametrize("values", [((0.0, 0.0),), ((math.nan, math.inf),), ((0.5,),), ((0.5,) * 300,)])
 def test_any_size_and_any_values_can_be_shown(tmp_path, values):
     pair = [similarity_of(measure, values, dimension="depth=1,width") for measure in ("kl", "cosine")]
     page = page_of(tmp_path, table_of(SPACES["one"]), similarities=pair)
-    assert page.figures["similarity-1"]["data"][0]["y"] == ["depth=1,width=1"]
+    assert page.figures["similarity-1"]["marks"][0][0]["rows"] == ["depth=1,width=1"]
 
 
 def test_names_of_a_similarity_cannot_become_markup(tmp_path):
@@ -277,8 +403,8 @@ def test_qualities_that_are_not_finite_or_all_equal_can_be_shown(tmp_path, quali
 def test_costs_of_zero_are_drawn_on_a_linear_axis(tmp_path):
     table = Table([Row(Setting({"a": 1}), 0.5, 0), Row(Setting({"a": 2}), 0.6, 20)])
     write_picture(tmp_path / "table.png", table)
-    options = page_of(tmp_path, table).figures["cost"]["layout"]["meta"]["options"]
-    assert options["params"]["layout"]["xaxis.type"] == "linear"
+    page_of(tmp_path, table)
+    assert lines_of(table).get_xscale() == "linear"
 
 
 @pytest.mark.parametrize(
@@ -286,7 +412,7 @@ def test_costs_of_zero_are_drawn_on_a_linear_axis(tmp_path):
     [([1e3, 1e7], [1e3, 1e4, 1e5, 1e6, 1e7]), ([150, 900], [150, 200, 300, 400, 600, 800]), ([7, 7], [7])],
 )
 def test_ticks_of_a_logarithmic_axis_are_round(values, expected):
-    assert [round(tick) for tick in figures.ticks_of(values)] == expected
+    assert [round(tick) for tick in ticks_of(values)] == expected
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -303,11 +429,9 @@ def test_the_picture_leaves_pyplot_alone(tmp_path, monkeypatch):
     write_picture(tmp_path / "table.png", table_of(SPACES["two"]))
 
 
-@pytest.mark.parametrize(
-    ("write", "module", "package"),
-    [(write_report, "plotly.graph_objects", "plotly"), (write_picture, "matplotlib.figure", "matplotlib")],
-)
-def test_a_missing_package_names_the_extra(tmp_path, monkeypatch, write, module, package):
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf'needs {package}, .*pip install "sortednet\[report\]"'):
+@pytest.mark.parametrize("write", [write_report, write_picture])
+def test_a_missing_package_names_the_extra(tmp_path, monkeypatch, write):
+    for module in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=r'needs matplotlib, .*pip install "sortednet\[report\]"'):
         write(tmp_path / "out", table_of(SPACES["two"]))

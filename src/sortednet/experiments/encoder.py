@@ -16,7 +16,7 @@ from ..data.text.tasks import TASKS
 from ..evaluation import cost
 from ..files.run_folder import read_curves
 from ..jobs.fine_tuning_config import FineTuningConfig, PretrainedConfig, TextConfig
-from ..report.matplotlib_pictures import write_bars, write_lines
+from ..report.pictures import write_bars, write_lines
 from ..space import Setting
 from ..training.config import ObjectiveConfig, SamplerConfig
 from .images import thinned

@@ -15,7 +15,7 @@ from ..evaluation.table import Table
 from ..jobs import images as image_job
 from ..jobs.image_config import ModelConfig, RunConfig
 from ..network.sorted_net import SortedNet
-from ..report.matplotlib_pictures import write_heatmaps, write_lines
+from ..report.pictures import write_heatmaps, write_lines
 from ..space import Space
 from ..training.classifiers import adjust_classifiers
 from ..training.trainer import TrainingConfig

@@ -20,7 +20,7 @@ from torch.nn import functional
 from ..conditional import How, condition
 from ..data.images import load_digits
 from ..jobs.device import usable_device
-from ..report.matplotlib_pictures import write_images
+from ..report.pictures import write_images
 from .running import Conditions, Experiment, Job, Outcome, Result
 
 __all__ = ["DIGITS", "LANGUAGE", "NODE_CONTROL", "Digits", "Language", "Method"]

@@ -17,7 +17,7 @@ from torch.nn import functional
 from ..errors import ConfigError
 from ..imports.packages import needs
 from ..network.sorted_net import SortedNet
-from ..report.matplotlib_pictures import write_lines
+from ..report.pictures import write_lines
 from ..space import Space
 from ..training.objectives import Stochastic
 from ..training.sampling import Uniform

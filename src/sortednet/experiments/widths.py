@@ -15,7 +15,7 @@ from torch.nn import functional
 from ..data.images import augment
 from ..jobs import images as image_job
 from ..jobs.image_config import ModelConfig, RunConfig
-from ..report.matplotlib_pictures import write_bars, write_lines
+from ..report.pictures import write_bars, write_lines
 from ..training.steps import step
 from ..training.trainer import TrainingConfig
 from .images import cifar10, job, on_device

@@ -8,14 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from ..evaluation.similarity import Similarity
-from ..evaluation.table import Row, Table, readable
+from ..evaluation.table import Row, Table
 from ..space import Setting
+from . import figures
 from . import html as page
-from . import matplotlib_style as canvas
-from . import plotly_figures as figures
+from .style import INK, drawable, start, write
 
 __all__ = ["write_picture", "write_report"]
 
@@ -46,7 +45,8 @@ def write_report(
 ) -> None:
     """Write one HTML page that shows the table: a grid, quality against cost, training, and all rows.
 
-    The page holds all it needs and loads nothing, so that it opens offline and can be sent as one file (about 5 MB).
+    The page holds all it needs and loads nothing, so that it opens offline and can be sent as one file (under 1 MB for
+    160 sub-models).
 
     Args:
         path: File; what was there is replaced once all is written.
@@ -62,7 +62,7 @@ def write_report(
     Raises:
         SettingError: If a chosen setting is not in the table.
         CheckpointError: If the file cannot be written, or a similarity file is damaged.
-        ImportError: If plotly is not installed.
+        ImportError: If matplotlib is not installed.
 
     Example:
         >>> import tempfile
@@ -76,31 +76,29 @@ def write_report(
     marked = {label: table.row(setting) for label, setting in (chosen or {}).items()}
     shown = _drawable(table)
     rings = {label: shown.row(row.setting) for label, row in marked.items()}
-    drawn = {"grid": figures.grid_figure(shown), "cost": figures.cost_figure(shown, rings)}
-    if curves:
-        drawn["curves"] = figures.curves_figure(shown, curves, rings)
     if similarities is None:
         similarities = map(Similarity.from_json, sorted(Path(path).parent.glob("similarity*.json")))
-    compared = {f"similarity-{place}": found for place, found in enumerate(similarities)}
-    drawn.update({name: figures.similarity_figure(found) for name, found in compared.items()})
     body = [
         f"<h1>{escape(title)}</h1>",
         _facts(table, facts or {}),
-        page.section("grid", f"{table.metric} of every sub-model", _grid_caption(table), drawn["grid"]),
-        page.section("cost", f"{table.metric} against cost", _COST_CAPTION, drawn["cost"]),
-        page.section("curves", "Training", _CURVES_CAPTION, drawn["curves"]) if curves else "",
-        *(_similarity(name, found, drawn[name]) for name, found in compared.items()),
+        page.section("grid", f"{table.metric} of every sub-model", _grid_caption(table), figures.grid_figure(shown)),
+        page.section("cost", f"{table.metric} against cost", _COST_CAPTION, figures.cost_figure(shown, rings)),
+        page.section("curves", "Training", _CURVES_CAPTION, figures.curves_figure(shown, curves, rings))
+        if curves
+        else "",
+        *(_similarity(f"similarity-{place}", found) for place, found in enumerate(similarities)),
         f"<section><h2>Chosen sub-models</h2>{_chosen_table(table, marked)}</section>" if marked else "",
         f"<section><h2>All sub-models</h2><p>{_TABLE_CAPTION}</p>{_whole_table(table)}</section>",
     ]
-    page.write(path, title, body, drawn)
+    page.write(path, title, body)
 
 
-def _similarity(name: str, found: Similarity, figure: Any) -> str:
+def _similarity(name: str, found: Similarity) -> str:
     caption = _SIMILARITY_CAPTION.format(
         first=found.counts[0], last=found.counts[-1], equal=0 if found.measure == "kl" else 1
     )
-    return page.section(name, f"{found.label}: {found.name} against {found.reference}", caption, figure)
+    heading = f"{found.label}: {found.name} against {found.reference}"
+    return page.section(name, heading, caption, figures.similarity_figure(found))
 
 
 def _grid_caption(table: Table) -> str:
@@ -199,94 +197,25 @@ def write_picture(path: str | Path, table: Table, *, title: str | None = None) -
         b'PNG'
     """
     table = _drawable(table)
-    picture = canvas.start(10, 4.3)
+    picture = start(10, 4.3)
     picture.get_layout_engine().set(wspace=0.06)
     left, right = picture.subplots(1, 2)
     if len(table.dimensions) == 1:
-        _picture_line(left, table)
+        figures.draw_line(left, table)
+        heading = f"{table.metric} against {table.dimensions[0]}"
     else:
-        _picture_grid(picture, left, table)
-    _picture_front(right, table)
+        columns, lines, grids = figures.grids_of(table)
+        where = next(iter(grids))
+        figures.draw_grid(left, table, where, written=len(columns) <= 12 and len(lines) <= 20)
+        heading = f"{table.metric} at {where}" if where else table.metric
+    figures.draw_cost(right, table, "params", {})
+    for axes, text in ((left, heading), (right, f"{table.metric} against parameters")):
+        axes.set_title(text, fontsize=10, color=INK, parse_math=False)
     if title is not None:
-        picture.suptitle(title, fontsize=12, color=figures.INK, parse_math=False)
-    canvas.write(path, picture)
+        picture.suptitle(title, fontsize=12, color=INK, parse_math=False)
+    write(path, picture)
 
 
 def _drawable(table: Table) -> Table:
-    rows = [replace(row, quality=figures.drawable(row.quality)) for row in table]
+    rows = [replace(row, quality=drawable(row.quality)) for row in table]
     return Table(rows, table.metric, table.higher_is_better)
-
-
-def _picture_line(axes: Any, table: Table) -> None:
-    name = table.dimensions[0]
-    rows = sorted(table, key=lambda row: row.setting[name])
-    axes.plot([row.setting[name] for row in rows], [row.quality for row in rows], "o-", color=figures.ACCENT, ms=4)
-    axes.grid(color=figures.LINE)
-    axes.set_axisbelow(True)
-    canvas.name_axes(axes, name, table.metric)
-    axes.set_title(f"{table.metric} against {name}", fontsize=10, color=figures.INK, parse_math=False)
-
-
-def _picture_grid(picture: Any, axes: Any, table: Table) -> None:
-    across, up, others = figures.axes_of(table)
-    columns, lines, grids = figures.grids_of(table)
-    where, grid = next(iter(grids.items()))
-    values = [[math.nan if row is None else row.quality for row in line] for line in grid]
-    shown = [value for line in values for value in line if math.isfinite(value)]
-    low, high = min(shown, default=0.0), max(shown, default=1.0)
-    colours = "viridis" if table.higher_is_better else "viridis_r"
-    axes.set_facecolor("#eef1f5")
-    image = axes.imshow(values, aspect="auto", origin="lower", cmap=colours, vmin=low, vmax=high)
-    picture.colorbar(image, ax=axes, pad=0.02, fraction=0.05).ax.tick_params(labelsize=8)
-    for set_ticks, names in ((axes.set_xticks, columns), (axes.set_yticks, lines)):
-        every = math.ceil(len(names) / 16)
-        set_ticks(range(0, len(names), every), names[::every])
-    if len(columns) <= 12 and len(lines) <= 20:
-        for y, line in enumerate(grid):
-            for x, row in enumerate(line):
-                if row is not None and math.isfinite(row.quality):
-                    axes.text(
-                        x,
-                        y,
-                        table.text(row, "quality"),
-                        ha="center",
-                        va="center",
-                        fontsize=7.5,
-                        color=figures.ink_on(row.quality, low, high, table),
-                    )
-    canvas.name_axes(axes, across, up)
-    axes.set_title(
-        f"{table.metric}{' at ' + where if others else ''}", fontsize=10, color=figures.INK, parse_math=False
-    )
-
-
-def _picture_front(axes: Any, table: Table) -> None:
-    front = table.pareto()
-    axes.plot(
-        [row.params for row in table],
-        [row.quality for row in table],
-        "o",
-        color=figures.MUTED,
-        ms=4,
-        alpha=0.75,
-        mew=0,
-        label="sub-models",
-    )
-    axes.plot(
-        [row.params for row in front],
-        [row.quality for row in front],
-        "o-",
-        color=figures.ACCENT,
-        ms=5,
-        label="Pareto front",
-    )
-    if table[0].params > 0:
-        axes.set_xscale("log")
-        marks = figures.ticks_of([row.params for row in table])
-        axes.set_xticks(marks, [readable(mark) for mark in marks])
-        axes.minorticks_off()
-    axes.grid(color=figures.LINE)
-    axes.set_axisbelow(True)
-    axes.legend(loc="lower right" if table.higher_is_better else "upper right", fontsize=8, frameon=False)
-    canvas.name_axes(axes, "parameters (log scale)" if table[0].params > 0 else "parameters", table.metric)
-    axes.set_title(f"{table.metric} against parameters", fontsize=10, color=figures.INK, parse_math=False)

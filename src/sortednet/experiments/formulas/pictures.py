@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
-from ...report import plotly_figures as figures
-from ...report.matplotlib_style import COLOURS, LINE_FONT, head, name_axes, start, wrapped, write
+from ...report.style import COLOURS, INK, LINE, LINE_FONT, MUTED, head, name_axes, start, wrapped, write
 from ...symbolic.expressions import Sum, evaluate, to_text
 from .problems import Problem
 from .scores import CEILING, curve
@@ -89,7 +88,7 @@ def _draw_curves(
         (drawn[name],) = axes.plot(across, up, **looks[name])
     axes.set_xlim(-math.log(CEILING), math.log(CEILING))
     axes.set_ylim(0, 103)
-    axes.grid(color=figures.LINE)
+    axes.grid(color=LINE)
     return drawn
 
 
@@ -102,12 +101,12 @@ def _draw_fit(axes: Any, fit: Fit, looks: Mapping[str, Mapping[str, Any]]) -> di
     limits = _limits(problem, truth)
     truth = _without_jumps(truth, limits[1] - limits[0])
     drawn: dict[str, Any] = {}
-    (drawn["true formula"],) = axes.plot(grid, truth, color=figures.MUTED, linewidth=4.5, alpha=0.45)
+    (drawn["true formula"],) = axes.plot(grid, truth, color=MUTED, linewidth=4.5, alpha=0.45)
     for name, values in fit.found.items():
         own = [math.nan if value is None else value for value in values]
         (drawn[name],) = axes.plot(np.linspace(-5, 5, len(own)), own, **looks[name])
-    drawn["training points"] = axes.scatter(problem.x[:, 0], problem.y, s=11, color=figures.INK, zorder=4)
-    axes.axvspan(-3, 3, color=figures.LINE, alpha=0.45, zorder=0, linewidth=0)
+    drawn["training points"] = axes.scatter(problem.x[:, 0], problem.y, s=11, color=INK, zorder=4)
+    axes.axvspan(-3, 3, color=LINE, alpha=0.45, zorder=0, linewidth=0)
     axes.set_xlim(-5, 5)
     axes.set_ylim(*limits)
     name_axes(axes, "x1", "")
@@ -120,7 +119,7 @@ def _cells(count: int, title: str) -> tuple[Any, list[Any]]:
     columns = min(count, _COLUMNS)
     rows = -(-count // columns)
     picture = start(columns * _PANEL[0], rows * _PANEL[1] + 0.4)
-    picture.suptitle(wrapped(title, columns * _PANEL[0], 12), fontsize=12, color=figures.INK, parse_math=False)
+    picture.suptitle(wrapped(title, columns * _PANEL[0], 12), fontsize=12, color=INK, parse_math=False)
     cells = list(picture.subplots(rows, columns, squeeze=False).flat)
     for axes in cells[count - 1 :]:
         axes.set_axis_off()

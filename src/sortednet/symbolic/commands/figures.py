@@ -1,50 +1,44 @@
-"""The figures of a formula's page: data against formulas, what is left over, error against complexity."""
+"""The figures of a formula: data against formulas, what is left over, error against complexity."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 from ...imports.packages import needs
-from ...report.plotly_style import ACCENT, INK, MUTED, blank, plotly, span
+from ...report.style import ACCENT, INK, LINE, MUTED, name_axes, place_ticks, span, start
+from ...report.svg import PAGE_WIDTH, Choice, Figure, Line, Points
 from .record import EXACT, FormulaRecord, error_text, shortened
 
 with needs("Finding formulas", "symbolic"):
     import numpy as np
 
-__all__ = ["data_figure", "drawn_y", "front_figure", "grid_of", "is_crowded", "left_figure", "marks_of", "shown_error"]
+__all__ = ["data_figure", "draw_data", "draw_front", "front_figure", "left_figure", "marks_of"]
 
 _GRID, _CROWD = 400, 300
 _FLOOR = EXACT / 10  # where exact formulas stand on a logarithmic axis
 
 
-def grid_of(record: FormulaRecord) -> Any:
-    """Return where the curves of one variable are drawn. Shape (G,)."""
-    low, high = span(record.x[:, 0])
-    return np.linspace(low, high, _GRID)
-
-
-def drawn_y(record: FormulaRecord) -> tuple[float, float]:
+def _drawn_y(record: FormulaRecord) -> tuple[float, float]:
     """Return the range of y that is drawn, which no pole of a formula stretches."""
     return span([*record.y.tolist(), *_finite(record.best(record.x))])
 
 
-def is_crowded(record: FormulaRecord) -> bool:
+def _is_crowded(record: FormulaRecord) -> bool:
     """Return whether there are so many points that they cover each other."""
     return len(record.y) > _CROWD
 
 
-def shown_error(error: float) -> float:
+def _shown_error(error: float) -> float:
     """Return where an error stands on a logarithmic axis."""
     return max(error, _FLOOR)
 
 
 def marks_of(errors: Sequence[float]) -> tuple[list[float], list[str]]:
     """Return the numbers along a logarithmic axis of errors, and their text."""
-    low = math.floor(math.log10(shown_error(min(errors))) + 0.01)
-    high = math.ceil(math.log10(shown_error(max(errors))) - 0.01)  # the rounded mean leaves hardly more than 1
+    low = math.floor(math.log10(_shown_error(min(errors))) + 0.01)
+    high = math.ceil(math.log10(_shown_error(max(errors))) - 0.01)  # the rounded mean leaves hardly more than 1
     step = max(1, math.ceil((high - low) / 7))
     powers = list(range(high, low - 1, -step))
     texts = {power: f"{10.0**power:g}" if abs(power) <= 3 else f"1e{power}" for power in powers}
@@ -54,170 +48,141 @@ def marks_of(errors: Sequence[float]) -> tuple[list[float], list[str]]:
     return [10.0**power for power in texts], list(texts.values())
 
 
-def data_figure(record: FormulaRecord) -> Any:
-    """Draw the points and a formula: as a curve over one variable, or what it gives against what was measured."""
-    single = record.x.shape[1] == 1
-    traces = [] if single else [_diagonal(record)]
-    graph = plotly("graph_objects")
-    options = {}
-    grid = grid_of(record) if single else None
-    for place, formula in _choices(record):
-        hover = f"<b>{_plain(shortened(str(formula)))}</b><br>"
-        shown = {"meta": str(place), "visible": formula is record.best, "hoverlabel": {"align": "left"}}
-        if grid is not None:
-            traces.append(
-                graph.Scatter(
-                    x=_digits(grid),
-                    y=_digits(formula(grid[:, None])),
-                    mode="lines",
-                    line={"color": ACCENT, "width": 2.5},
-                    hovertemplate=f"{hover}{_plain(record.columns[0])}: %{{x:.5g}}<br>"
-                    f"{_plain(record.target)}: %{{y:.5g}}<extra></extra>",
-                    **shown,
-                )
-            )
-        else:
-            columns = "".join(
-                f"{_plain(name)}: %{{customdata[{place}]:.5g}}<br>" for place, name in enumerate(record.columns)
-            )
-            traces.append(
-                graph.Scatter(
-                    x=_digits(record.y),
-                    y=_digits(formula(record.x)),
-                    customdata=[_digits(row) for row in record.x],
-                    mode="markers",
-                    marker=_dots(record),
-                    hovertemplate=f"{columns}{_plain(record.target)}: %{{x:.5g}}<br>formula: %{{y:.5g}}<extra></extra>",
-                    **shown,
-                )
-            )
-        label = f"{shortened(str(formula), 60)}  (error {error_text(formula.error)})"
-        options[str(place)] = {"label": label, "layout": {}}
-    if single:
-        traces.insert(0 if is_crowded(record) else len(traces), _points(record))  # a crowd would hide the curve
-    low, high = drawn_y(record)
-    name = escape(record.target)
-    return blank(
-        traces,
-        460,
-        xaxis={"title": {"text": escape(record.columns[0]) if single else f"{name}, measured"}},
-        yaxis={"title": {"text": name if single else f"{name} by the formula"}, "range": [low, high]},
-        meta={"options": options, "choose": "Formula"},
-    )
-
-
-def left_figure(record: FormulaRecord) -> Any:
-    """Draw what the formula leaves over, against each variable."""
-    graph = plotly("graph_objects")
-    left = record.y - record.best(record.x)
-    traces, options = [], {}
-    for place, name in enumerate(record.columns):
-        traces.append(
-            graph.Scatter(
-                x=_digits(record.x[:, place]),
-                y=_digits(left),
-                mode="markers",
-                marker=_dots(record),
-                meta=str(place),
-                visible=place == 0,
-                hovertemplate=f"{_plain(name)}: %{{x:.5g}}<br>left over: %{{y:.4g}}<extra></extra>",
-            )
-        )
-        options[str(place)] = {"label": name, "layout": {"xaxis.title.text": escape(name), "xaxis.autorange": True}}
-    low, high = span(_finite(left))
-    return blank(
-        traces,
-        360,
-        xaxis={"title": {"text": escape(record.columns[0])}},
-        yaxis={"title": {"text": f"{escape(record.target)} less the formula"}, "range": [min(low, 0), max(high, 0)]},
-        shapes=[{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0, "line": {"color": MUTED}}],
-        meta={"options": options, "choose": "Against"},
-    )
-
-
-def front_figure(record: FormulaRecord) -> Any:
-    """Draw the error of each formula against its complexity, the chosen one with a ring."""
-    graph = plotly("graph_objects")
-    shown = [one for one in record.candidates if math.isfinite(one.error)] or [record.best]
-    errors = [shown_error(one.error) if math.isfinite(one.error) else 1.0 for one in shown]
-    marks, texts = marks_of([*errors, 1.0])  # with the error of the mean
-    line = graph.Scatter(
-        x=[one.complexity for one in shown],
-        y=errors,
-        mode="lines+markers",
-        line={"color": ACCENT, "width": 2},
-        marker={"size": 9},
-        hovertext=[
-            f"<b>{escape(shortened(str(one), 90))}</b><br>complexity {one.complexity}<br>error {error_text(one.error)}"
-            for one in shown
-        ],
-        hoverinfo="text",
-        cliponaxis=False,
-    )
-    ring = {"size": 17, "symbol": "circle-open", "color": INK, "line": {"width": 2, "color": INK}}
-    chosen = graph.Scatter(
-        x=[record.best.complexity],
-        y=[shown_error(record.best.error) if math.isfinite(record.best.error) else 1.0],
-        mode="markers+text",
-        text=["chosen"],
-        textposition="top right",
-        marker=ring,
-        hoverinfo="skip",
-        cliponaxis=False,
-    )
-    low, high = (math.log10(end) for end in (min(*errors, *marks), max(*errors, *marks)))
-    most = max(one.complexity for one in shown)
-    return blank(
-        [line, chosen],
-        380,
-        xaxis={"title": {"text": "complexity (nodes of the formula)"}, "range": [0, most + max(2, 0.12 * most)]},
-        yaxis={
-            "title": {"text": "error (share of the variance)"},
-            "type": "log",
-            "tickvals": marks,
-            "ticktext": texts,
-            "range": [low - 0.06 * (high - low) - 0.05, high + 0.12 * (high - low) + 0.05],
-        },
-    )
-
-
-def _choices(record: FormulaRecord) -> list[tuple[int, Any]]:
-    """Return the formulas that can be chosen, the best one first."""
+def data_figure(record: FormulaRecord) -> Figure:
+    """Draw the points and each formula, the best one first."""
     others = [one for one in record.candidates if str(one) != str(record.best)]
-    return list(enumerate([record.best, *reversed(others)]))
+    choices = []
+    for formula in (record.best, *reversed(others)):
+        picture = start(PAGE_WIDTH, 4.6)
+        label = f"{shortened(str(formula), 60)}  (error {error_text(formula.error)})"
+        choices.append(Choice(label, picture, draw_data(picture.subplots(), record, formula)))
+    return Figure(choices, "Formula")
 
 
-def _points(record: FormulaRecord) -> Any:
-    return plotly("graph_objects").Scatter(
-        x=_digits(record.x[:, 0]),
-        y=_digits(record.y),
-        mode="markers",
-        marker={**_dots(record), "color": MUTED if is_crowded(record) else INK},
-        hovertemplate=f"{_plain(record.columns[0])}: %{{x:.5g}}<br>{_plain(record.target)}: %{{y:.5g}}<extra></extra>",
+def draw_data(axes: Any, record: FormulaRecord, formula: Any) -> list[Points | Line]:
+    """Draw the points and a formula: as a curve over one variable, or what it gives against what was measured.
+
+    Args:
+        axes: Where.
+        record: What was found.
+        formula: One of its formulas.
+
+    Returns:
+        What is told where.
+    """
+    crowded = _is_crowded(record)
+    low, high = _drawn_y(record)
+    look = {"marker": "o", "linestyle": "", "markersize": 3.5 if crowded else 4.5, "markeredgewidth": 0}
+    tips: list[Points | Line]
+    if record.x.shape[1] == 1:
+        column, target = record.columns[0], record.target
+        grid = np.linspace(*span(record.x[:, 0]), _GRID)
+        above = 3 if crowded else 2  # a crowd would hide the curve; 2 is where lines stand
+        curve = _drawn(formula(grid[:, None]), low, high)
+        (line,) = axes.plot(grid, curve, color=ACCENT, linewidth=2, label="formula", zorder=above)
+        axes.plot(
+            record.x[:, 0],
+            record.y,
+            color=MUTED if crowded else INK,
+            alpha=0.45 if crowded else 0.7,
+            label="data",
+            **look,
+        )
+        axes.set_xlim(grid[0], grid[-1])
+        axes.legend(fontsize=8, frameon=False)
+        name_axes(axes, column, target)
+        tips = [Line(line, shortened(str(formula)), column, target)] if _finite(curve) else []
+        tips.append(Points(axes, record.x[:, 0].tolist(), record.y.tolist(), _measured(record)))
+    else:
+        given = _drawn(formula(record.x), low, high)
+        axes.plot((low, high), (low, high), "--", color=MUTED, linewidth=1)
+        axes.plot(record.y, given, color=ACCENT, alpha=0.45 if crowded else 0.7, **look)
+        axes.set_xlim(*span(record.y.tolist()))
+        name_axes(axes, f"{record.target}, measured", f"{record.target} by the formula")
+        tips = [Points(axes, record.y.tolist(), given.tolist(), _measured(record), ("", "by the formula"))]
+    axes.set_ylim(low, high)
+    axes.grid(color=LINE)
+    axes.set_axisbelow(True)
+    return tips
+
+
+def _drawn(values: Any, low: float, high: float) -> Any:
+    """Return values, none of which is further away than ten times what is drawn: canvases have an end."""
+    found = np.array(values, float)
+    with np.errstate(invalid="ignore"):
+        found[~((found > low - 10 * (high - low)) & (found < high + 10 * (high - low)))] = np.nan
+    return found
+
+
+def _measured(record: FormulaRecord) -> list[str]:
+    return [
+        "\n".join(f"{name}: {value:.5g}" for name, value in zip((*record.columns, record.target), row, strict=True))
+        for row in np.column_stack([record.x, record.y]).tolist()
+    ]
+
+
+def left_figure(record: FormulaRecord) -> Figure:
+    """Draw what the formula leaves over, against each variable."""
+    left = record.y - record.best(record.x)
+    low, high = span(_finite(left))
+    crowded = _is_crowded(record)
+    told = [f"left over: {value:.4g}\n{text}" for value, text in zip(left.tolist(), _measured(record), strict=True)]
+    choices = []
+    for place, name in enumerate(record.columns):
+        picture = start(PAGE_WIDTH, 3.6)
+        axes = picture.subplots()
+        axes.plot(
+            record.x[:, place],
+            left,
+            "o",
+            color=ACCENT,
+            markersize=3.5 if crowded else 4.5,
+            markeredgewidth=0,
+            alpha=0.45 if crowded else 0.7,
+        )
+        axes.axhline(0, color=MUTED, linewidth=1)
+        axes.set_ylim(min(low, 0), max(high, 0))
+        axes.grid(color=LINE)
+        axes.set_axisbelow(True)
+        name_axes(axes, name, f"{record.target} less the formula")
+        choices.append(Choice(name, picture, [Points(axes, record.x[:, place].tolist(), left.tolist(), told)]))
+    return Figure(choices, "Against")
+
+
+def front_figure(record: FormulaRecord) -> Figure:
+    """Draw the error of each formula against its complexity, the chosen one with a ring."""
+    picture = start(PAGE_WIDTH, 3.8)
+    return Figure([Choice("", picture, draw_front(picture.subplots(), record))])
+
+
+def draw_front(axes: Any, record: FormulaRecord) -> list[Points]:
+    """Draw the error of each formula against its complexity, the chosen one with a ring; return what is told where."""
+    shown = [one for one in record.candidates if math.isfinite(one.error)] or [record.best]
+    errors = [_shown_error(one.error) if math.isfinite(one.error) else 1.0 for one in shown]
+    lengths = [one.complexity for one in shown]
+    axes.plot(lengths, errors, "o-", color=ACCENT, markersize=5, linewidth=1.6)
+    axes.plot(
+        record.best.complexity,
+        _shown_error(record.best.error) if math.isfinite(record.best.error) else 1.0,
+        "o",
+        markersize=11,
+        markerfacecolor="none",
+        markeredgecolor=INK,
+        label="chosen",
     )
-
-
-def _diagonal(record: FormulaRecord) -> Any:
-    ends = list(span(record.y))
-    return plotly("graph_objects").Scatter(
-        x=ends, y=ends, mode="lines", line={"color": MUTED, "dash": "dash"}, hoverinfo="skip"
-    )
-
-
-def _dots(record: FormulaRecord) -> dict[str, Any]:
-    crowded = is_crowded(record)
-    return {"size": 5 if crowded else 7, "color": ACCENT, "opacity": 0.45 if crowded else 0.7, "line": {"width": 0}}
-
-
-def _digits(values: Any) -> list[float | None]:
-    """Round to six digits, which no screen shows; None where there is no value."""
-    return [float(f"{value:.6g}") if math.isfinite(value) else None for value in np.asarray(values, float).tolist()]
+    axes.legend(fontsize=8, frameon=False, loc="upper right")
+    marks, texts = marks_of([*errors, 1.0])  # with the error of the mean
+    axes.set_yscale("log")
+    place_ticks(axes.yaxis, marks, texts)
+    axes.set_ylim(0.5 * min(*errors, *marks), 2 * max(*errors, *marks))
+    axes.set_xlim(0, max(lengths) + max(2, 0.12 * max(lengths)))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(color=LINE)
+    axes.set_axisbelow(True)
+    name_axes(axes, "complexity (nodes of the formula)", "error (share of the variance)")
+    told = [f"{shortened(str(one), 90)}\ncomplexity {one.complexity}\nerror {error_text(one.error)}" for one in shown]
+    return [Points(axes, lengths, errors, told)]
 
 
 def _finite(values: Any) -> list[float]:
     return [value for value in np.asarray(values, float).tolist() if math.isfinite(value)]
-
-
-def _plain(text: str) -> str:
-    """Escape text for a template of plotly."""
-    return escape(text).replace("%{", "% {")

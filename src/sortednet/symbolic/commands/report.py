@@ -7,12 +7,10 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from textwrap import wrap
-from typing import Any
 
 from ...report import html as page
-from ...report import matplotlib_style as canvas
-from ...report.plotly_style import ACCENT, INK, LINE, MUTED, optional
-from .figures import data_figure, drawn_y, front_figure, grid_of, is_crowded, left_figure, marks_of, shown_error
+from ...report import style as canvas
+from .figures import data_figure, draw_data, draw_front, front_figure, left_figure
 from .record import EXACT, FormulaRecord, error_text, mathml_of, python_of, r2_text
 
 __all__ = ["write_formula_page", "write_formula_picture"]
@@ -34,7 +32,7 @@ _TITLE_FONT, _PLAIN_FONT = 13.0, 9.5
 def write_formula_page(path: str | Path, record: FormulaRecord, *, title: str | None = None) -> None:
     """Write one HTML page: the formula, the data against it, and the formulas beside it.
 
-    The page holds all it needs and loads nothing, so that it opens offline and can be sent as one file (about 5 MB).
+    The page holds all it needs and loads nothing, so that it opens offline and can be sent as one file.
 
     Args:
         path: File; what was there is replaced once all is written.
@@ -43,13 +41,10 @@ def write_formula_page(path: str | Path, record: FormulaRecord, *, title: str | 
 
     Raises:
         CheckpointError: If the file cannot be written.
-        ImportError: If plotly is not installed.
+        ImportError: If matplotlib is not installed.
     """
     heading = title or f"A formula for {record.target}"
-    drawn = {"data": data_figure(record), "front": front_figure(record)}
     inexact = record.best.error >= EXACT
-    if inexact:
-        drawn["left"] = left_figure(record)
     single = record.x.shape[1] == 1
     body = [
         f"<h1>{escape(heading)}</h1>",
@@ -57,12 +52,12 @@ def write_formula_page(path: str | Path, record: FormulaRecord, *, title: str | 
         *(f'<p class="note"><b>Note.</b> {escape(one)}</p>' for one in record.facts.warnings),
         page.facts(_facts(record)),
         _copies(record),
-        page.section("data", "Data and formula", _data_caption(record, single), drawn["data"]),
-        page.section("left", "What is left over", _LEFT_CAPTION, drawn["left"]) if inexact else "",
-        page.section("front", "Error against complexity", _FRONT_CAPTION, drawn["front"]),
+        page.section("data", "Data and formula", _data_caption(record, single), data_figure(record)),
+        page.section("left", "What is left over", _LEFT_CAPTION, left_figure(record)) if inexact else "",
+        page.section("front", "Error against complexity", _FRONT_CAPTION, front_figure(record)),
         f"<section><h2>Formulas</h2><p>{_TABLE_CAPTION}</p>{_table(record)}</section>",
     ]
-    page.write(path, heading, body, drawn)
+    page.write(path, heading, body)
 
 
 def _data_caption(record: FormulaRecord, single: bool) -> str:
@@ -142,13 +137,15 @@ def write_formula_picture(path: str | Path, record: FormulaRecord) -> None:
     picture = canvas.start(_WIDTH, _HEIGHT)
     picture.get_layout_engine().set(wspace=0.06)
     left, right = picture.subplots(1, 2, width_ratios=(3, 2))
-    _draw_data(left, record)
-    _draw_front(right, record)
+    draw_data(left, record, record.best)
+    canvas.head(left, f"R\u00b2 {r2_text(record)}", 10, 5)
+    draw_front(right, record)
+    canvas.head(right, "error against complexity", 10, 4)
     typeset = _typeset(record)
     if typeset is None:
-        picture.suptitle(_lines(record), fontsize=_PLAIN_FONT, color=INK, parse_math=False)
+        picture.suptitle(_lines(record), fontsize=_PLAIN_FONT, color=canvas.INK, parse_math=False)
     else:
-        picture.suptitle(typeset, fontsize=_TITLE_FONT, color=INK)
+        picture.suptitle(typeset, fontsize=_TITLE_FONT, color=canvas.INK)
     canvas.write(path, picture)
 
 
@@ -162,9 +159,11 @@ def _lines(record: FormulaRecord) -> str:
 def _typeset(record: FormulaRecord) -> str | None:
     """Return the formula for matplotlib to typeset; None where it cannot, or not in one line."""
     text = f"${_upright(record.target)} = {record.best.latex()}$"
-    parser = optional("matplotlib.mathtext").MathTextParser("path")
+    parser = canvas.optional("matplotlib.mathtext").MathTextParser("path")
     try:
-        width = parser.parse(text, 72, optional("matplotlib.font_manager").FontProperties(size=_TITLE_FONT)).width
+        width = parser.parse(
+            text, 72, canvas.optional("matplotlib.font_manager").FontProperties(size=_TITLE_FONT)
+        ).width
     except ValueError:  # a name or a macro that it does not know
         return None
     return text if width / 72 < _WIDTH - 0.4 else None
@@ -172,48 +171,3 @@ def _typeset(record: FormulaRecord) -> str | None:
 
 def _upright(name: str) -> str:
     return name if len(name) == 1 and name.isalpha() else r"\mathrm{" + name.replace("_", r"\_") + "}"
-
-
-def _draw_data(axes: Any, record: FormulaRecord) -> None:
-    single = record.x.shape[1] == 1
-    crowded = is_crowded(record)
-    look = {"ms": 3 if crowded else 4, "mew": 0, "alpha": 0.4 if crowded else 0.65}
-    if single:
-        grid = grid_of(record)
-        above = 3 if crowded else 2  # a crowd would hide the curve; 2 is where lines stand
-        axes.plot(grid, record.best(grid[:, None]), color=ACCENT, linewidth=2, label="formula", zorder=above)
-        axes.plot(record.x[:, 0], record.y, "o", color=MUTED if crowded else INK, label="data", **look)
-        axes.legend(fontsize=8, frameon=False)
-        canvas.name_axes(axes, record.columns[0], record.target)
-    else:
-        low, high = drawn_y(record)
-        axes.plot((low, high), (low, high), "--", color=MUTED, linewidth=1)
-        axes.plot(record.y, record.best(record.x), "o", color=ACCENT, **look)
-        axes.set_xlim(low, high)
-        canvas.name_axes(axes, f"{record.target}, measured", f"{record.target} by the formula")
-    axes.set_ylim(*drawn_y(record))
-    axes.grid(color=LINE)
-    axes.set_axisbelow(True)
-    canvas.head(axes, f"R\u00b2 {r2_text(record)}", 10, 5)
-
-
-def _draw_front(axes: Any, record: FormulaRecord) -> None:
-    shown = [one for one in record.candidates if one.error < float("inf")]
-    errors = [shown_error(one.error) for one in shown]
-    axes.plot([one.complexity for one in shown], errors, "o-", color=ACCENT, ms=5)
-    if record.best.error < float("inf"):
-        axes.plot(
-            record.best.complexity, shown_error(record.best.error), "o", ms=11, mfc="none", mec=INK, label="chosen"
-        )
-        axes.legend(fontsize=8, frameon=False, loc="upper right")
-    marks, texts = marks_of([*errors, 1.0])  # with the error of the mean
-    axes.set_yscale("log")
-    axes.set_yticks(marks, texts)
-    axes.minorticks_off()
-    axes.set_ylim(0.5 * min(marks), 2 * max(marks))
-    axes.set_xlim(0, 1.08 * max(5, *(one.complexity for one in record.candidates)))
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(color=LINE)
-    axes.set_axisbelow(True)
-    canvas.name_axes(axes, "complexity (nodes of the formula)", "error (share of the variance)")
-    canvas.head(axes, "error against complexity", 10, 4)

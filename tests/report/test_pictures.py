@@ -5,7 +5,7 @@ import pytest
 
 from sortednet.errors import CheckpointError, ConfigError, DataError
 from sortednet.evaluation.table import Row, Table
-from sortednet.report.matplotlib_pictures import write_bars, write_heatmaps, write_images, write_lines
+from sortednet.report.pictures import write_bars, write_heatmaps, write_images, write_lines
 from sortednet.space import Setting
 
 pytest.importorskip("matplotlib")

@@ -10,14 +10,29 @@ from typing import Any, NamedTuple
 from ..errors import ConfigError, DataError
 from ..evaluation.table import Row, Table
 from ..space import Number
-from . import plotly_figures as figures
-from .matplotlib_style import COLOURS, LINE_FONT, head, inches, legend, legend_width, name_axes, start, wrapped, write
+from .figures import draw_cells, norm_of, worth_title
+from .style import (
+    COLOURS,
+    INK,
+    LINE,
+    LINE_FONT,
+    MUTED,
+    SMALL_FONT,
+    head,
+    inches,
+    legend,
+    legend_width,
+    name_axes,
+    start,
+    ticks_of,
+    wrapped,
+    write,
+)
 
 __all__ = ["write_bars", "write_heatmaps", "write_images", "write_lines"]
 
 _MARKERS = ("o", "s", "^", "D", "v", "<", ">")
 _ERROR_BARS = {"elinewidth": 1, "capsize": 2.5}
-_SMALL_FONT = 7.5
 # In inches.
 _CELL_HEIGHT, _LINES_WIDTH, _LEGEND_LINE, _WIDEST_FLAT = 0.3, 5.6, 0.22, 14.0
 _GROUP_SHARE = 0.82  # of a group's width that its bars take
@@ -58,30 +73,31 @@ def write_heatmaps(path: str | Path, panels: Mapping[str, Table], *, x: str, y: 
     tables = list(panels.values())
     if len({(table.metric, table.higher_is_better) for table in tables}) > 1:
         raise DataError(
-            f"The tables are of {', '.join(map(figures.worth_title, tables))}. One colour scale needs one metric: draw "
+            f"The tables are of {', '.join(map(worth_title, tables))}. One colour scale needs one metric: draw "
             "them one by one."
         )
     columns = sorted({place[0] for found in cells.values() for place in found})
     lines = sorted({place[1] for found in cells.values() for place in found})
     texts = [table.text(row, "quality") for table in tables for row in table]
-    cell = inches(max(map(len, [*texts, *map(str, columns)])), _SMALL_FONT) + 0.12
+    cell = inches(max(map(len, [*texts, *map(str, columns)])), SMALL_FONT) + 0.12
     panel = max(2.0, len(columns) * cell)
     width = len(panels) * (panel + 0.15) + 1.7
     picture = start(width, max(2.0, len(lines) * _CELL_HEIGHT) + 1.3)
-    picture.suptitle(wrapped(title, width - 0.4, 12), fontsize=12, color=figures.INK, parse_math=False)
-    shown = [row.quality for table in tables for row in table if math.isfinite(row.quality)]
-    low, high = min(shown, default=0.0), max(shown, default=1.0)
+    picture.suptitle(wrapped(title, width - 0.4, 12), fontsize=12, color=INK, parse_math=False)
+    norm = norm_of(row.quality for table in tables for row in table)
+    names = [str(value) for value in columns], [str(value) for value in lines]
     axes = list(picture.subplots(1, len(panels), squeeze=False)[0])
     for one, (name, table) in zip(axes, panels.items(), strict=True):
-        image = _heatmap(one, table, cells[name], columns, lines, (low, high))
+        grid = [[cells[name].get((across, up)) for across in columns] for up in lines]
+        image = draw_cells(one, table, grid, names, norm, most_ticks=max(map(len, names)))
         name_axes(one, x, y if one is axes[0] else "")
         head(one, name, 10, panel)
         if one is not axes[0]:
             one.tick_params(labelleft=False)
     bar = picture.colorbar(image, ax=axes, pad=0.01, aspect=30)
     bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8, colors=figures.INK)
-    bar.set_label(figures.worth_title(tables[0]), color=figures.INK, parse_math=False)
+    bar.ax.tick_params(labelsize=8, colors=INK)
+    bar.set_label(worth_title(tables[0]), color=INK, parse_math=False)
     write(path, picture)
 
 
@@ -100,39 +116,6 @@ def _cells(name: str, table: Table, x: str, y: str) -> dict[tuple[Number, Number
             )
         found[place] = row
     return found
-
-
-def _heatmap(
-    axes: Any,
-    table: Table,
-    cells: Mapping[tuple[Number, Number], Row],
-    columns: Sequence[Number],
-    lines: Sequence[Number],
-    scale: tuple[float, float],
-) -> Any:
-    """Draw one panel, and return what the colour bar describes."""
-    values = [[cells[x, y].quality if (x, y) in cells else math.nan for x in columns] for y in lines]
-    values = [[value if math.isfinite(value) else math.nan for value in line] for line in values]
-    colours = "viridis" if table.higher_is_better else "viridis_r"
-    axes.set_facecolor(figures.LINE)
-    image = axes.imshow(values, aspect="auto", origin="lower", cmap=colours, vmin=scale[0], vmax=scale[1])
-    for edges, draw in ((len(columns), axes.axvline), (len(lines), axes.axhline)):
-        for edge in range(1, edges):
-            draw(edge - 0.5, color="white", linewidth=0.8)
-    axes.set_xticks(range(len(columns)), map(str, columns))
-    axes.set_yticks(range(len(lines)), map(str, lines))
-    for (x, y), row in cells.items():
-        axes.text(
-            columns.index(x),
-            lines.index(y),
-            table.text(row, "quality"),
-            ha="center",
-            va="center",
-            fontsize=_SMALL_FONT,
-            color=figures.ink_on(row.quality, *scale, table),
-        )
-    axes.tick_params(length=0)
-    return image
 
 
 def write_lines(
@@ -188,7 +171,7 @@ def write_lines(
         for place, (name, points) in enumerate(curves.items())
     ]
     _number_across([across for points in curves.values() for across, _ in points], axes, log)
-    axes.grid(color=figures.LINE)
+    axes.grid(color=LINE)
     axes.set_axisbelow(True)
     name_axes(axes, f"{x} (log scale)" if log else x, y)
     head(axes, title, 12, _LINES_WIDTH)
@@ -200,7 +183,7 @@ def _number_across(values: Sequence[float], axes: Any, log: bool) -> None:
     """Choose the numbers along the axis: round ones if it is logarithmic, whole ones if all values are."""
     if log:
         axes.set_xscale("log")
-        marks = figures.ticks_of(values)
+        marks = ticks_of(values)
         axes.set_xticks(marks, [f"{mark:.10g}" if 1e-4 <= mark < 1e6 else f"{mark:.3g}" for mark in marks])
         axes.minorticks_off()
     elif all(value == int(value) for value in values):
@@ -283,10 +266,10 @@ def write_bars(
         drawn.append(axes.bar([bar.x for bar in own], [bar.height for bar in own], width, color=colour))
     for bar in bars:
         _label_bar(axes, bar, upright)
-    axes.axhline(0, color=figures.MUTED, linewidth=1)
+    axes.axhline(0, color=MUTED, linewidth=1)
     axes.set_xlim(-0.5, len(groups) - 0.5)
     axes.margins(y=0.2 if upright else 0.09)
-    axes.grid(axis="y", color=figures.LINE)
+    axes.grid(axis="y", color=LINE)
     axes.set_axisbelow(True)
     name_axes(axes, "", y)
     axes.tick_params(axis="x", length=0, labelsize=LINE_FONT)
@@ -333,7 +316,7 @@ def write_images(
     rows = max(-(-len(images) // columns) for images in panels.values())
     width, (down, across, *_) = max(2.6, 0.3 * columns), sizes.pop()
     picture = start(len(panels) * (width + 0.2), rows * width / columns * down / across + 1.5)
-    picture.suptitle(wrapped(title, len(panels) * width, 12), fontsize=12, color=figures.INK, parse_math=False)
+    picture.suptitle(wrapped(title, len(panels) * width, 12), fontsize=12, color=INK, parse_math=False)
     for axes, (name, images) in zip(picture.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for place, image in enumerate(images):
             line, column = divmod(place, columns)
@@ -385,14 +368,14 @@ def _group_width(groups: Iterable[str], series: int, characters: int) -> tuple[f
     names = list(groups)
     word = max(len(word) for name in names for word in (name.split() or [""]))
     least = max(inches(word, LINE_FONT) + 0.15, 3.6 / len(names))
-    flat = max(least, series * (inches(characters, _SMALL_FONT) + 0.08) / _GROUP_SHARE)
+    flat = max(least, series * (inches(characters, SMALL_FONT) + 0.08) / _GROUP_SHARE)
     upright = flat * len(names) > _WIDEST_FLAT
     return (max(least, series * 0.17 / _GROUP_SHARE) if upright else flat), upright
 
 
 def _label_bar(axes: Any, bar: _Bar, upright: bool) -> None:
     if bar.error:
-        axes.errorbar(bar.x, bar.height, yerr=bar.error, fmt="none", ecolor=figures.INK, **_ERROR_BARS)
+        axes.errorbar(bar.x, bar.height, yerr=bar.error, fmt="none", ecolor=INK, **_ERROR_BARS)
     side = -1 if bar.height < 0 else 1
     axes.annotate(
         bar.text,
@@ -402,8 +385,8 @@ def _label_bar(axes: Any, bar: _Bar, upright: bool) -> None:
         ha="center",
         va="bottom" if side > 0 else "top",
         rotation=90 if upright else 0,
-        fontsize=_SMALL_FONT,
-        color=figures.INK,
+        fontsize=SMALL_FONT,
+        color=INK,
     )
 
 
