@@ -257,9 +257,9 @@ def draw_cost(axes: Any, table: Table, cost: str, marked: Mapping[str, Row]) -> 
         (table.pareto(cost), {"color": ACCENT, "linestyle": "-", "markersize": 5, "label": "Pareto front"}),
         ([row for row, _ in labels], {"color": ACCENT, "markersize": 11, "markerfacecolor": "none"}),
     ):
-        costs = [getattr(row, cost) for row in members]
+        costs = [float(getattr(row, cost)) for row in members]
         axes.plot(costs, [row.quality for row in members], **{"marker": "o", "linestyle": "", "linewidth": 1.6, **look})
-    costs = [getattr(row, cost) for row in rows]
+    costs = [float(getattr(row, cost)) for row in rows]
     log = min(costs) > 0
     if log:
         axes.set_xscale("log")
@@ -296,7 +296,7 @@ def _name_marked(axes: Any, table: Table, labels: Sequence[tuple[Row, str]], cos
         left = x - scaled[0] < 0.15 * (scaled[1] - scaled[0])
         axes.annotate(
             label,
-            (getattr(row, cost), row.quality),
+            (float(getattr(row, cost)), row.quality),
             (0 if left else -14, (1 if table.higher_is_better else -1) * (20 + 12 * (place % 3))),
             textcoords="offset points",
             ha="left" if left else "right",
@@ -342,7 +342,7 @@ def curves_figure(table: Table, curves: Mapping[str, Curve], marked: Mapping[str
             "-" if len(updates) > 1 else "o",
             markersize=4,
             linewidth=2.4 if name in bold else 0.9,
-            color=colours.to_rgba(max(rows[name].params, 1)) if name in rows else MUTED,
+            color=colours.to_rgba(max(float(rows[name].params), 1)) if name in rows else MUTED,
             alpha=1.0 if name in bold or len(curves) <= 12 else 0.7,
         )
         note = f"{readable(rows[name].params)} parameters" if name in rows else "not in the table"
@@ -367,7 +367,7 @@ def _sizes(table: Table) -> Any:
     """Return what colours parameters: viridis without its lightest part, which vanishes on white."""
     colors, cm = optional("matplotlib.colors"), optional("matplotlib.cm")
     dark = [optional("matplotlib").colormaps["viridis"](0.85 * step / 20) for step in range(21)]
-    low, high = (max(table[place].params, 1) for place in (0, -1))
+    low, high = (max(float(table[place].params), 1) for place in (0, -1))
     scale = colors.LinearSegmentedColormap.from_list("sizes", dark)
     return cm.ScalarMappable(colors.LogNorm(low, high), scale)
 
