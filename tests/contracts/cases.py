@@ -48,6 +48,20 @@ class Recurrent(nn.Module):
         return self.head(self.lstm(x)[0][:, -1])
 
 
+class Tied(nn.Module):
+    """Embeds 7 symbols and predicts them with the same matrix."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(7, width)
+        self.head = nn.Linear(width, 7, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.embed(ids))
+        return logits
+
+
 class TorchEncoder(nn.Module):
     """torch's own transformer layer, whose attention torch fuses, cut along the embedding."""
 

@@ -11,22 +11,11 @@ from sortednet import SortedNet, Space
 from sortednet.errors import ConfigError, SettingError
 from sortednet.evaluation.cost import count_flops, count_parameters, measure_latency, measure_memory
 
+from ..contracts.cases import Tied
+
 
 def linear_net():
     return SortedNet(lambda width: nn.Linear(3, width), Space(width=[2, 4]))
-
-
-class Tied(nn.Module):
-    """Embeds 7 symbols and predicts them with the same matrix."""
-
-    def __init__(self, width):
-        super().__init__()
-        self.embed = nn.Embedding(7, width)
-        self.head = nn.Linear(width, 7, bias=False)
-        self.head.weight = self.embed.weight
-
-    def forward(self, ids):
-        return self.head(self.embed(ids))
 
 
 class Attention(nn.Module):

@@ -23,6 +23,8 @@ from sortednet.files import records
 from sortednet.files.manifest import MANIFEST
 from sortednet.models import MLP
 
+from ..contracts.cases import Tied
+
 SPACE = Space(depth=[1, 2], width=[2, 4])
 build = partial(MLP, inputs=3, classes=2)
 
@@ -108,13 +110,6 @@ def test_saving_without_private_tensors_removes_the_private_file(tmp_path):
 
 
 def test_tied_weights_are_saved_under_each_name_and_load_tied(tmp_path):
-    class Tied(nn.Module):
-        def __init__(self, width):
-            super().__init__()
-            self.embed = nn.Embedding(7, width)
-            self.head = nn.Linear(width, 7, bias=False)
-            self.head.weight = self.embed.weight
-
     net = SortedNet(Tied, Space(width=[2, 4]))
     net.save_pretrained(tmp_path)
     assert set(load_file(tmp_path / "model.safetensors")) == {"embed.weight", "head.weight"}

@@ -13,6 +13,8 @@ from sortednet.errors import DataError, SortedNetError, TrainingError
 from sortednet.models import MLP
 from sortednet.training.steps import apply_update, step
 
+from ..contracts.cases import Tied
+
 SPACE = Space(depth=[1, 2], width=[2, 3, 5])
 OPTIMIZERS = {
     "adamw": lambda parameters: torch.optim.AdamW(parameters, 0.05, weight_decay=0.3),
@@ -362,15 +364,8 @@ def test_unique_changes_a_layer_that_only_the_deeper_sub_model_has():
 
 @pytest.mark.parametrize("update", ["touched", "unique"])
 def test_a_tied_parameter_is_changed_where_either_of_its_names_is_covered(update):
-    class Tied(nn.Module):
-        def __init__(self, width):
-            super().__init__()
-            self.embed = nn.Embedding(3, width)
-            self.head = nn.Linear(width, 3, bias=False)
-            self.head.weight = self.embed.weight
-
     net = SortedNet(Tied, Space(width=[1, 2]))
-    assert changed(net, "width=1", update)["embed.weight"] == [[1, 0]] * 3
+    assert changed(net, "width=1", update)["embed.weight"] == [[1, 0]] * 7
 
 
 def test_unique_restores_the_moments_of_a_scalar_parameter():

@@ -12,24 +12,13 @@ from sortednet.models import MLP
 from sortednet.views.outlines import outline
 from sortednet.views.skeletons import build_skeleton
 
+from ..contracts.cases import Tied
+
 SPACE = Space(width=[2, 4])
 
 
 def mlp(depth=2, width=4):
     return MLP(depth, width, inputs=3, classes=2)
-
-
-class Tied(nn.Module):
-    """Embeds 7 symbols and predicts them with the same matrix."""
-
-    def __init__(self, width):
-        super().__init__()
-        self.embed = nn.Embedding(7, width)
-        self.head = nn.Linear(width, 7, bias=False)
-        self.head.weight = self.embed.weight
-
-    def forward(self, ids):
-        return self.head(self.embed(ids))
 
 
 class Scaled(nn.Module):
