@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from ..errors import CheckpointError, DataError
+from ..errors import DataError
 from ..files import records
 from ..files.writing import write_bytes
 from ..space import Number, Setting
@@ -130,25 +130,16 @@ class Similarity:
             ...     Similarity.from_json(f"{folder}/similarity.json") == found
             True
         """
-        try:
-            described = records.read(path)
-            version = records.whole(described["format"])
-            if version == _VERSION:
-                return cls(
-                    described["measure"],
-                    tuple(map(records.text, records.items(described["settings"]))),
-                    tuple(map(records.whole, records.items(described["positions"]))),
-                    tuple(tuple(map(records.number, row)) for row in records.items(described["values"])),
-                    tuple(records.whole(one, 1) for one in records.items(described["counts"])),
-                    records.text(described["name"], _MOST_NAME),
-                    records.text(described["reference"], _MOST_NAME),
-                )
-        except OSError as error:
-            raise CheckpointError(
-                f"{path} cannot be read ({error.strerror or error}). Give the file that Similarity.to_json wrote."
-            ) from None
-        except records.MALFORMED as error:
-            raise CheckpointError(f"{path} is damaged ({error!r}). Restore it, or compare again.") from None
-        raise CheckpointError(
-            f"{path} has format {version}; this version reads format {_VERSION}. Update sortednet, or write it again."
+        return records.read_format(path, _VERSION, cls._of, writer="Similarity.to_json", again="compare again")
+
+    @classmethod
+    def _of(cls, described: Mapping[str, Any]) -> Similarity:
+        return cls(
+            described["measure"],
+            tuple(map(records.text, records.items(described["settings"]))),
+            tuple(map(records.whole, records.items(described["positions"]))),
+            tuple(tuple(map(records.number, row)) for row in records.items(described["values"])),
+            tuple(records.whole(one, 1) for one in records.items(described["counts"])),
+            records.text(described["name"], _MOST_NAME),
+            records.text(described["reference"], _MOST_NAME),
         )

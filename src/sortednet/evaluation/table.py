@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, overload
 
-from ..errors import CheckpointError, SettingError
+from ..errors import SettingError
 from ..files import records
 from ..files.writing import write_bytes
 from ..space import Number, Setting
@@ -390,25 +390,14 @@ class Table(Sequence[Row]):
             ...     Table.from_json(f"{folder}/table.json") == table
             True
         """
-        try:
-            described = records.read(path)
-            version = records.whole(described["format"])
-            if version == _VERSION:
-                rows = [Row(**{**row, "setting": Setting(row["setting"])}) for row in records.items(described["rows"])]
-                if any(type(row[name]) is float for row in described["rows"] for name in _WHOLE if name in row):
-                    raise TypeError("a whole number is written as another")
-                return cls(
-                    rows, records.text(described["metric"], _MOST_NAME), records.flag(described["higher_is_better"])
-                )
-        except OSError as error:
-            raise CheckpointError(
-                f"{path} cannot be read ({error.strerror or error}). Give the file that Table.to_json wrote."
-            ) from None
-        except records.MALFORMED as error:
-            raise CheckpointError(f"{path} is damaged ({error!r}). Restore it, or evaluate again.") from None
-        raise CheckpointError(
-            f"{path} has format {version}; this version reads format {_VERSION}. Update sortednet, or write it again."
-        )
+        return records.read_format(path, _VERSION, cls._of, writer="Table.to_json", again="evaluate again")
+
+    @classmethod
+    def _of(cls, described: Mapping[str, Any]) -> Table:
+        rows = [Row(**{**row, "setting": Setting(row["setting"])}) for row in records.items(described["rows"])]
+        if any(type(row[name]) is float for row in described["rows"] for name in _WHOLE if name in row):
+            raise TypeError("a whole number is written as another")
+        return cls(rows, records.text(described["metric"], _MOST_NAME), records.flag(described["higher_is_better"]))
 
     def __str__(self) -> str:
         names = [*self.dimensions, *self.columns]

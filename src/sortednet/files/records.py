@@ -6,9 +6,11 @@ import errno
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from ..errors import CheckpointError, SortedNetError
 
 __all__ = [
     "DIGEST",
@@ -21,6 +23,7 @@ __all__ = [
     "number",
     "parse",
     "read",
+    "read_format",
     "text",
     "to_text",
     "unique",
@@ -34,6 +37,7 @@ _MOST_BYTES = 1 << 26
 _MOST_DEPTH = 64
 _MOST_CONTAINERS = 10**6
 _MOST_DIGITS = 20
+Made = TypeVar("Made")
 
 
 def to_text(held: Mapping[str, Any], indent: int | None = 1) -> str:
@@ -108,6 +112,42 @@ def read(path: str | Path, most_bytes: int = _MOST_BYTES) -> Any:
         raise IsADirectoryError(errno.EISDIR, "it is no file", str(path))  # a pipe would never end
     with open(path, "rb") as file:
         return parse(file.read(most_bytes + 1), most_bytes)
+
+
+def read_format(
+    path: str | Path,
+    version: int,
+    make: Callable[[Any], Made],
+    *,
+    writer: str,
+    again: str,
+    error: type[SortedNetError] = CheckpointError,
+) -> Made:
+    """Return what is made of a JSON file that says by its `format` which version of its kind it is.
+
+    Args:
+        path: The file.
+        version: The one format that is read.
+        make: Makes it of what the file holds; any of `MALFORMED` from it means that the file is damaged.
+        writer: What writes such files, such as `Table.to_json`.
+        again: How to have the file again, such as `evaluate again`.
+        error: What is raised.
+
+    Raises:
+        SortedNetError: `error`, if the file is missing, damaged or of another format.
+    """
+    try:
+        held = read(path)
+        found = whole(held["format"])
+        if found == version:
+            return make(held)
+    except OSError as failure:
+        raise error(
+            f"{path} cannot be read ({failure.strerror or failure}). Give the file that {writer} wrote."
+        ) from None
+    except MALFORMED as failure:
+        raise error(f"{path} is damaged ({failure!r}). Restore it, or {again}.") from None
+    raise error(f"{path} has format {found}; this version reads format {version}. Update sortednet, or {again}.")
 
 
 def text(value: Any, most: int = 10_000) -> str:

@@ -108,7 +108,7 @@ def test_a_damaged_record_is_named_with_a_remedy(tmp_path: Path, damage: str) ->
     record_of().to_json(tmp_path / "fit.json")
     held = DAMAGES[damage](json.loads((tmp_path / "fit.json").read_text()))
     (tmp_path / "fit.json").write_text(held if isinstance(held, str) else json.dumps(held))
-    with pytest.raises(ConfigError, match=r"fit\.json is .* Write it again: sortednet symbolic fit\."):
+    with pytest.raises(ConfigError, match=r"fit\.json (is|has) .*, or write it again: sortednet symbolic fit\."):
         FormulaRecord.from_json(tmp_path / "fit.json")
 
 

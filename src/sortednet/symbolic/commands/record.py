@@ -149,23 +149,10 @@ class FormulaRecord:
                 f"There is no {Path(path).name} in {Path(path).parent}. Give the folder that 'sortednet symbolic fit' "
                 "wrote to."
             )
-        try:
-            held = records.read(path)
-            found = records.whole(held["format"])
-            return _read(held) if found == FORMAT else _refuse(path, found)
-        except ConfigError:
-            raise
-        except (OSError, *records.MALFORMED) as error:
-            raise ConfigError(
-                f"{path} is damaged ({type(error).__name__}: {error}). Write it again: sortednet symbolic fit."
-            ) from None
-
-
-def _refuse(path: str | Path, found: Any) -> FormulaRecord:
-    raise ConfigError(
-        f"{path} is of format {found}, and this version of sortednet reads {FORMAT}. Write it again: sortednet "
-        "symbolic fit."
-    )
+        return records.read_format(
+            path, FORMAT, _read, writer="'sortednet symbolic fit'", again="write it again: sortednet symbolic fit",
+            error=ConfigError,
+        )  # fmt: skip
 
 
 def _read(held: Mapping[str, Any]) -> FormulaRecord:
