@@ -112,6 +112,78 @@ def test_batches_of_keyword_arguments_serve() -> None:
     assert len(table) == 2
 
 
+def depths() -> sn.SortedNet:
+    torch.manual_seed(0)
+    return sn.SortedNet(
+        lambda depth, width: MLP(depth, width, inputs=5, classes=3), sn.Space(depth=[1, 2, 3, 4], width=[4, 8])
+    )
+
+
+def forwards(net: sn.SortedNet, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the list to which the number of sub-models of every call of a network is added."""
+    found, forward = [], type(net).forward
+
+    def counted(self, *args, settings, **kwargs):
+        found.append(len(settings))
+        return forward(self, *args, settings=settings, **kwargs)
+
+    monkeypatch.setattr(type(net), "forward", counted)
+    return found
+
+
+@pytest.mark.parametrize("metric", [sn.accuracy, nn.functional.cross_entropy])
+def test_scores_of_a_shared_forward_are_those_of_the_sub_models_to_the_bit(metric, monkeypatch) -> None:
+    net = depths()
+    shared = forwards(net, monkeypatch)
+    table = sn.evaluate(net, batches(), metric, measure=())
+    assert shared == [4] * 3 * 2
+    for row in table:
+        assert row.quality == sn.evaluation.quality(net.submodel(row.setting), batches(), metric)
+
+
+def test_sub_models_run_one_by_one_where_the_network_is_compiled(monkeypatch) -> None:
+    net = depths()
+    net.compile(backend="eager")
+    shared = forwards(net, monkeypatch)
+    assert sn.evaluate(net, batches(), measure=()) == sn.evaluate(depths(), batches(), measure=())
+    assert shared == [4] * 3 * 2  # of the other network
+
+
+def test_an_input_named_as_an_argument_of_the_network_reaches_the_model() -> None:
+    class Weighted(nn.Module):
+        def __init__(self, depth: int) -> None:
+            super().__init__()
+            self.body = MLP(depth, 4, inputs=5, classes=3)
+
+        def forward(self, x, weights, labels=None):
+            return self.body(x) * weights
+
+    net = sn.SortedNet(Weighted, sn.Space(depth=[1, 2]))
+    data = [{"x": x, "weights": torch.zeros(len(x), 1), "labels": torch.zeros(len(x), dtype=torch.long)}
+            for x, _ in batches()]  # fmt: skip
+    assert [row.quality for row in sn.evaluate(net, data, measure=())] == [100, 100]
+
+
+def test_exits_of_a_language_model_are_read_whole_for_a_metric() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2, pad_token_id=0
+    )
+    net = sn.SortedNet.from_pretrained(LlamaForCausalLM(config), num_hidden_layers=[1, 2])
+    ids = torch.randint(1, 11, (3, 5))
+
+    def chance(output, batch):
+        return output.logits.softmax(-1)[..., 1].mean()
+
+    table = sn.evaluate(net, [{"input_ids": ids, "labels": ids}], chance, measure=())
+    for row in table:
+        with torch.no_grad():
+            expected = chance(net.submodel(row.setting)(input_ids=ids), None)
+        assert row.quality == float(expected)
+
+
 def test_progress_is_told() -> None:
     told = []
     sn.evaluate(make_net(), batches(), measure=(), progress=lambda done, total: told.append((done, total)))

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, final
 
 import torch
+from torch import Tensor
 
 from ..data.text import EncodedText, TextData, compute_metrics
-from ..evaluation import cost
+from ..evaluation import evaluator
 from ..evaluation.comparison import compare_submodels
-from ..evaluation.evaluator import Measurement
 from ..evaluation.similarity import Measure
-from ..evaluation.table import Row, Table
+from ..evaluation.table import Table
 from ..files.processes import alone
 from ..files.run_folder import KIND, SIMILARITIES, of_earlier_version, writing
 from ..files.saving import remove_own
@@ -143,7 +143,7 @@ def evaluate(
     run: Opened,
     folder: Path,
     *,
-    measure: Collection[Measurement] = ("flops", "latency", "memory"),
+    measure: Collection[evaluator.Measurement] = ("flops", "latency", "memory"),
     batch_size: int = 32,
     cost_batch: int = 1,
     progress: Callable[[int, int], object] | None = None,
@@ -166,25 +166,21 @@ def evaluate(
     net, causal = run.net, run.data.kind == "causal"
     with quiet():
         found = qualities(run, batch_size)
-        whole = found[net.space.full]
         middle = max(0, min(len(run.examples) // 2, len(run.examples) - cost_batch))
         typical = sorted(run.examples, key=_tokens)[middle : middle + cost_batch]
-        rows = []
-        for setting in net.space:
-            recovery = 100 * found[setting] / whole if whole > 0 and not causal else None
-            rows.append(
-                Row(
-                    setting,
-                    found[setting],
-                    cost.count_parameters(net, setting),
-                    recovery=recovery,
-                    **_costs(net, setting, inputs_of(run.batch(typical)), inputs_of(run.batch(typical[:1])), measure),
-                )
-            )
-            if progress is not None:
-                progress(len(rows), len(net.space))
+        table = evaluator.tabulate(
+            net,
+            found.items(),
+            inputs_of(run.batch(typical[:1])),
+            inputs_of(run.batch(typical)),
+            measure=measure,
+            metric="loss" if causal else run.data.metric,
+            higher_is_better=not causal,
+            recovers=not causal and found[net.space.full] > 0,
+            progress=None if progress is None else lambda done: progress(done, len(net.space)),
+        )
         _compare(run, folder, batch_size)
-    return Table(rows, metric="loss" if causal else run.data.metric, higher_is_better=not causal)
+    return table
 
 
 def qualities(run: Opened, batch_size: int = 32) -> dict[Setting, float]:
@@ -197,54 +193,47 @@ def qualities(run: Opened, batch_size: int = 32) -> dict[Setting, float]:
     Returns:
         The task's metric in points, or for causal language models the mean loss over answer tokens in nats.
     """
+    batches = list(run.batches(run.examples, batch_size))
     with quiet():
-        return _losses(run, batch_size) if run.data.kind == "causal" else _scores(run, batch_size)
+        if run.data.kind == "causal":
+            return dict(evaluator.qualities(run.net, batches, _TokenLoss, run.net.space, losses_only=True))
+        meter = partial(_Score, run.data.metric)
+        return dict(evaluator.qualities(run.net, batches, meter, run.net.space, part=_without_labels))
 
 
-def _costs(
-    net: SortedNet, setting: Setting, inputs: Batch, example: Batch, measure: Collection[Measurement]
-) -> dict[str, Any]:
-    """Return what the extracted model costs."""
-    module = net.extract(setting).eval()
-    return {
-        "flops": cost.count_flops(net, setting, example) if "flops" in measure else None,
-        "latency_ms": cost.measure_latency(module, inputs) if "latency" in measure else None,
-        "memory_bytes": cost.measure_memory(module, inputs) if "memory" in measure else None,
-    }
+@final
+class _Score:
+    """The metric of a task, NaN where a prediction is not finite."""
+
+    def __init__(self, metric: str) -> None:
+        self._metric = metric
+        self._logits: list[Tensor] = []
+        self._labels: list[Tensor] = []
+
+    def update(self, output: Any, targets: Batch) -> None:
+        self._logits.append(output.logits.float().cpu())
+        self._labels.append(targets["labels"].cpu())
+
+    def compute(self) -> float:
+        logits = torch.cat(self._logits)
+        predicted = SimpleNamespace(predictions=logits, label_ids=torch.cat(self._labels))
+        return compute_metrics(self._metric)(predicted)[self._metric] if bool(logits.isfinite().all()) else math.nan
 
 
-def _scores(run: Opened, batch_size: int) -> dict[Setting, float]:
-    """Return the metric of every sub-model, NaN where a prediction is not finite."""
-    settings, outputs, labels = list(run.net.space), defaultdict(list), []
-    with torch.no_grad():
-        for batch in run.batches(run.examples, batch_size):
-            labels.append(batch["labels"].cpu())
-            found = run.net(**inputs_of(batch), settings=settings, inference=True)
-            for setting, output in zip(settings, found, strict=True):
-                outputs[setting].append(output.logits.float().cpu())
-    metric, given = compute_metrics(run.data.metric), torch.cat(labels)
-    qualities = {}
-    for setting in settings:
-        logits = torch.cat(outputs[setting])
-        predicted = SimpleNamespace(predictions=logits, label_ids=given)
-        qualities[setting] = metric(predicted)[run.data.metric] if bool(logits.isfinite().all()) else math.nan
-    return qualities
+@final
+class _TokenLoss:
+    """The mean loss over answer tokens, in nats."""
 
+    def __init__(self) -> None:
+        self._sum, self._tokens = 0.0, 0
 
-def _losses(run: Opened, batch_size: int) -> dict[Setting, float]:
-    """Return the mean loss over answer tokens of every sub-model, in nats."""
-    groups: dict[tuple[Any, ...], list[Setting]] = defaultdict(list)
-    for setting in run.net.space:  # those that share a forward; not all at once, since some outputs hold logits
-        groups[tuple(value for name, value in setting.items() if name not in run.net.exits)].append(setting)
-    sums, count = dict.fromkeys(run.net.space, 0.0), 0
-    with torch.no_grad():
-        for batch in run.batches(run.examples, batch_size):
-            tokens = int((batch["labels"][:, 1:] != -100).sum())
-            count += tokens
-            for settings in groups.values():
-                for setting, output in zip(settings, run.net(**batch, settings=settings, inference=True), strict=True):
-                    sums[setting] += float(output.loss) * tokens if tokens else 0.0
-    return {setting: total / count for setting, total in sums.items()}
+    def update(self, output: Any, targets: Batch) -> None:
+        tokens = int((targets["labels"][:, 1:] != -100).sum())
+        self._sum += float(output.loss) * tokens if tokens else 0.0
+        self._tokens += tokens
+
+    def compute(self) -> float:
+        return self._sum / self._tokens
 
 
 def _compare(run: Opened, folder: Path, batch_size: int) -> None:
@@ -264,6 +253,10 @@ def _compare(run: Opened, folder: Path, batch_size: int) -> None:
 
 def _tokens(example: Mapping[str, Any]) -> int:
     return len(example["input_ids"])
+
+
+def _without_labels(batch: Batch) -> tuple[Batch, Batch]:
+    return inputs_of(batch), batch
 
 
 def inputs_of(batch: Batch) -> Batch:

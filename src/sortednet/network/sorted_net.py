@@ -282,6 +282,16 @@ class SortedNet(nn.Module):
         """How sub-models share a forward in a way of the builder's own; None where it has none."""
         return self._sharing.gated
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether sub-models run compiled."""
+        return self._compilation is not None
+
+    @property
+    def chunks_losses(self) -> bool:
+        """Whether exits that get labels may hold the loss alone, computed in chunks."""
+        return self._sharing.head is not None
+
     def _refuse_merged(self) -> None:
         self.builder.refuse_merged(self.full, self.merged)
 
