@@ -14,15 +14,13 @@ from torch.nn import functional
 from ..errors import ConfigError, DataError
 from ..network.sorted_net import SortedNet
 from ..space import Number, Setting
-from ..views.batches import call_with, inputs_and_targets, to_device
+from ..views.batches import IGNORED, call_with, inputs_and_targets, next_labels, to_device
 from ..views.modes import evaluating
 from .similarity import Measure, Similarity
 
 __all__ = ["compare_submodels"]
 
 Hidden = Callable[[nn.Module, Any], Tensor]
-
-_IGNORED = -100
 
 
 def compare_submodels(
@@ -309,12 +307,10 @@ def _counted(inputs: Any, targets: Any, shape: torch.Size, shift: bool) -> Tenso
             f"The labels have the shape {tuple(labels.shape)}, and the outputs are {tuple(shape)}. Give one label for "
             "each output (B, T)."
         )
-    known = (labels != _IGNORED).cpu() & attended
-    if not (shift and is_mapping):
-        return known
-    ahead = torch.zeros_like(known)
-    ahead[:, :-1] = known[:, 1:] & attended[:, :-1]
-    return ahead
+    labels = labels.cpu().masked_fill(~attended, IGNORED)
+    if shift and is_mapping:
+        labels = next_labels(labels)
+    return (labels != IGNORED) & attended
 
 
 def _values(

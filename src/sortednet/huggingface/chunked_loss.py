@@ -14,6 +14,7 @@ from torch.utils._pytree import register_pytree_node, tree_leaves
 
 from ..errors import DataError, TrainingError
 from ..network.exits import Reader
+from ..views.batches import IGNORED, next_labels
 from ..views.buffers import Private
 from ..views.skeletons import Slot
 
@@ -87,7 +88,7 @@ class ChunkedHead:
 
     labels: str = "labels"
     inputs: str = "input_ids"
-    ignore: int = -100
+    ignore: int = IGNORED
     elements: int = 2**22
 
     def takes(self, args: Sequence[Any], kwargs: Mapping[str, Any], values: Sequence[Sequence[Any]]) -> bool:
@@ -130,8 +131,7 @@ class ChunkedHead:
         """
         hidden, targets, counts = [], [], []
         for value, batch in zip(values, batches, strict=True):
-            labels = batch[self.labels]
-            after = functional.pad(labels, (0, 1), value=self.ignore)[:, 1:].reshape(-1)  # (B * T,)
+            after = next_labels(batch[self.labels], self.ignore).reshape(-1)  # (B * T,)
             chosen = (after != self.ignore).nonzero().squeeze(1)
             states = _states(value)
             hidden.append(states.reshape(-1, states.shape[-1])[chosen.to(states.device)])  # (N, W)

@@ -27,6 +27,7 @@ from ..imports.packages import needs
 from ..network.loading import load
 from ..network.sorted_net import SortedNet
 from ..space import Setting
+from ..views.batches import IGNORED, next_labels
 from . import fine_tuning_parts
 from .device import usable_device
 from .fine_tuning_config import FineTuningConfig
@@ -228,7 +229,7 @@ class _TokenLoss:
         self._sum, self._tokens = 0.0, 0
 
     def update(self, output: Any, targets: Batch) -> None:
-        tokens = int((targets["labels"][:, 1:] != -100).sum())
+        tokens = int((next_labels(targets["labels"]) != IGNORED).sum())
         self._sum += float(output.loss) * tokens if tokens else 0.0
         self._tokens += tokens
 

@@ -40,6 +40,7 @@ from ..network.sorted_net import SortedNet
 from ..training import importance
 from ..training.recipes import Recipe
 from ..training.recipes.recipe import Part
+from ..views.batches import IGNORED
 from .fine_tuning_config import FineTuningConfig
 from .training_arguments import make_training_arguments, of_stage, that_matter
 
@@ -153,7 +154,7 @@ def _trainer(run: Run, recipe: Recipe, part: Part, objective: Any, updates: int 
 def collator(data: TextData, tokenizer: Any) -> Any:
     """Return what makes a batch of examples."""
     if data.kind == "causal":
-        return DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100)
+        return DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED)
     return DataCollatorWithPadding(tokenizer)
 
 

@@ -11,11 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import ConfigError, DataError
-from ..views.batches import call_with
+from ..views.batches import IGNORED, call_with, next_labels
 
 __all__ = ["Distillation"]
-
-_IGNORED = -100  # label of tokens that do not count
 
 
 @final
@@ -165,7 +163,7 @@ def _counted(output: Any, targets: Any) -> Tensor | None:
     # Its class tells that the logits at one token are those of the next, whose label is one place further.
     if not isinstance(labels, Tensor) or "CausalLM" not in type(output).__name__:
         return None
-    return functional.pad(labels, (0, 1), value=_IGNORED)[:, 1:] != _IGNORED
+    return next_labels(labels) != IGNORED
 
 
 def _logits(output: Any) -> Tensor:

@@ -7,19 +7,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..errors import DataError
 
 __all__ = [
+    "IGNORED",
     "batch_size",
     "call_with",
     "inputs_and_targets",
     "join_batch",
     "map_tensors",
+    "next_labels",
     "split_batch",
     "tensors_of_batch",
     "to_device",
 ]
+
+IGNORED = -100  # label of tokens that do not count, as torch's losses and transformers have it
 
 
 def call_with(module: Callable[..., Any], inputs: Any) -> Any:
@@ -123,6 +128,23 @@ def map_tensors(function: Callable[[Tensor], Any], values: Any) -> Any:
         row = [map_tensors(function, value) for value in values]
         return type(values)(*row) if hasattr(values, "_fields") else type(values)(row)
     return values
+
+
+def next_labels(labels: Tensor, ignored: int = IGNORED) -> Tensor:
+    """Return what a causal language model predicts at each token: the label of the next, of the last none.
+
+    Args:
+        labels: Shape (B, T).
+        ignored: Label of tokens that do not count.
+
+    Returns:
+        Shape (B, T).
+
+    Example:
+        >>> next_labels(torch.tensor([[-100, 5, 6]]))
+        tensor([[   5,    6, -100]])
+    """
+    return functional.pad(labels, (0, 1), value=ignored)[:, 1:]
 
 
 def to_device(values: Any, device: torch.device | None) -> Any:
