@@ -18,7 +18,7 @@ from .locks import locked
 from .manifest import MANIFEST, Manifest
 from .saving import Saving, adopt, check_place, remove_own, saving
 from .tensor_file import read_header
-from .weights import ADAPTER, CONFIGS, METADATA, NETWORK, WEIGHTS, recognised
+from .weights import ADAPTER, CONFIGS, METADATA, NETWORK, WEIGHTS, is_there, recognised
 
 __all__ = [
     "CHECKPOINT",
@@ -36,6 +36,7 @@ __all__ = [
     "metrics_text",
     "of_earlier_version",
     "read_curves",
+    "refuse_finished",
     "refuse_links",
     "refuse_other_run",
     "stages_of",
@@ -156,6 +157,19 @@ def refuse_links(*paths: Path) -> None:
     for path in paths:
         if path.is_symlink():
             raise CheckpointError(f"{path} is a link, and links are not followed. Remove it, or give another folder.")
+
+
+def refuse_finished(output: Path) -> None:
+    """Refuse to go on where a trained network lies, of which no checkpoint is left.
+
+    Raises:
+        CheckpointError: If one does.
+    """
+    if is_there(output / MODEL):
+        raise CheckpointError(
+            f"{output / MODEL} holds a trained network, but no checkpoint is left to go on from. "
+            "Give another output folder, or replace it by starting anew without resuming."
+        )
 
 
 def refuse_other_run(place: Path, then: Mapping[str, Any], now: Mapping[str, Any], remedy: str = _REMEDY) -> None:

@@ -31,7 +31,7 @@ from ..views.batches import IGNORED, next_labels
 from . import fine_tuning_parts
 from .device import usable_device
 from .fine_tuning_config import FineTuningConfig
-from .fine_tuning_stages import Batch, Progress, Run, collator, moved, train_stages
+from .fine_tuning_stages import Batch, Progress, Run, collator, fine_tune, moved
 
 with needs("Fine-tuning", "cli,transformers,text"):
     from transformers.utils import logging
@@ -71,7 +71,7 @@ def train(
         encoded = _encoded(config, data, tokenizer, say)
         run = Run(config, net, data, tokenizer, encoded, progress, say)
         with alone(run.output):
-            train_stages(run, recipe, resume)
+            fine_tune(run, recipe, resume)
     return net
 
 

@@ -19,27 +19,27 @@ from ..files import records
 from ..files.processes import interruptible
 from ..files.run_folder import (  # fmt: skip
     CHECKPOINTS,
-    KIND,
     METRICS,
-    MODEL,
     STAGES,
     claim,
+    clear_folder,
     metrics_text,
-    of_earlier_version,
+    refuse_finished,
     refuse_other_run,
     stages_of,
     writing,
 )
-from ..files.saving import remove_own
-from ..files.weights import NETWORK, is_there, recognised
+from ..files.weights import is_there
 from ..huggingface.resuming import remove_checkpoint, restore
 from ..huggingface.trainer import SortedTrainer
 from ..imports.packages import needs
 from ..lora import base_of
 from ..network.sorted_net import SortedNet
 from ..training import importance
+from ..training.objectives import Objective
 from ..training.recipes import Recipe
 from ..training.recipes.recipe import Part
+from ..training.stages import train_stages
 from ..views.batches import IGNORED
 from .fine_tuning_config import FineTuningConfig
 from .training_arguments import make_training_arguments, of_stage, that_matter
@@ -53,13 +53,12 @@ __all__ = [
     "Progress",
     "Run",
     "collator",
+    "fine_tune",
     "identity",
     "moved",
-    "train_stages",
 ]
 
 CONFIG = "config.json"
-_PREPARING = 8  # batches that a stage may look at before its first update
 Batch = dict[str, Tensor]
 Progress = Callable[[int, int, float | None], object]
 Line = dict[str, Any]
@@ -93,7 +92,7 @@ class Run:
         return Path(self.config.output)
 
 
-def train_stages(run: Run, recipe: Recipe, resume: bool) -> None:
+def fine_tune(run: Run, recipe: Recipe, resume: bool) -> None:
     """Train every stage of a recipe, and write the network and the tokenizer to `output/model`.
 
     A stage has an optimiser and a schedule of its own. All but the last keep their checkpoints, their metrics and the
@@ -110,21 +109,18 @@ def train_stages(run: Run, recipe: Recipe, resume: bool) -> None:
         TrainingError: If a loss is not finite.
         KeyboardInterrupt: If the run was interrupted; what was trained is saved.
     """
-    going_on, updates = False, _updates(run.config, recipe)
-    for part in recipe.parts(run.net, run.output):
-        objective = part.stage.objective(run.net, run.config.seed, part.teacher)
-        with part.stage.applied(run.net):
-            trainer = _trainer(run, recipe, part, objective, updates[part.number - 1])
-            if part.teacher is not None:
-                part.teacher.to(trainer.args.device)
-            if part.number == 1:
-                going_on = _begin(run, trainer, resume)
-            if len(recipe.stages) > 1:
-                run.say(f"Stage {part.number} of {len(recipe.stages)}")
-            if going_on and not part.is_last and is_there(part.folder / "model"):
-                restore(run.net, part.folder / "model")
-            else:
-                _train_part(run, trainer, part, going_on)
+    updates = _updates(run.config, recipe)
+
+    def trainer_of(part: Part, objective: Objective) -> _StageTrainer:
+        trainer = _trainer(run, recipe, part, objective, updates[part.number - 1])
+        if part.teacher is not None:
+            part.teacher.to(trainer.args.device)
+        return _StageTrainer(run, part, trainer, f"Stage {part.number} of {len(updates)}" if len(updates) > 1 else "")
+
+    def begin(first: _StageTrainer) -> None:
+        _begin(run, first, resume)
+
+    train_stages(recipe, run.net, run.output, trainer_of, begin=begin, seed=run.config.seed, resume=resume)
 
 
 def _updates(config: FineTuningConfig, recipe: Recipe) -> list[int | None]:
@@ -133,7 +129,7 @@ def _updates(config: FineTuningConfig, recipe: Recipe) -> list[int | None]:
     return [*recipe.updates(int(total))] if total > 0 else [None] * len(recipe.stages)
 
 
-def _trainer(run: Run, recipe: Recipe, part: Part, objective: Any, updates: int | None) -> SortedTrainer:
+def _trainer(run: Run, recipe: Recipe, part: Part, objective: Objective, updates: int | None) -> SortedTrainer:
     config, several = run.config, len(recipe.stages) > 1
     training = of_stage(config.training, part.number, part.share, updates) if several else config.training
     trainer = SortedTrainer(
@@ -167,9 +163,9 @@ def moved(batch: Mapping[str, Tensor], net: SortedNet) -> Batch:
 # What is there already
 
 
-def _begin(run: Run, trainer: SortedTrainer, resume: bool) -> bool:
-    """Make a folder ready for a run; return whether there is something in it to go on from."""
-    config, output = run.config, run.output
+def _begin(run: Run, first: _StageTrainer, resume: bool) -> None:
+    """Make a folder ready for a run, whose first stage is given."""
+    config, output, trainer = run.config, run.output, first.trainer
     claim(output, [CONFIG, METRICS])
     going_on, order = resume and _to_go_on(config, output), trainer.args.train_sampling_strategy
     if going_on and order != "random":
@@ -180,11 +176,10 @@ def _begin(run: Run, trainer: SortedTrainer, resume: bool) -> bool:
     if not going_on and trainer.is_world_process_zero():
         _clear(output)
     if config.importance.kind != "none" and not going_on:
-        _order_units(run, trainer)
+        _order_units(run, first)
     if trainer.is_world_process_zero():
         with writing(output) as save:
             save.write(CONFIG, records.to_text(asdict(config)).encode())
-    return going_on
 
 
 def _has_checkpoint(folder: Path) -> bool:
@@ -194,11 +189,7 @@ def _has_checkpoint(folder: Path) -> bool:
 def _to_go_on(config: FineTuningConfig, output: Path) -> bool:
     """Return whether there is something to go on from, of the same run."""
     if not _has_checkpoint(output):
-        if is_there(output / "model"):
-            raise CheckpointError(
-                f"{output / 'model'} holds a trained network, but no checkpoint is left to go on from. "
-                "Give another output folder, or replace it by starting anew without resuming."
-            )
+        refuse_finished(output)
         stages = list((output / STAGES).glob("*"))
         if not any(_has_checkpoint(stage) or is_there(stage / "model") for stage in stages):
             return False
@@ -217,11 +208,9 @@ def _clear(output: Path) -> None:
     """Leave nothing of an earlier run behind a fresh start."""
     for folder in (output, *stages_of(output)):
         claim(folder, ())
-        own = of_earlier_version(folder)
         for checkpoint in (folder / CHECKPOINTS).glob("checkpoint-*"):
             remove_checkpoint(checkpoint)
-        remove_own(folder / MODEL, NETWORK, recognised=recognised(folder / MODEL))
-        remove_own(folder, KIND, [METRICS], own)
+        clear_folder(folder)
         for below in (folder / CHECKPOINTS, folder):
             with suppress(OSError):
                 below.rmdir()  # where nothing is left in it
@@ -230,24 +219,62 @@ def _clear(output: Path) -> None:
 # One stage
 
 
-def _train_part(run: Run, trainer: SortedTrainer, part: Part, going_on: bool) -> None:
-    """Train a stage from its start or from its last checkpoint, and save its metrics and the network."""
-    resumed = going_on and _has_checkpoint(part.folder)
-    if part.stage.prepare is not None and not resumed:
-        part.stage.prepare(run.net, _first_batches(run, trainer, _PREPARING), _own_loss)
-    _give_head_its_rate(run.config, trainer)
-    with interruptible() as interrupted:
-        trainer.add_callback(_Watch(interrupted, run.progress))
-        trainer.train(resume_from_checkpoint=resumed or None)
-    state = trainer.state
-    if trainer.is_world_process_zero():
-        _write_lines(_lines(state.log_history), part.folder / METRICS)
-    is_done = state.global_step >= state.max_steps
-    if is_done:
-        trainer.save_model(str(part.folder / "model"))
-    if not is_done or (interrupted and not part.is_last):
-        where = "" if part.is_last and part.number == 1 else f" of stage {part.number}"
-        raise KeyboardInterrupt(f"interrupted after update {state.global_step}{where}, which is saved")
+@final
+class _StageTrainer:
+    """Trains a stage with Hugging Face's trainer, and saves its metrics and the network.
+
+    Args:
+        run: The run.
+        part: The stage.
+        trainer: Its trainer.
+        title: What is said when it starts.
+    """
+
+    def __init__(self, run: Run, part: Part, trainer: SortedTrainer, title: str) -> None:
+        self.trainer, self.loss_fn = trainer, _own_loss
+        self._run, self._part, self._title = run, part, title
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a checkpoint to go on from, or the network as it was at the stage's end."""
+        return self._is_done or _has_checkpoint(self._part.folder)
+
+    @property
+    def _is_done(self) -> bool:
+        return not self._part.is_last and is_there(self._part.folder / "model")
+
+    def first_batches(self, count: int) -> list[Batch]:
+        """Return batches of training examples drawn at random."""
+        rows, size = self._run.encoded.train, self.trainer.args.train_batch_size
+        generator = torch.Generator().manual_seed(self._run.config.seed)
+        order = torch.randperm(len(rows), generator=generator)[: count * size]
+        make = self.trainer.data_collator
+        return [moved(make([rows[int(i)] for i in part]), self._run.net) for part in torch.split(order, size)]
+
+    def train(self, resume: bool) -> None:
+        """Train the stage from its start or from its last checkpoint, or take up what it has left at its end."""
+        if self._title:
+            self._run.say(self._title)
+        if resume and self._is_done:
+            restore(self._run.net, self._part.folder / "model")
+        else:
+            self._train(resume and _has_checkpoint(self._part.folder))
+
+    def _train(self, resumed: bool) -> None:
+        trainer, part = self.trainer, self._part
+        _give_head_its_rate(self._run.config, trainer)
+        with interruptible() as interrupted:
+            trainer.add_callback(_Watch(interrupted, self._run.progress))
+            trainer.train(resume_from_checkpoint=resumed or None)
+        state = trainer.state
+        if trainer.is_world_process_zero():
+            _write_lines(_lines(state.log_history), part.folder / METRICS)
+        is_done = state.global_step >= state.max_steps
+        if is_done:
+            trainer.save_model(str(part.folder / "model"))
+        if not is_done or (interrupted and not part.is_last):
+            where = "" if part.is_last and part.number == 1 else f" of stage {part.number}"
+            raise KeyboardInterrupt(f"interrupted after update {state.global_step}{where}, which is saved")
 
 
 def _own_loss(output: Any, batch: Any) -> Tensor:
@@ -255,18 +282,9 @@ def _own_loss(output: Any, batch: Any) -> Tensor:
     return loss
 
 
-def _first_batches(run: Run, trainer: SortedTrainer, count: int) -> list[Batch]:
-    """Return batches of training examples drawn at random."""
-    rows, size = run.encoded.train, trainer.args.train_batch_size
-    generator = torch.Generator().manual_seed(run.config.seed)
-    order = torch.randperm(len(rows), generator=generator)[: count * size]
-    make = trainer.data_collator
-    return [moved(make([rows[int(i)] for i in part]), run.net) for part in torch.split(order, size)]
-
-
-def _order_units(run: Run, trainer: SortedTrainer) -> None:
+def _order_units(run: Run, first: _StageTrainer) -> None:
     given = run.config.importance
-    batches = _first_batches(run, trainer, given.batches)
+    batches = first.first_batches(given.batches)
     found = importance.reorder(run.net, batches, _own_loss, kind=given.kind)  # type: ignore[arg-type]
     names = ", ".join(sorted({one.dimension for one in found}))
     run.say(f"Ordered the units of {names} by {given.kind}, on {len(batches)} batches.")

@@ -16,16 +16,16 @@ from ..files import records
 from ..files.run_folder import STAGES, clear, refuse_other_run
 from ..imports.packages import needs
 from ..network.sorted_net import SortedNet
-from .objectives import Batch, LossFunction
+from .objectives import Batch, LossFunction, Objective
 from .recipes import Recipe
+from .recipes.recipe import Part
+from .stages import train_stages
 from .trainer import Trainer, TrainingConfig
 
 with needs("A trainer", "train"):
     from rich.console import Console
 
 __all__ = ["train_recipe"]
-
-_PREPARING = 8  # batches that a stage may look at before its first update
 
 
 def train_recipe(
@@ -81,26 +81,26 @@ def train_recipe(
         >>> trained is net
         True
     """
-    for stage in recipe.stages:
-        stage.objective(net, config.seed, None)  # refuses options that make no sense before anything is trained
     about = {"recipe": recipe.name, "recipe_options": dict(recipe.options), **(description or {})}
-    if resume:
-        _refuse_other(Path(output), about)
-    else:
-        clear(output)
-    for part, updates in zip(recipe.parts(net, output), recipe.updates(config.updates), strict=True):
-        stage = part.stage
-        title = "training" if part.number == 1 and part.is_last else f"stage {part.number} of {len(recipe.stages)}"
-        with stage.applied(net):
-            trainer = Trainer(
-                net, stage.objective(net, config.seed, part.teacher), loss_fn, data,
-                replace(config, updates=updates, seed=config.seed + part.number - 1),  # an order of its own
-                part.folder, accumulation=stage.accumulation, title=title, transform=transform,
-                description=about, console=console,
-            )  # fmt: skip
-            if stage.prepare is not None and not (resume and trainer.has_begun):
-                stage.prepare(net, trainer.first_batches(_PREPARING), loss_fn)
-            trainer.train(resume=resume)
+    updates = recipe.updates(config.updates)
+
+    def trainer_of(part: Part, objective: Objective) -> Trainer:
+        place = part.number - 1
+        return Trainer(
+            net, objective, loss_fn, data,
+            replace(config, updates=updates[place], seed=config.seed + place),  # an order of its own
+            part.folder, accumulation=part.stage.accumulation,
+            title="training" if len(updates) == 1 else f"stage {part.number} of {len(updates)}", transform=transform,
+            description=about, console=console,
+        )  # fmt: skip
+
+    def begin(_: Trainer) -> None:
+        if resume:
+            _refuse_other(Path(output), about)
+        else:
+            clear(output)
+
+    train_stages(recipe, net, output, trainer_of, begin=begin, seed=config.seed, resume=resume)
     return net
 
 

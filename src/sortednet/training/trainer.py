@@ -34,12 +34,12 @@ from ..files.run_folder import (
     checkpoints_of_earlier_version,
     claim,
     clear_folder,
+    refuse_finished,
     refuse_other_run,
     writing,
 )
 from ..files.saving import remove_own, saving, set_aside
 from ..files.tensor_file import damaged
-from ..files.weights import is_there
 from ..imports.names import Reduction
 from ..imports.packages import needs
 from ..network import checkpoint
@@ -169,11 +169,8 @@ class Trainer:
         if config.channels_last:
             self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model, optimizer = accelerator.prepare(self.net.train(), self._optimizer())
-        if resume and not self._found() and is_there(self.output / MODEL):
-            raise CheckpointError(
-                f"{self.output / MODEL} holds a trained network, but no checkpoint is left to go on from. "
-                "Give another output folder, or replace it by starting anew without resuming."
-            )
+        if resume and not self._found():
+            refuse_finished(self.output)
         start = self._resume(model, optimizer) if resume else 0
         if accelerator.is_main_process:
             self._begin(start)

@@ -1,5 +1,6 @@
 """The stages of a recipe one after another: fresh starts, and what a run is not continued with."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import sortednet as sn
-from sortednet.errors import CheckpointError, ConfigError
+from sortednet.errors import CheckpointError, ConfigError, DataError
 from sortednet.files.run_folder import read_curves
 from sortednet.models import MLP
 from sortednet.training import recipes
@@ -106,6 +107,20 @@ def test_fewer_updates_than_stages_are_refused_before_anything_is_trained(tmp_pa
             TrainingConfig(updates=3, batch_size=6), tmp_path,
         )  # fmt: skip
     assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_trained_leaves_the_run_before_as_it_is(tmp_path: Path) -> None:
+    train(recipes.lcs_p(SPACE), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    recipe = recipes.once_for_all(SPACE)
+    short = tuple(one[:3] for one in data())
+    for updates, examples, error in [(1, data(), "too few for the"), (6, short, "fewer than a batch")]:
+        with pytest.raises((ConfigError, DataError), match=error):
+            train_recipe(
+                recipe, recipe.network(BUILD), functional.cross_entropy, examples,
+                replace(CONFIG, updates=updates), tmp_path, resume=False,
+            )  # fmt: skip
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_later_stages_follow_the_full_model_as_the_first_one_left_it(tmp_path: Path) -> None:
