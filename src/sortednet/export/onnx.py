@@ -169,7 +169,7 @@ def _export(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, batch_
         # A traced size of 1 would be taken for a constant.
         tensors = _with_batch(tensors, batch_size, max(2, batch_size))
     try:
-        with _quiet(), torch.no_grad():
+        with _exporter_muted(), torch.no_grad():
             torch.onnx.export(
                 module,
                 tuple(tensors.values()),
@@ -220,7 +220,7 @@ def _compare(runtime: Any, module: nn.Module, batches: Sequence[Mapping[str, Ten
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _exporter_muted() -> Iterator[None]:
     """Ignore what the exporter says and its caller can do nothing about."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]

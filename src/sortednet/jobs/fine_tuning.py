@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,6 @@ from ..evaluation.table import Table
 from ..files.processes import alone
 from ..files.run_folder import KIND, SIMILARITIES, of_earlier_version, writing
 from ..files.saving import remove_own
-from ..imports.packages import needs
 from ..network.loading import load
 from ..network.sorted_net import SortedNet
 from ..space import Setting
@@ -32,11 +30,9 @@ from . import fine_tuning_parts
 from .device import usable_device
 from .fine_tuning_config import FineTuningConfig
 from .fine_tuning_stages import Batch, Progress, Run, collator, fine_tune, moved
+from .pretrained import quiet
 
-with needs("Fine-tuning", "cli,transformers,text"):
-    from transformers.utils import logging
-
-__all__ = ["Opened", "evaluate", "inputs_of", "open_run", "qualities", "quiet", "train"]
+__all__ = ["Opened", "evaluate", "inputs_of", "open_run", "qualities", "train"]
 
 COMPARED, POSITIONS = 200, 64  # examples, and output positions of each, that sub-models are compared on
 
@@ -263,17 +259,3 @@ def _without_labels(batch: Batch) -> tuple[Batch, Batch]:
 def inputs_of(batch: Batch) -> Batch:
     """Return a batch without its labels."""
     return {name: one for name, one in batch.items() if name != "labels"}
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Let the command speak alone: transformers prints progress bars and reports of its own."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,9 +11,10 @@ import torch
 from torch import nn
 
 from ..data.text import EncodedText, TextData, check_labels, check_tokenizer, encode, load_text
-from ..errors import BuildError, CheckpointError, ConfigError, DataError, SortedNetError
+from ..errors import BuildError, ConfigError, DataError
 from ..huggingface.families import check_folder, check_size_of, check_tokenizer_files, without_code
 from ..imports.names import TextFormat
+from ..imports.packages import needs
 from ..lora import lora_config
 from ..lora.ranks import dylora
 from ..network.sorted_net import SortedNet
@@ -23,8 +23,12 @@ from ..training.names import make_objective
 from ..training.objectives import Objective
 from ..training.recipes import Recipe, Stage, recipe_of
 from .adapter_config import AdapterConfig
-from .fine_tuning_config import FineTuningConfig, TextConfig
-from .training_arguments import first_line, make_training_arguments, the_transformers
+from .fine_tuning_config import FineTuningConfig, PretrainedConfig, TextConfig
+from .pretrained import opening
+from .training_arguments import make_training_arguments
+
+with needs("Fine-tuning", "cli,transformers,text"):
+    import transformers
 
 __all__ = [
     "encoded",
@@ -89,10 +93,10 @@ def make_tokenizer(config: FineTuningConfig) -> Any:
         CheckpointError: If it cannot be opened.
         ConfigError: If it has no padding token.
     """
-    with _opening(config.pretrained.path):
+    with _opening(config.pretrained):
         place = config.pretrained.resolve()
         check_tokenizer_files(place)
-        tokenizer = the_transformers().AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     wanted = config.pretrained.pad_token
     if wanted is not None:
         if wanted not in tokenizer.get_vocab():
@@ -160,8 +164,8 @@ def make_model(config: FineTuningConfig, data: TextData | None, tokenizer: Any, 
         CheckpointError: If it cannot be opened.
         ConfigError: If it does not fit the tokenizer or the labels.
     """
-    transformers, given = the_transformers(), config.pretrained
-    with _opening(given.path):
+    given = config.pretrained
+    with _opening(given):
         check_folder(given.resolve())
         own = without_code(transformers.AutoConfig.from_pretrained(given.resolve(), trust_remote_code=False, **sizes))
     is_classifier = any(one.endswith("ForSequenceClassification") for one in own.architectures or ())
@@ -182,7 +186,7 @@ def make_model(config: FineTuningConfig, data: TextData | None, tokenizer: Any, 
             raise ConfigError(f"pretrained.path={given.path!r} does not fit: {error}") from None
     kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSequenceClassification
     torch.manual_seed(config.seed)
-    with _opening(given.path):
+    with _opening(given):
         model_class = kind._model_mapping.get(type(own), None)
         if inspect.isclass(model_class):  # else transformers says what is wrong
             check_size_of(given.resolve(), model_class, own)
@@ -238,19 +242,12 @@ def _load(text: TextConfig) -> TextData:
         raise ConfigError(f"text.options={text.options} do not fit: {error}. Correct the names.") from None
 
 
-@contextmanager
-def _opening(path: str) -> Iterator[None]:
-    """Say what to give, where transformers cannot open a model."""
-    try:
-        yield
-    except (SortedNetError, ImportError):
-        raise
-    except Exception as error:  # the package tokenizers raises plain exceptions
-        raise CheckpointError(
-            f"pretrained.path={path!r} cannot be opened: {first_line(error)} Give a folder that holds a model and its "
-            "tokenizer, the name of one on the Hugging Face Hub (with a network, or once it was downloaded), or "
-            "python:PACKAGE/FOLDER."
-        ) from error
+def _opening(given: PretrainedConfig) -> AbstractContextManager[None]:
+    return opening(
+        f"pretrained.path={given.path!r}",
+        "Give a folder that holds a model and its tokenizer, the name of one on the Hugging Face Hub (with a network, "
+        "or once it was downloaded), or python:PACKAGE/FOLDER.",
+    )
 
 
 def make_adapter(config: AdapterConfig, model: nn.Module | SortedNet, *, task_type: str, path: str | None) -> SortedNet:

@@ -23,8 +23,9 @@ from ..lora.ranks import save_adapter
 from ..network.sorted_net import SortedNet
 from ..space import Setting, Space
 from . import fine_tuning_parts
-from .fine_tuning import Opened, inputs_of, open_run, quiet
+from .fine_tuning import Opened, inputs_of, open_run
 from .fine_tuning_config import FineTuningConfig
+from .pretrained import quiet
 
 __all__ = ["Extracted", "cut_out", "extract", "extract_adapter", "to_onnx"]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -26,18 +25,20 @@ from ..network.loading import load
 from ..space import Setting
 from .device import usable_device
 from .generation_config import GenerateConfig
-from .training_arguments import first_line
+from .pretrained import first_line, opening, quiet
 
 with needs("Generating text", "cli,transformers"):
     from rich.console import Console
     from rich.segment import Segment, Segments
     from rich.style import Style
+    from transformers import AutoTokenizer
 
 __all__ = ["ColouredText", "TokenText", "generate", "make_policy", "open_model"]
 
 CONFIG = "config.json"
 Write = Callable[[str, int], object]
 
+_REMEDY = "Restore it, or save again."
 _MOST_PARTS = 4  # tokens that one character may be made of: its bytes in UTF-8
 _SHOWN = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
 _SHOWN |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
@@ -231,7 +232,7 @@ def generate(
         SettingError: If the setting or an exit is not in the space.
     """
     text = _read(prompt)
-    with _quiet():
+    with quiet():
         net, tokenizer = open_model(run, model)
         setting = net.space.setting(**(Setting.parse(config.setting) if config.setting is not None else {}))
         decoder = module_at(net, setting)
@@ -279,7 +280,7 @@ def open_model(run: str | Path, model: Any = None) -> tuple[PretrainedNet, Any]:
     folder = network_in(run)
     stored = checkpoint.read_metadata(folder)
     kind = "model with an adapter" if "adapter" in stored else stored.get("class")
-    with _opening(folder, "network"):
+    with opening(f"The network in {folder}", _REMEDY):
         net = load(folder, model=model) if kind is not None else None
     if net is None or not is_causal(base_of(net.full)):
         raise ConfigError(
@@ -291,24 +292,10 @@ def open_model(run: str | Path, model: Any = None) -> tuple[PretrainedNet, Any]:
         raise CheckpointError(
             f"{folder} holds no tokenizer. Save it there: tokenizer.save_pretrained({str(folder)!r})."
         )
-    with _opening(folder, "tokenizer"):
+    with opening(f"The tokenizer in {folder}", _REMEDY):
         check_tokenizer_files(folder)
-        tokenizer = _transformers().AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     return net.to(usable_device()).eval(), tokenizer
-
-
-@contextmanager
-def _opening(folder: Path, what: str) -> Iterator[None]:
-    """Say which part cannot be opened. The package tokenizers raises plain exceptions."""
-    try:
-        yield
-    except (SortedNetError, ImportError):
-        raise
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise CheckpointError(
-            f"The {what} in {folder} cannot be opened: {lines[0]} Restore it, or save again."
-        ) from error
 
 
 def _read(prompt: str) -> str:
@@ -347,21 +334,3 @@ def _described(found: Statistics) -> str:
     parts.append(f"{100 * found.share_of_layers:.0f} % of the layers run")
     parts.append(f"mean exit {found.mean_exit:.1f} of {found.depth}")
     return "; ".join(parts)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Let the command speak alone: transformers warns of what does not matter here."""
-    logging = _transformers().utils.logging
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-
-
-def _transformers() -> Any:
-    with needs("Generating text", "cli,transformers"):
-        import transformers
-    return transformers

@@ -12,8 +12,12 @@ import torch
 
 from ..errors import ConfigError
 from ..imports.packages import needs
+from .pretrained import first_line
 
-__all__ = ["first_line", "make_training_arguments", "of_stage", "that_matter", "the_transformers"]
+with needs("Fine-tuning", "cli,transformers,text"):
+    import transformers
+
+__all__ = ["make_training_arguments", "of_stage", "that_matter"]
 
 _GIVEN_ELSEWHERE = {
     "output_dir": "output",
@@ -35,7 +39,7 @@ def make_training_arguments(training: Mapping[str, Any], output: Path) -> Any:
     Raises:
         ConfigError: If a name is unknown, or a value cannot be used.
     """
-    kind = the_transformers().TrainingArguments
+    kind = transformers.TrainingArguments
     known = {one.name: one.default for one in fields(kind) if one.init}
     for name, value in training.items():
         if name in _GIVEN_ELSEWHERE:
@@ -97,20 +101,3 @@ def _check_type(name: str, value: Any, default: Any) -> None:
         return
     if not fits:
         raise ConfigError(f"training.{name}={value!r} is of type {type(value).__name__}. Give {wanted}.")
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text as a sentence."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") + "." if lines else f"{type(error).__name__}."
-
-
-def the_transformers() -> Any:
-    """Import transformers, or say how to install it.
-
-    Raises:
-        ImportError: If it is not installed.
-    """
-    with needs("Fine-tuning", "cli,transformers,text"):
-        import transformers
-    return transformers

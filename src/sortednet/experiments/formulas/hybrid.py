@@ -14,7 +14,7 @@ import numpy as np
 from ...symbolic import Pretrained, SymbolicGPTRegressor
 from ...symbolic.expressions import NoFormulaError, Sum, complexity, freeze
 from ...symbolic.fit import Search
-from .methods import Found, operon_found, operon_settings, peer, quiet
+from .methods import Found, not_warned, operon_found, operon_settings, peer
 
 __all__ = ["cold_and_started"]
 
@@ -49,7 +49,7 @@ def cold_and_started(
         What `started`, `cold` and `ours` alone found, each with its seconds.
     """
     module = peer("pyoperon")
-    with quiet():
+    with not_warned():
         began = time.perf_counter(), time.process_time()
         estimator = SymbolicGPTRegressor(pretrained, random_state=seed).fit(x, y)
         own_seconds = _since(began)

@@ -27,12 +27,12 @@ __all__ = [
     "gplearn",
     "gplearn_functions",
     "mlp",
+    "not_warned",
     "operon_found",
     "operon_settings",
     "ours",
     "peer",
     "pyoperon",
-    "quiet",
 ]
 
 FUNCTIONS = ("add", "sub", "mul", "div", "sin", "cos", "exp", "log", "sqrt")
@@ -90,7 +90,7 @@ def ours(pretrained: Pretrained | None = None, candidates: int = 64) -> Method:
 
     def fit(x: Any, y: Any, seed: int) -> Found:
         estimator = SymbolicGPTRegressor(pretrained, candidates=candidates, random_state=seed)
-        with quiet(), _Clock() as clock:
+        with not_warned(), _Clock() as clock:
             estimator.fit(x, y)
         about: dict[str, float] = {"familiar": float(estimator.familiar_)}
         if estimator.search_ is not None:
@@ -118,7 +118,7 @@ def gplearn(population: int = _POPULATION, generations: int = _GENERATIONS) -> M
             population_size=population, generations=generations, metric="mse", function_set=functions,
             random_state=seed, low_memory=True,
         )  # fmt: skip
-        with quiet(), _Clock() as clock:
+        with not_warned(), _Clock() as clock:
             regressor.fit(x, y)
         text = _infix(iter(regressor._program.program))
         return Found(_quietly(regressor.predict), text, _read(text), *clock.seconds)
@@ -168,7 +168,7 @@ def pyoperon(evaluations: int = _EVALUATIONS) -> Method:
 
     def fit(x: Any, y: Any, seed: int) -> Found:
         regressor = module.SymbolicRegressor(**operon_settings(random_state=seed + 1, max_evaluations=evaluations))
-        with quiet(), _Clock() as clock:
+        with not_warned(), _Clock() as clock:
             regressor.fit(x, y)
         return operon_found(regressor, clock.seconds)
 
@@ -197,7 +197,7 @@ def mlp() -> Method:
         regressor = compose.TransformedTargetRegressor(
             pipeline.make_pipeline(preprocessing.StandardScaler(), network), transformer=preprocessing.StandardScaler()
         )
-        with quiet(), _Clock() as clock:
+        with not_warned(), _Clock() as clock:
             regressor.fit(x, y)
         return Found(_quietly(regressor.predict), "", None, *clock.seconds)
 
@@ -225,8 +225,8 @@ class _Clock:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Return a context without warnings: the methods meet values that are not finite all the time."""
+def not_warned() -> Iterator[None]:
+    """Let nothing warn: the methods meet values that are not finite all the time."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         yield
@@ -234,7 +234,7 @@ def quiet() -> Iterator[None]:
 
 def _quietly(predict: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def predicted(x: Any) -> Any:
-        with quiet():
+        with not_warned():
             try:
                 return np.asarray(predict(x), float)
             except ValueError:  # scikit-learn refuses values that are not finite
