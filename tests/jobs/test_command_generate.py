@@ -18,9 +18,9 @@ from sortednet.cli import main
 from sortednet.data.text import train_tokenizer
 from sortednet.files.weights import digest
 from sortednet.generation import Emitted, FixedDepth
-from sortednet.jobs import text_generation as generation_job
+from sortednet.jobs import language_models
 from sortednet.jobs.generation_config import GenerateConfig
-from sortednet.jobs.text_generation import TokenText, generate, make_policy
+from sortednet.jobs.language_models import TokenText, continue_text, make_policy
 from sortednet.models import MLP
 
 from ..test_cli import error_of
@@ -189,8 +189,8 @@ def test_each_token_has_the_colour_of_its_exit(folder: Path, tokenizer: Any) -> 
     net.generate(**inputs, decoding=policy, max_new_tokens=40, do_sample=False)
     assert len({one.exit for one in seen}) >= 2
     page = Console(record=True, force_terminal=True, color_system="truecolor", file=io.StringIO(), soft_wrap=True)
-    generate(folder, PROMPT, config, page, Console(file=io.StringIO()))
-    styles = dict(zip([1, 2, 4], generation_job._colours(3), strict=True))
+    continue_text(folder, PROMPT, config, page, Console(file=io.StringIO()))
+    styles = dict(zip([1, 2, 4], language_models._colours(3), strict=True))
     wanted: list[tuple[str, Style]] = []
     text = TokenText(
         tokenizer, inputs["input_ids"][0].tolist(), lambda piece, depth: wanted.append((piece, styles[depth]))
@@ -201,7 +201,7 @@ def test_each_token_has_the_colour_of_its_exit(folder: Path, tokenizer: Any) -> 
     found = [(one.text, one.style) for one in page._record_buffer if not one.control]
     start = next(place for place, one in enumerate(found) if one[0] == PROMPT) + 1
     assert found[start : start + len(wanted)] == [
-        (piece.translate(generation_job._SHOWN), style) for piece, style in wanted
+        (piece.translate(language_models._SHOWN), style) for piece, style in wanted
     ]
 
 
@@ -212,13 +212,13 @@ def test_control_characters_are_shown_and_not_obeyed_on_a_terminal(folder: Path,
 
 
 def test_depths_have_different_colours() -> None:
-    assert len(set(map(str, generation_job._colours(12)))) == 12
-    assert len(generation_job._colours(1)) == 1
+    assert len(set(map(str, language_models._colours(12)))) == 12
+    assert len(language_models._colours(1)) == 1
 
 
 def test_a_long_line_keeps_its_spaces_and_tabs() -> None:
     page = Console(force_terminal=True, color_system=None, file=(file := io.StringIO()), width=20)
-    text = generation_job.ColouredText(page, [1], "p")
+    text = language_models.ColouredText(page, [1], "p")
     text("a" * 30 + " " * 30 + "\t\tb [red]:smile:[/]", 1)
     text.end()
     assert "a" * 30 + " " * 30 + "\t\tb [red]:smile:[/]\n" in file.getvalue()
@@ -381,14 +381,14 @@ def test_a_prompt_that_is_no_text_is_refused(folder: Path, capsys, monkeypatch) 
 def test_an_encoding_without_the_character_says_what_to_set() -> None:
     page = Console(file=io.TextIOWrapper(io.BytesIO(), "ascii"))
     with pytest.raises(sn.errors.DataError, match=r"encoding ascii has no 'ä'. Set PYTHONIOENCODING=utf-8"):
-        generation_job.ColouredText(page, [1], "p")("ä", 1)
+        language_models.ColouredText(page, [1], "p")("ä", 1)
 
 
 def test_an_interrupted_text_ends_its_line(folder: Path, capfd, monkeypatch) -> None:
     def stop(*_: Any) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(generation_job.TokenText, "_decoded", _after(5, generation_job.TokenText._decoded, stop))
+    monkeypatch.setattr(language_models.TokenText, "_decoded", _after(5, language_models.TokenText._decoded, stop))
     assert main(["generate", str(folder), PROMPT]) == 130
     out, err = capfd.readouterr()
     assert out.endswith("\n")

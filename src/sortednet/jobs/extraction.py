@@ -64,14 +64,15 @@ def extract(
     folder = Path(output) if output else Path(run) / "extracted" / str(chosen)
     if not output:
         refuse_links(folder.parent, folder)
+    has_adapter = isinstance(config, FineTuningConfig) and config.adapter is not None
+    if not has_adapter and (form != "plain" or server is not None):
+        raise ConfigError(f"--form and --server are for an adapter, and {run} trained none. Leave them out.")
     if isinstance(config, FineTuningConfig):
-        from .sub_model_files import cut_out
+        from . import fine_tuning_extraction as extraction
 
-        for line in cut_out(config, Path(run), chosen, folder, form=form, server=server, onnx=onnx):
+        for line in extraction.extract(config, Path(run), chosen, folder, form=form, server=server, onnx=onnx):
             console.print(line)
         return
-    if form != "plain" or server is not None:
-        raise ConfigError(f"--form and --server are for an adapter, and {run} trained none. Leave them out.")
     from ..export.onnx import to_onnx
     from ..network.checkpoint import write_tensors
     from ..training.recipes import plain

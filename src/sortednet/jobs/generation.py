@@ -32,11 +32,11 @@ def generate(run: str, prompt: str, config: GenerateConfig, console: Console) ->
     """
     if network_in(run) != Path(run):  # refuses what is none before anything large is imported
         _check_causal(run)
-    from . import text_generation as generation_job
+    from .language_models import continue_text
 
     label = chosen_in(run).get(config.setting or "")
     config = config if label is None else replace(config, setting=str(label))
-    generation_job.generate(run, prompt, config, output_console(), console, _adapted_model(run))
+    continue_text(run, prompt, config, output_console(), console, _adapted_model(run))
 
 
 def _check_causal(run: str) -> None:

@@ -1,4 +1,4 @@
-"""What `sortednet extract` does with a pretrained model: cut a sub-model or an adapter out, and try to open it."""
+"""What `sortednet extract` does with a fine-tuned run: write a sub-model or an adapter, and try to open it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError
 from ..export import onnx as export
 from ..files.saving import saving
 from ..files.weights import EXTRACTED, SETTING
@@ -27,7 +27,7 @@ from .fine_tuning import Opened, inputs_of, open_run
 from .fine_tuning_config import FineTuningConfig
 from .pretrained import quiet
 
-__all__ = ["Extracted", "cut_out", "extract", "extract_adapter", "to_onnx"]
+__all__ = ["Extracted", "extract", "to_onnx", "write_adapter", "write_sub_model"]
 
 TOLERANCE = 1e-4  # of outputs, relative to the largest
 
@@ -47,7 +47,7 @@ class Extracted:
     warning: str = ""
 
 
-def cut_out(
+def extract(
     config: FineTuningConfig,
     run: Path,
     setting: Setting,
@@ -70,19 +70,17 @@ def cut_out(
 
     Raises:
         CheckpointError: If the network is missing or damaged, or the folder cannot be written.
-        ConfigError: If the form or the server is given for no adapter.
+        ConfigError: If the form or the server is unknown.
         ExportError: If it cannot be exported.
     """
-    if config.adapter is None and (form != "plain" or server is not None):
-        raise ConfigError(f"--form and --server are for an adapter, and {run} trained none. Leave them out.")
     opened = open_run(config, run)
     if config.adapter is None:
-        found = extract(opened, setting, folder)
+        found = write_sub_model(opened, setting, folder)
         what, size = type(found.model).__name__, sum(one.numel() for one in found.model.parameters())
         plain = f"Plain {what}.from_pretrained opens it, without sortednet."
         remedy = f"Open it with sortednet.load({str(folder)!r}, at={str(setting)!r})."
     else:
-        found = extract_adapter(opened, setting, folder, form=form, server=server)
+        found = write_adapter(opened, setting, folder, form=form, server=server)
         what, size = "the adapter", sum(one.numel() for one in found.model.parameters() if one.requires_grad)
         plain = f"Plain PeftModel.from_pretrained opens it on {config.pretrained.path}, without sortednet."
         remedy = f"sortednet.load({str(run / 'model')!r}, at={str(setting)!r}, model=...) opens the whole sub-model."
@@ -99,7 +97,7 @@ def cut_out(
         )
 
 
-def extract(run: Opened, setting: Setting, folder: Path) -> Extracted:
+def write_sub_model(run: Opened, setting: Setting, folder: Path) -> Extracted:
     """Write a sub-model and the tokenizer, and try whether plain `from_pretrained` opens it.
 
     The folder is what transformers writes. A file beside it says what the config cannot express, so that
@@ -137,7 +135,7 @@ def extract(run: Opened, setting: Setting, folder: Path) -> Extracted:
     return Extracted(model, f"plain from_pretrained opens it, but its outputs differ by {100 * difference:.0f} %{why}.")
 
 
-def extract_adapter(
+def write_adapter(
     run: Opened, setting: Setting, folder: Path, *, form: Literal["plain", "baked"] = "plain", server: str | None = None
 ) -> Extracted:
     """Write the adapter of a sub-model and the tokenizer, and try whether plain PEFT opens it.

@@ -1,4 +1,4 @@
-"""What `sortednet generate` does: open a language model, continue a text, and show which depth chose each token."""
+"""What the commands do with a language model: open it, continue a text, and show which depth chose each token."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ with needs("Generating text", "cli,transformers"):
     from rich.style import Style
     from transformers import AutoTokenizer
 
-__all__ = ["ColouredText", "TokenText", "generate", "make_policy", "open_model"]
+__all__ = ["ColouredText", "TokenText", "continue_text", "make_policy", "open_model"]
 
 CONFIG = "config.json"
 Write = Callable[[str, int], object]
@@ -208,7 +208,7 @@ def _colours(count: int) -> list[Style]:
 # The command
 
 
-def generate(
+def continue_text(
     run: str | Path, prompt: str, config: GenerateConfig, out: Console, aside: Console, model: Any = None
 ) -> Statistics:
     """Continue a text, write it while it is generated, and then what was measured.
