@@ -23,6 +23,7 @@ from .weights import ADAPTER, CONFIGS, METADATA, NETWORK, WEIGHTS, is_there, rec
 __all__ = [
     "CHECKPOINT",
     "CHECKPOINTS",
+    "CONFIG",
     "KIND",
     "METRICS",
     "MODEL",
@@ -43,7 +44,7 @@ __all__ = [
     "writing",
 ]
 
-CHECKPOINTS, METRICS, MODEL, STAGES = "checkpoints", "metrics.jsonl", "model", "stages"
+CHECKPOINTS, CONFIG, METRICS, MODEL, STAGES = "checkpoints", "config.json", "metrics.jsonl", "model", "stages"
 SIMILARITIES = "similarity*.json"
 _MOST_METRICS, _MOST_LINE = 1 << 30, 1 << 24  # bytes
 _SHOWN = 6
@@ -51,7 +52,7 @@ _REMEDY = "Give another output folder, restore the old configuration, or start a
 _CHECKPOINT_NAMES = "update-*.safetensors"
 KIND, CHECKPOINT = "run", "training checkpoint"
 _WRITTEN = (
-    "config.json", METRICS, "table.json", "table.csv", "evaluated.json", "chosen.json", "report.html", "report.png",
+    CONFIG, METRICS, "table.json", "table.csv", "evaluated.json", "chosen.json", "report.html", "report.png",
 )  # fmt: skip
 
 
@@ -222,7 +223,7 @@ def clear(output: str | Path) -> None:
     for folder in (Path(output), *stages_of(Path(output))):
         if folder.is_dir():
             with locked(folder, patience_s=0):
-                clear_folder(folder, *(() if folder == Path(output) else ("config.json",)))
+                clear_folder(folder, *(() if folder == Path(output) else (CONFIG,)))
 
 
 def clear_folder(folder: Path, *more: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import ConfigError
+from ..files.run_folder import CONFIG
 from .config_file import read, read_document
 from .fine_tuning_config import FineTuningConfig
 from .image_config import RunConfig
@@ -15,9 +16,8 @@ from .image_config import RunConfig
 if TYPE_CHECKING:
     from ..symbolic.commands.training_config import SymbolicConfig
 
-__all__ = ["CONFIG", "read_config", "read_symbolic_config", "with_output"]
+__all__ = ["read_config", "read_symbolic_config", "with_output"]
 
-CONFIG = "config.json"
 _OF_FORMULAS = {"generator", "problems"}
 _Config = TypeVar("_Config", RunConfig, FineTuningConfig, RunConfig | FineTuningConfig, "SymbolicConfig")
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..evaluation.table import Table
-from ..files.run_folder import writing
+from ..files.run_folder import CONFIG, writing
 from ..imports.packages import needs
-from .configurations import CONFIG, read_config
+from .configurations import read_config
 from .fine_tuning_config import FineTuningConfig
 from .selection import EVALUATED, TABLE, check_trained, evaluated_text, in_run, print_rows
 

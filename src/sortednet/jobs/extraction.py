@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import ConfigError, SettingError
-from ..files.run_folder import refuse_links
+from ..files.run_folder import CONFIG, refuse_links
 from ..files.saving import saving
 from ..files.weights import EXTRACTED, SETTING, WEIGHTS
 from ..imports.packages import needs
 from ..space import Setting
-from .configurations import CONFIG, read_config
+from .configurations import read_config
 from .fine_tuning_config import FineTuningConfig
 from .selection import check_trained, chosen_in, in_run
 

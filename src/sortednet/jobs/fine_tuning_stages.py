@@ -19,6 +19,7 @@ from ..files import records
 from ..files.processes import interruptible
 from ..files.run_folder import (  # fmt: skip
     CHECKPOINTS,
+    CONFIG,
     METRICS,
     STAGES,
     claim,
@@ -48,7 +49,6 @@ with needs("Fine-tuning", "cli,transformers,text"):
     from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding, PrinterCallback, TrainerCallback
 
 __all__ = [
-    "CONFIG",
     "Batch",
     "Progress",
     "Run",
@@ -58,7 +58,6 @@ __all__ = [
     "moved",
 ]
 
-CONFIG = "config.json"
 Batch = dict[str, Tensor]
 Progress = Callable[[int, int, float | None], object]
 Line = dict[str, Any]

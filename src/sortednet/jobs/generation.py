@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..files.run_folder import CONFIG
 from ..files.weights import is_adapter, network_in
 from ..imports.packages import needs
-from .configurations import CONFIG, read_config
+from .configurations import read_config
 from .fine_tuning_config import FineTuningConfig
 from .generation_config import GenerateConfig
 from .selection import chosen_in

@@ -35,7 +35,6 @@ with needs("Generating text", "cli,transformers"):
 
 __all__ = ["ColouredText", "TokenText", "continue_text", "make_policy", "open_model"]
 
-CONFIG = "config.json"
 Write = Callable[[str, int], object]
 
 _REMEDY = "Restore it, or save again."

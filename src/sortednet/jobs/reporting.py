@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..files.run_folder import read_curves, writing
+from ..files.run_folder import CONFIG, read_curves, writing
 from ..imports.packages import needs
-from .configurations import CONFIG, read_config
+from .configurations import read_config
 from .fine_tuning_config import FineTuningConfig
 from .selection import chosen_in, in_run, table_of
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ..errors import CheckpointError
 from ..files import records
-from ..files.run_folder import STAGES, clear, refuse_other_run
+from ..files.run_folder import CONFIG, STAGES, clear, refuse_other_run
 from ..imports.packages import needs
 from ..network.sorted_net import SortedNet
 from .objectives import Batch, LossFunction, Objective
@@ -119,7 +119,7 @@ def _refuse_other(output: Path, about: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: If there are some.
     """
-    for path in sorted((output / STAGES).glob("*/config.json")):
+    for path in sorted((output / STAGES).glob(f"*/{CONFIG}")):
         held = _description(path)
         names = ("recipe", "recipe_options")
         refuse_other_run(path.parent, {name: held.get(name) for name in names}, {name: about[name] for name in names})

@@ -28,6 +28,7 @@ from ..files.processes import alone, interruptible
 from ..files.run_folder import (
     CHECKPOINT,
     CHECKPOINTS,
+    CONFIG,
     METRICS,
     MODEL,
     Log,
@@ -149,7 +150,7 @@ class Trainer:
                 in `output`.
         """
         with alone(self.output), _own_state():
-            claim(self.output, [METRICS, "config.json"])
+            claim(self.output, [METRICS, CONFIG])
             return self._train(resume)
 
     def _train(self, resume: bool) -> SortedNet:
@@ -210,7 +211,7 @@ class Trainer:
             clear_folder(self.output)
         if self.description:
             with writing(self.output) as save:
-                save.write("config.json", records.to_text(self.description).encode())
+                save.write(CONFIG, records.to_text(self.description).encode())
 
     def _optimizer(self) -> torch.optim.Optimizer:
         parameters = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
