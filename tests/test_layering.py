@@ -1,9 +1,10 @@
 """A folder imports only from rows above it, and a module from entries before it; each third-party package has owners.
 
-ARCHITECTURE.md has both tables.
+What is private in one is used by one module alone. ARCHITECTURE.md has the tables.
 """
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -18,6 +19,8 @@ ROW = re.compile(r"^\| `([\w/]+)` \| .+? \| (.+?) \|$", re.MULTILINE)
 MOST_ENTRIES, MOST_ARROWS, MOST_LINES = 20, 130, 500
 FILES = sorted(SOURCE.rglob("*.py"))
 OUTSIDE = {"__init__", "__main__", "_version"}  # of the house
+PRIVATE = re.compile(r"_[A-Za-z]\w*")
+PUBLIC = {"_fields", "_replace", "_make", "_asdict"}  # of every named tuple
 
 
 def rows() -> dict[str, list[str]]:
@@ -110,6 +113,60 @@ def test_each_package_is_imported_by_its_owners_only(path: Path) -> None:
     table, own = owners(), "/".join(place(path))
     for package in imports(path)[1] - {"torch", "sortednet"}:
         assert any(f"{own}/".startswith(f"{one}/") for one in table.get(package, ())), f"{own} imports {package}"
+
+
+def others() -> dict[str, set[str]]:
+    """Return the privates of other packages by the module that may use them, and where that is."""
+    text = TEXT.split("## Into other packages' privates")[1].split("\n## ")[0]
+    found: dict[str, set[str]] = {}
+    for names, where in re.findall(r"^\| \w+ \| (`.+?) \| [^|]+ \| `([\w.]+)` \|", text, re.MULTILINE):
+        found.setdefault(where.replace(".", "/"), set()).update(re.findall(r"\b_[A-Za-z]\w*", names))
+    return found
+
+
+@functools.cache
+def privates(path: Path) -> tuple[set[str], set[str]]:
+    """Return the private names that a file makes, and those that it reads of anything but a `self` of its own."""
+    made, used = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        own = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            made.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            made.add(node.id)
+        elif isinstance(node, ast.Attribute) and own and isinstance(node.ctx, ast.Store):
+            made.add(node.attr)
+        elif isinstance(node, ast.Attribute):
+            used |= {node.attr} if not own else set()
+        elif isinstance(node, (ast.Import, ast.ImportFrom)) and not getattr(node, "level", 0):
+            module = getattr(node, "module", None) or ""
+            used |= {part for name in (module, *(one.name for one in node.names)) for part in name.split(".")}
+        elif isinstance(node, (ast.Call, ast.Subscript, ast.Compare)):  # `getattr(..., "_name")`, `__dict__["_name"]`
+            texts = {
+                one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)
+            }
+            written = ast.unparse(node)
+            if "__dict__" in written or written.startswith(("getattr(", "setattr(", "hasattr(", "delattr(", "vars(")):
+                used |= texts
+            elif written.startswith("object.__setattr__("):
+                made |= texts
+    return made, {name for name in used if PRIVATE.fullmatch(name)} - PUBLIC
+
+
+@pytest.mark.parametrize("path", FILES, ids=ids)
+def test_privates_of_other_packages_are_used_where_the_table_says(path: Path) -> None:
+    own, table = "/".join(place(path)), others()
+    ours = {name for file in FILES for name in privates(file)[0]}
+    listed = {name for names in table.values() for name in names}
+    made, used = privates(path)
+    strange = {name for name in used if name not in ours or (name in listed and name not in made)}
+    assert strange <= table.get(own, set()), f"{own} reaches into {sorted(strange - table.get(own, set()))}"
+
+
+def test_every_private_that_the_table_lists_is_used_there() -> None:
+    for own, names in others().items():
+        text = (SOURCE / f"{own}.py").read_text()
+        assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", text)] == [], own
 
 
 def test_importing_the_library_needs_torch_and_safetensors_only() -> None:

@@ -229,7 +229,10 @@ def test_the_state_dict_of_a_reestimated_network_loads_into_a_new_one():
 
     net, other = (SortedNet(norms, Space(width=[2, 4]), buffers="reestimated") for _ in range(2))
     net.reestimate([torch.randn(4, 3)])
-    other.load_state_dict(net.state_dict())
+    copied = copy.deepcopy(other)
+    for one in (other, copied):
+        one.load_state_dict(net.state_dict())
+        assert one.private.tensors().keys() == net.private.tensors().keys()
 
 
 # --- inference ------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError
+from ..imports.privates.torch import backward_pass, forward_pre_hooks, version_of
 from .controls import Control, How, OutputControl, WeightControl
 from .layers import choose, outputs_of, parts
 from .scopes import Begin, Scope, Scopes
@@ -217,7 +218,7 @@ class Conditioned(nn.Module):
     @contextmanager
     def _holding(self, condition: Tensor) -> Iterator[Scope]:
         rows = self._rows(condition)
-        scope = Scope(rows, condition, condition._version, torch._C._current_graph_task_id())
+        scope = Scope(rows, condition, version_of(condition), backward_pass())
         self._scopes.push(scope)
         try:
             yield scope
@@ -243,7 +244,7 @@ class Conditioned(nn.Module):
     def _refuse_controlled(self, network: nn.Module, name: str) -> None:
         for path, part in parts(network, name):
             if any(
-                isinstance(hook, Begin) and hook.scopes is not self._scopes for hook in part._forward_pre_hooks.values()
+                isinstance(hook, Begin) and hook.scopes is not self._scopes for hook in forward_pre_hooks(part).values()
             ):
                 raise ConfigError(
                     f"{path} belongs to another Conditioned already. Give that one as the network: one condition is "

@@ -6,9 +6,9 @@ from typing import Any, Literal, TypeAlias, cast, final
 
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from ..errors import ConfigError, DataError
+from ..imports.privates.torch import Convolution, TransposedConvolution, convolve
 
 __all__ = ["Control", "How", "OutputControl", "WeightControl"]
 
@@ -77,7 +77,7 @@ class WeightControl(nn.Module):
 
     def __init__(self, name: str, layer: nn.Module, size: int, hidden: int | None, rank: int) -> None:
         super().__init__()
-        self.name, self.axis = name, 1 if isinstance(layer, _ConvNd) else -1
+        self.name, self.axis = name, 1 if isinstance(layer, Convolution) else -1
         inputs, outputs = _weights(name, layer)
         # Functions of their own for each r, so that the corner of each is what a narrower layer needs.
         self.inputs = nn.ModuleList(_function(size, inputs, hidden, zero=False) for _ in range(rank))
@@ -111,13 +111,8 @@ def _function(size: int, features: int, hidden: int | None, *, zero: bool) -> nn
 
 def _applied(function: nn.Module, rows: Tensor) -> Tensor:
     """Compute f(c) in the type and place of its weights. Shape (B, features)."""
-    values: Tensor = function(rows.to(next(iter(_tensors(function)))))
+    values: Tensor = function(rows.to(next(function.parameters())))
     return values
-
-
-def _tensors(function: nn.Module) -> list[Tensor]:
-    # A sub-model's weights are views, which `parameters()` does not list.
-    return [held for one in function.modules() for held in one._parameters.values() if held is not None]
 
 
 def _aligned(values: Tensor, beside: Tensor, axis: int, name: str) -> Tensor:
@@ -146,7 +141,7 @@ def _weights(name: str, layer: nn.Module) -> tuple[int, int]:
     if type(layer).forward is nn.Linear.forward:
         linear = cast(nn.Linear, layer)
         return linear.in_features, linear.out_features
-    if isinstance(layer, _ConvNd) and not isinstance(layer, _ConvTransposeNd):
+    if isinstance(layer, Convolution) and not isinstance(layer, TransposedConvolution):
         return layer.in_channels, layer.out_channels
     if _is_transposed(layer):
         weight = cast(Tensor, layer.weight)
@@ -163,8 +158,7 @@ def _is_transposed(layer: nn.Module) -> bool:
 
 
 def _without_bias(layer: Any, inputs: Tensor) -> Tensor:
-    if isinstance(layer, _ConvNd):
-        convolved: Tensor = cast(Any, layer)._conv_forward(inputs, layer.weight, None)
-        return convolved
+    if isinstance(layer, Convolution):
+        return convolve(layer, inputs)
     weight: Tensor = layer.weight
     return functional.linear(inputs, weight.T if _is_transposed(layer) else weight)

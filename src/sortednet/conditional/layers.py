@@ -7,10 +7,9 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 
 from ..errors import ConfigError
+from ..imports.privates.torch import Convolution, RunningNorm
 
 __all__ = ["choose", "outputs_of", "parts"]
 
@@ -99,7 +98,7 @@ def outputs_of(
             f"How many features {name}, {type(layer).__name__}, returns is not known. Say it with features=, or name "
             "layers that have out_features or the like."
         )
-    if axis is None and any(isinstance(one, _ConvNd) for one in layer.modules()):
+    if axis is None and any(isinstance(one, Convolution) for one in layer.modules()):
         raise ConfigError(
             f"{name}, {type(layer).__name__}, has convolutions inside, so that the axis of its {found} features is not "
             "known. Give axis=1 for outputs of shape (B, C, H, W), or axis=-1 for (B, T, W)."
@@ -112,7 +111,7 @@ def _own(layer: nn.Module) -> tuple[int, int] | None:
     if isinstance(layer, nn.Sequential):
         last = next((one for one in reversed(layer) if not isinstance(one, _PLAIN)), None)
         return None if last is None else _own(last)
-    if isinstance(layer, _NormBase):
+    if isinstance(layer, RunningNorm):
         return layer.num_features, 1
     if isinstance(layer, nn.GroupNorm):
         return layer.num_channels, 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,12 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import graph
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils import checkpoint
-from torch.utils._pytree import tree_leaves
 
 from ..errors import DataError
+from ..imports.privates.torch import (
+    backward_pass,
+    checkpointed_inputs,
+    forward_pre_hooks,
+    storage_key,
+    tree_leaves,
+    version_of,
+)
 
 __all__ = ["Begin", "Scope", "Scopes"]
 
@@ -97,7 +101,7 @@ class Scopes:
             DataError: If there is none.
         """
         scope = self._find()
-        if scope is None and torch._C._current_graph_task_id() != -1:
+        if scope is None and backward_pass() != -1:
             raise DataError(
                 "A layer runs again in the backward pass, and the condition of its forward is not known. Let "
                 "torch.utils.checkpoint begin at a module that is or contains a layer with a control, and give an "
@@ -111,7 +115,7 @@ class Scopes:
         return scope
 
     def _find(self) -> Scope | None:
-        scopes, task = self._stack.scopes, torch._C._current_graph_task_id()
+        scopes, task = self._stack.scopes, backward_pass()
         # One that was given before a backward pass says nothing of what that pass runs again.
         if scopes and scopes[-1].task == task:
             return scopes[-1]
@@ -119,7 +123,7 @@ class Scopes:
 
     def watch(self, part: nn.Module) -> None:
         """Remember the condition of whatever a part of the network gets from now on."""
-        if not any(isinstance(hook, Begin) and hook.scopes is self for hook in part._forward_pre_hooks.values()):
+        if not any(isinstance(hook, Begin) and hook.scopes is self for hook in forward_pre_hooks(part).values()):
             part.register_forward_pre_hook(Begin(self), with_kwargs=True, prepend=True)
 
     def remember(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -147,7 +151,7 @@ class Scopes:
 
     def _recalled(self) -> Scope | None:
         """Return the condition of what runs again."""
-        for inputs in _checkpointed_inputs():
+        for inputs in checkpointed_inputs():
             with self._lock:
                 found = [self._remembered.get(key) for key, _ in _memory(inputs)]
             held = [one.scope for one in found if one is not None and one.is_held]
@@ -156,22 +160,13 @@ class Scopes:
             scope = held[0]
             if scope is None or any(one is None or not one.is_of(scope) for one in held):
                 return None
-            if scope.given._version != scope.version:
+            if version_of(scope.given) != scope.version:
                 raise DataError(
                     "The condition has been changed in place since the forward that runs again in this backward pass. "
                     "Give a copy of it, condition.clone()."
                 )
             return scope
         return None
-
-
-def _checkpointed_inputs() -> Iterator[list[Any]]:
-    """Yield what each checkpoint around the caller holds, the innermost first, up to the backward pass."""
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename != graph.__file__:
-        if frame.f_code.co_filename == checkpoint.__file__:
-            yield list(frame.f_locals.values())
-        frame = frame.f_back  # type: ignore[assignment]
 
 
 def _memory(inputs: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
@@ -182,7 +177,7 @@ def _memory(inputs: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
                 storage = one.untyped_storage()
             except (NotImplementedError, RuntimeError):  # torch.func's tensors have none
                 continue
-            yield (storage._cdata, one.storage_offset(), tuple(one.shape)), storage
+            yield (storage_key(storage), one.storage_offset(), tuple(one.shape)), storage
 
 
 @dataclass(eq=False)

@@ -9,14 +9,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import ConfigError
+from ..imports.privates.torch import FakeTensorMode, TorchDispatchMode, tree_leaves
 from ..network.sorted_net import SortedNet
 from ..space import Number
 from ..views.batches import call_with, map_tensors, tensors_of_batch

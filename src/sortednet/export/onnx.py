@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from ..errors import ExportError
 from ..imports.packages import needs
+from ..imports.privates.torch import tree_leaves
 
 __all__ = ["to_onnx"]
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import BuildError
+from ..imports.privates.transformers import attention_of
 from ..network.cache_names import cache_name
 from .cache import Cache
 
@@ -217,9 +218,10 @@ def decoder_of(model: nn.Module) -> Decoder:
             f"{name} has rope_type={rope!r}, whose frequencies change with the length, so that a position does not "
             "keep its keys. Use its own generate."
         )
-    if config._attn_implementation not in _ATTENTION:
+    attention = attention_of(config)
+    if attention not in _ATTENTION:
         raise BuildError(
-            f"{name} runs attn_implementation={config._attn_implementation!r}, which takes no mask of ours. Open it "
+            f"{name} runs attn_implementation={attention!r}, which takes no mask of ours. Open it "
             "with attn_implementation='sdpa' or 'eager'."
         )
     if getattr(config, "add_cross_attention", False):

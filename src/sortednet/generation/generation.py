@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError, SettingError
+from ..imports.privates.transformers import mask_length
 from ..network.cache_names import cache_among, cache_name
 from .adapters import Decoder, decoder_of
 from .engine import Engine
@@ -217,7 +218,7 @@ def _mask_of(input_ids: Tensor, kwargs: Mapping[str, Any], config: Any) -> Tenso
         DataError: If the mask is of another length.
     """
     mask: Tensor | None = kwargs.get("attention_mask")
-    length = getattr(config, "_mask_length", None)  # of a mask without padding, which transformers leaves out
+    length = mask_length(config)
     if mask is None and length is not None and length != input_ids.shape[1]:
         raise DataError(
             f"attention_mask has {length} positions, and input_ids {input_ids.shape[1]}. Give one for each."

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.utils._pytree import register_pytree_node, tree_leaves
 
 from ..errors import DataError, TrainingError
+from ..imports.privates.torch import register_pytree_node, tree_leaves
 from ..network.exits import Reader
 from ..views.batches import IGNORED, next_labels
 from ..views.buffers import Private
@@ -142,10 +142,10 @@ class ChunkedHead:
         for reader in readers:
             places.append([])
             for slot in reader.skeleton.parameters:
-                view = slot.module._parameters[slot.name]
+                view = slot.held()
                 assert view is not None
                 own = private.find(reader.skeleton.setting, slot.path)
-                key = (id(slot.source._parameters[slot.name]), slot.cut) if own is None else id(own)
+                key = (id(slot.full()), slot.cut) if own is None else id(own)
                 leaves.setdefault(key, view)
                 places[-1].append((slot, key))
         keys = list(leaves)
@@ -153,7 +153,7 @@ class ChunkedHead:
         def loss_of(exit_index: int, states: Tensor, labels: Tensor, parameters: Sequence[Tensor]) -> Tensor:
             at = dict(zip(keys, parameters, strict=True))
             for slot, key in places[exit_index]:
-                slot.module._parameters[slot.name] = at[key]
+                slot.put(at[key])
             value = values[exit_index]
             fed = states.unsqueeze(1)  # every token a sequence of its own: (n, 1, W)
             inputs = self._inputs(readers[exit_index], batches[exit_index], labels[:, None])

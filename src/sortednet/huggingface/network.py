@@ -70,9 +70,9 @@ class PretrainedNet(SortedNet):
             return super().__getattr__(name)
         except AttributeError:
             # Trainers ask a pretrained model for its config and the like; a network answers as its full model.
-            if name.startswith("__") or "full" not in self.__dict__.get("_modules", {}):
+            if name.startswith("__") or name == "full":
                 raise
-            return getattr(super().__getattr__("full"), name)
+            return getattr(self.full, name)
 
     def forward(self, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
         """Run one sub-model, or several in one call; see `SortedNet.forward`.

@@ -96,8 +96,8 @@ def attach(model: nn.Module, block: nn.Module, readout: Readout | None) -> None:
         readout: The readout.
     """
     drop(block, lambda hook: isinstance(hook, Readout))
-    for name in [name for name in model._buffers if name.startswith(_MARK)]:
-        del model._buffers[name]
+    for name in [name for name, _ in model.named_buffers(recurse=False) if name.startswith(_MARK)]:
+        delattr(model, name)
     if readout is not None:
         put(block, readout)
         model.register_buffer(f"{_MARK}{readout.name}", torch.empty(0))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError, DataError
 from ..imports.names import UpdateRule
 from ..imports.packages import needs
+from ..imports.privates.trl import evaluation_metrics
 from ..network.cache_names import uncached
 from ..network.sorted_net import SortedNet
 from ..space import Number, Setting
@@ -348,7 +349,7 @@ class SortedTrainerMixin:
 
     def _other_metrics(self, prefix: str) -> dict[str, float]:
         """Take what TRL's trainers have gathered on the side, and would average over sub-models."""
-        held = getattr(self, "_metrics", {}).get("eval", {})
+        held = evaluation_metrics(self)
         taken = {name: values for name, values in held.items() if values and name != "num_tokens"}  # of training
         held.clear()
         return {f"{prefix}_{name}": sum(values) / len(values) for name, values in taken.items()}

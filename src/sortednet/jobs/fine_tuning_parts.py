@@ -15,6 +15,7 @@ from ..errors import BuildError, ConfigError, DataError
 from ..huggingface.families import check_folder, check_size_of, check_tokenizer_files, without_code
 from ..imports.names import TextFormat
 from ..imports.packages import needs
+from ..imports.privates.transformers import class_for
 from ..lora import lora_config
 from ..lora.ranks import dylora
 from ..network.sorted_net import SortedNet
@@ -187,7 +188,7 @@ def make_model(config: FineTuningConfig, data: TextData | None, tokenizer: Any, 
     kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSequenceClassification
     torch.manual_seed(config.seed)
     with _opening(given):
-        model_class = kind._model_mapping.get(type(own), None)
+        model_class = class_for(kind, own)
         if inspect.isclass(model_class):  # else transformers says what is wrong
             check_size_of(given.resolve(), model_class, own)
         model: nn.Module = kind.from_pretrained(

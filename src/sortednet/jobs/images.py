@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import models
 from ..data.images import ImageData, augment
 from ..data.images import load as load_images
 from ..errors import ConfigError, SortedNetError, TrainingError
 from ..imports.packages import needs
+from ..imports.privates.torch import BatchNorm
 from ..network.loading import load
 from ..network.sorted_net import SortedNet
 from ..training.names import call, make_objective
@@ -90,7 +90,7 @@ def train(
             f"of shape (B, {', '.join(map(str, images.train_images.shape[1:]))}) and return logits of shape "
             f"(B, {len(images.class_names)})."
         ) from error
-    if net.private.policy == "reestimated" and any(isinstance(one, _BatchNorm) for one in net.full.modules()):
+    if net.private.policy == "reestimated" and any(isinstance(one, BatchNorm) for one in net.full.modules()):
         net.reestimate(inputs_for_statistics(images, net))
         net.save_pretrained(output / "model")
     return net

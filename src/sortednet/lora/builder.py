@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import BuildError, ConfigError, SettingError
 from ..files.weights import ADAPTER
 from ..imports.names import RankPattern, Scaling
+from ..imports.privates.torch import persistent_buffers
 from ..network.builders import Builder, SharedForward, as_builder
 from ..space import Number, Setting
 from ..views.buffers import Private
@@ -260,9 +261,8 @@ def _kept(model: nn.Module) -> dict[int, Any]:
     for module in model.modules():
         if is_quantised(module):
             kept[id(module)] = module
-        own = module._non_persistent_buffers_set  # these are each copy's own, as a constructor would make them
-        shared = [one for name, one in module._buffers.items() if one is not None and name not in own]
-        kept |= {id(one): one for one in shared}
+        # The others are each copy's own, as a constructor would make them.
+        kept |= {id(one): one for _, one in persistent_buffers(module)}
     return kept
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..errors import BuildError, SettingError
+from ..imports.privates.torch import tree_flatten, tree_unflatten
 from ..network.cache_names import uncached
 from ..network.exits import Kept, prefix_of, random_state_kept
 from ..network.trials import Inputs, Unshareable, equal, some_rows
@@ -75,7 +75,7 @@ class _Reader:
         parent, _, leaf = inner.rpartition(".")
         holder = skeleton.module.get_submodule(parent)
         self._kept = Kept(skeleton.module.get_submodule(inner))
-        holder._modules[leaf] = self._kept
+        holder.register_module(leaf, self._kept)
         skeleton.keep_only(lambda name: not name.startswith(prefix_of(inner)))
 
     def read(self, value: Any, inputs: Inputs) -> Any:
@@ -261,13 +261,12 @@ class GatedForward:
         for slot in skeleton.parameters:
             layer, _, part = slot.path.rpartition(".lora_")
             if layer in scaling:
-                held = slot.source._parameters[slot.name]
-                assert held is not None
+                held = slot.full()
                 generator = torch.Generator().manual_seed(zlib.crc32(slot.path.encode()))
                 size = {"A": held[0].numel() ** 0.5, "embedding_A": 1.0}.get(part.partition(".")[0])
                 size = size or held[0].numel() ** 0.5 * abs(scaling[layer]) or 1.0
                 noise = torch.randn(held.shape, generator=generator) / size
-                slot.module._parameters[slot.name] = slot.cut.of(noise.to(held))  # type: ignore[assignment]
+                slot.put(slot.cut.of(noise.to(held)))
 
 
 def _run(trunk: _Trunk, readers: Sequence[_Reader], settings: Sequence[Setting], inputs: Sequence[Inputs]) -> list[Any]:

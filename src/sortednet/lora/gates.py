@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..imports.names import Scaling
-from ..network.trials import Unshareable, is_checkpointed
+from ..imports.privates.peft import change_embedded
+from ..imports.privates.torch import is_checkpointed
+from ..imports.privates.transformers import wrapped_checkpoints
+from ..network.trials import Unshareable
 
 __all__ = ["Gates", "Ranked"]
-
-
-_CHECKPOINT = "_gradient_checkpointing_func"  # of transformers
 
 
 class Ranked(Protocol):
@@ -69,7 +70,7 @@ class Gates:
             if builder.adapter in layer.lora_A:
                 layer.lora_A[builder.adapter].register_forward_hook(self._hook(width))
             else:
-                layer._embed = self._embedding(layer._embed, width)
+                change_embedded(layer, partial(self._gated, width=width, axis=-1))
 
     def _hook(self, width: int) -> Callable[..., Tensor]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
@@ -77,12 +78,6 @@ class Gates:
             return self._gated(output, width, axis=-1 if isinstance(module, nn.Linear) else 1)
 
         return hook
-
-    def _embedding(self, own: Callable[..., Tensor], width: int) -> Callable[..., Tensor]:
-        def embed(*args: Any, **kwargs: Any) -> Tensor:
-            return self._gated(own(*args, **kwargs), width, axis=-1)
-
-        return embed
 
     def _gated(self, output: Tensor, width: int, axis: int) -> Tensor:
         if self._now is None:
@@ -110,17 +105,11 @@ class Gates:
         """
         device = next(self._model.parameters()).device
         index = torch.tensor(list(ranks), device=device)
-        wrapped = {
-            module: module.__dict__[_CHECKPOINT] for module in self._model.modules() if _CHECKPOINT in module.__dict__
-        }
-        with self._holding({width: self._table(width, device)[index] for width in self._widths}):
-            for module, own in wrapped.items():
-                module.__dict__[_CHECKPOINT] = self._recomputing(own)
-            try:
-                yield
-            finally:
-                for module, own in wrapped.items():
-                    module.__dict__[_CHECKPOINT] = own
+        with (
+            self._holding({width: self._table(width, device)[index] for width in self._widths}),
+            wrapped_checkpoints(self._model, self._recomputing),
+        ):
+            yield
 
     @contextmanager
     def _holding(self, gates: dict[int, Tensor] | None) -> Iterator[None]:

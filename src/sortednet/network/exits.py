@@ -19,12 +19,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map_with_path, tree_unflatten
 
+from ..imports.privates.torch import (
+    RunningNorm,
+    children_of,
+    is_checkpointed,
+    tree_flatten,
+    tree_map_with_path,
+    tree_unflatten,
+    uncompile,
+)
 from ..views.hooks import put, take
 from ..views.layouts import tensors_of
 from ..views.skeletons import Skeleton
-from .trials import Axes, Unshareable, is_checkpointed
+from .trials import Axes, Unshareable
 
 __all__ = ["Kept", "Reader", "Trunk", "block_list", "prefix_of", "random_state_kept"]
 
@@ -56,7 +64,7 @@ def block_list(full: nn.Module, small: nn.Module) -> str | None:
     if len(found) != 1:
         return None
     kept = len(list(small.get_submodule(found[0]).children()))
-    names = list(full.get_submodule(found[0])._modules)[kept:]
+    names = list(children_of(full.get_submodule(found[0])))[kept:]
     dropped = tuple(f"{prefix_of(found[0])}{name}." for name in names)
     return found[0] if all(name in ours or name.startswith(dropped) for name in theirs) and kept else None
 
@@ -153,7 +161,7 @@ def _uncompile(module: nn.Module, path: str) -> None:
     parts = path.split(".") if path else []
     for place in range(len(parts) + 1):
         around = module.get_submodule(".".join(parts[:place]))
-        around._compiled_call_impl = None
+        uncompile(around)
         around.__dict__.pop("forward", None)
 
 
@@ -208,10 +216,10 @@ class Trunk:
         self._run = _Run({})
         _uncompile(skeleton.module, path)
         blocks = skeleton.module.get_submodule(path)
-        for index, (name, block) in enumerate(list(blocks._modules.items())):
+        for index, (name, block) in enumerate(list(children_of(blocks).items())):
             assert block is not None
-            blocks._modules[name] = _Tap(block, index, lambda: self._run)
-        self.blocks = len(blocks._modules)
+            blocks.register_module(name, _Tap(block, index, lambda: self._run))
+        self.blocks = len(children_of(blocks))
 
     def run(
         self,
@@ -338,11 +346,11 @@ class Reader:
         _uncompile(skeleton.module, path)
         blocks = skeleton.module.get_submodule(path)
         self._kept = []
-        for name, block in list(blocks._modules.items()):
+        for name, block in list(children_of(blocks).items()):
             assert block is not None
             self._kept.append(Kept(block))
             hooks = take(block)
-            blocks._modules[name] = self._kept[-1]
+            blocks.register_module(name, self._kept[-1])
         for hook in hooks:
             put(self._kept[-1], hook)
         self.blocks = len(self._kept)
@@ -379,7 +387,7 @@ class Reader:
         found: list[Tensor] = []
         handle = self._kept[-1].register_forward_pre_hook(lambda *_: found.append(state()))
         for module in self.skeleton.module.modules():
-            module.training = not isinstance(module, nn.modules.batchnorm._NormBase)  # whose statistics must not move
+            module.training = not isinstance(module, RunningNorm)  # whose statistics must not move
         before = state()
         try:
             self.read(values, args, kwargs)
@@ -390,4 +398,4 @@ class Reader:
 
 def _is_direct(name: str, path: str, blocks: nn.Module) -> bool:
     """Whether a name belongs to what holds the blocks, and to no block."""
-    return name.removeprefix(prefix_of(path)).partition(".")[0] not in blocks._modules
+    return name.removeprefix(prefix_of(path)).partition(".")[0] not in children_of(blocks)

@@ -145,8 +145,7 @@ def open_network(
 
         def read_slot(slot: Slot, held: Tensor) -> Tensor:
             own = private.get((str(setting), slot.path)) if setting != found.full else None
-            is_buffer = slot.name in slot.module._buffers
-            if own is None and setting != found.full and own_ones.covers(slot.path, is_buffer):
+            if own is None and setting != found.full and own_ones.covers(slot.path, slot.is_buffer):
                 raise damaged(weights_file(path), f"it has no {slot.path} of {setting}")
             if own is not None and not _is_like(own, slot.cut.shape, held.dtype):
                 raise damaged(weights_file(path), f"its {slot.path} of {setting} has shape {tuple(own.shape)}")

@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import BuildError
+from ..imports.privates.torch import BatchNorm
 from ..space import Setting, Space
 from ..views.batches import batch_size, join_batch
 from ..views.buffers import Private
@@ -154,7 +154,7 @@ class Sharing:
         alone: list[tuple[str | SharedForward | None, Sequence[int]]] = [(None, range(len(settings)))]
         if len(settings) < 2 or len(set(settings)) < len(settings) or _asks_for_more(full, kwargs):
             return alone
-        if full.training and not inference and any(isinstance(module, _BatchNorm) for module in full.modules()):
+        if full.training and not inference and any(isinstance(module, BatchNorm) for module in full.modules()):
             return alone  # its statistics would be those of all sub-models' examples together
         ranks = self.gated.groups(settings) if self.gated is not None and split else []
         for name, path in self.exits(full).items():

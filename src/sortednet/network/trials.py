@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils import checkpoint
-from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tree_map, tree_map_with_path
 
+from ..imports.privates.torch import keystr, tree_flatten_with_path, tree_leaves, tree_map, tree_map_with_path
 from ..views.batches import batch_size
 
-__all__ = ["Axes", "Scope", "Unshareable", "equal", "is_checkpointed", "some_rows"]
+__all__ = ["Axes", "Scope", "Unshareable", "equal", "some_rows"]
 
 Inputs = tuple[Sequence[Any], Mapping[str, Any]]
 Scope = Literal["ever", "parts", "training"]
@@ -44,21 +42,6 @@ def equal(one: Any, other: Any) -> bool:
         if not torch.allclose(less.float(), more.float(), rtol=0, atol=tolerance * size, equal_nan=True):
             return False
     return True
-
-
-def is_checkpointed(below: Callable[..., Any] | None = None) -> bool:
-    """Whether the caller runs inside of an activation checkpoint, which calls it again later.
-
-    Args:
-        below: Look no further than to the call of this function.
-    """
-    end = None if below is None else below.__code__
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code is not end:
-        if frame.f_code.co_filename == checkpoint.__file__:
-            return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False
 
 
 def _tensors(output: Any) -> list[Tensor]:

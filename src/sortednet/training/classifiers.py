@@ -74,7 +74,7 @@ def adjust_classifiers(
         own = {name: nn.Parameter(p.detach().clone()) for name, p in module.named_parameters() if name in names}
         for name, parameter in own.items():
             path, _, last = name.rpartition(".")
-            module.get_submodule(path)._parameters[last] = parameter
+            module.get_submodule(path).register_parameter(last, parameter)
         optimizer = torch.optim.AdamW(own.values(), learning_rate)
         for _ in range(epochs):
             for batch in held:

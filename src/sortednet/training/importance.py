@@ -332,10 +332,7 @@ def _private_corners(net: SortedNet, names: Set[str]) -> list[tuple[Tensor, Call
             continue
         skeleton = net.skeleton(Setting.parse(text))
         slot = next(one for one in (*skeleton.parameters, *skeleton.buffers) if one.path == name)
-        held = slot.source._buffers if name not in net.private.trainable else slot.source._parameters
-        full = held[slot.name]
-        assert full is not None
-        corner = partial(slot.cut.of, full)
+        corner = partial(slot.cut.of, slot.full())
         if not torch.equal(own, corner()):
             raise BuildError(
                 f"{name} of the sub-model {text} is private and no longer equals its corner, so that it does not "

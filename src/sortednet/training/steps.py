@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError, TrainingError
 from ..imports.names import Reduction, UpdateRule
+from ..imports.privates.torch import RunningNorm
 from ..network.sorted_net import SortedNet
 from ..space import Setting
 from .objectives import Batch, LossFunction, Objective, Term, total
@@ -127,8 +128,8 @@ def step(
 def _statistics(net: SortedNet) -> Iterator[Tensor]:
     """Yield the running statistics of the norms, shared and private."""
     for module in net.full.modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase):
-            yield from (buffer for buffer in module._buffers.values() if buffer is not None)
+        if isinstance(module, RunningNorm):
+            yield from module.buffers(recurse=False)
     yield from net.private.buffers()
 
 

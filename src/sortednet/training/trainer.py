@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -51,7 +50,6 @@ from .steps import step
 
 with needs("A trainer", "train"):
     from accelerate import Accelerator, DistributedDataParallelKwargs
-    from accelerate.state import AcceleratorState
     from accelerate.utils import send_to_device
     from rich.console import Console
     from rich.progress import (
@@ -62,6 +60,8 @@ with needs("A trainer", "train"):
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+
+    from ..imports.privates.accelerate import own_state
 
 __all__ = ["Trainer", "TrainingConfig"]
 
@@ -149,7 +149,7 @@ class Trainer:
             CheckpointError: If a checkpoint is damaged or of another run, the disk is full, or another process trains
                 in `output`.
         """
-        with alone(self.output), _own_state():
+        with alone(self.output), own_state():
             claim(self.output, [METRICS, CONFIG])
             return self._train(resume)
 
@@ -403,15 +403,3 @@ def _as_is(batch: Any) -> Any:
 
 def _inner(optimizer: Any) -> torch.optim.Optimizer:
     return getattr(optimizer, "optimizer", optimizer)  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _own_state() -> Iterator[None]:
-    """Put back after a run what Accelerate has noted for the process before it, such as the precision."""
-    kept = dict(AcceleratorState._shared_state)
-    AcceleratorState._reset_state()
-    try:
-        yield
-    finally:
-        AcceleratorState._shared_state.clear()
-        AcceleratorState._shared_state.update(kept)

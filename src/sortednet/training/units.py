@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BuildError, ConfigError, DataError, SettingError
+from ..imports.privates.torch import Convolution, TransposedConvolution
 from ..network.sorted_net import SortedNet
 from ..views.batches import call_with
 from ..views.layouts import tensors_of
@@ -229,9 +230,7 @@ def _shrinking(net: SortedNet, dimension: str) -> tuple[list[Axis], str]:
         return [], f"{dimension}={value} drops whole layers, such as that of {min(missing)}"
     found: dict[tuple[int, int], Axis] = {}
     for slot in slots:
-        held = slot.source._buffers if slot.name in slot.module._buffers else slot.source._parameters
-        tensor = held[slot.name]
-        assert tensor is not None
+        tensor = slot.full()
         for place, (size, pieces) in enumerate(zip(tensor.shape, slot.cut.pieces, strict=True)):
             blocks = _blocks(size, pieces)
             if blocks:
@@ -269,9 +268,9 @@ def _input_axis(module: nn.Module, name: str) -> int | None:
     """Return the axis along which a weight takes in the one input of its module; None where that is not known."""
     if name == "weight":
         # The Conv1D of transformers is a linear layer that holds its weight the other way round.
-        if isinstance(module, nn.modules.conv._ConvTransposeNd) or type(module).__name__ == "Conv1D":
+        if isinstance(module, TransposedConvolution) or type(module).__name__ == "Conv1D":
             return 0
-        if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
+        if isinstance(module, (nn.Linear, Convolution)):
             return 1
     return None
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import BuildError
 from ..imports.names import BufferPolicy
+from ..imports.privates.torch import RunningNorm, buffers_of, parameters_of
 from ..space import Setting
 
 __all__ = ["BufferPolicy", "Private", "estimate_statistics", "refuse_tied"]
@@ -32,6 +33,7 @@ class Private(nn.Module):
         super().__init__()
         self.patterns, self.policy, self.full, self.trainable = tuple(patterns), policy, full, dict(trainable)
         self.owners = nn.ModuleDict()
+        self.register_load_state_dict_pre_hook(_make_room)  # type: ignore[no-untyped-call]
 
     def covers(self, name: str, is_buffer: bool) -> bool:
         """Whether each sub-model has its own tensor of this name from the start."""
@@ -54,11 +56,11 @@ class Private(nn.Module):
             return None
         owner = self.owners[key]
         entry = name.replace(".", "/")
-        if entry in owner._parameters:
-            return owner._parameters[entry]
+        if entry in parameters_of(owner):
+            return parameters_of(owner)[entry]  # type: ignore[no-any-return]
         if training and self.policy == "reestimated" and not self.covers(name, is_buffer=True):
             return None
-        return owner._buffers.get(entry)
+        return buffers_of(owner).get(entry)
 
     def add(self, setting: Setting, tensors: Mapping[str, Tensor]) -> None:
         """Give a sub-model tensors of its own: parameters for the full model's parameters, buffers for all else."""
@@ -78,8 +80,7 @@ class Private(nn.Module):
         return {
             (key.replace(":", "."), entry.replace("/", ".")): tensor
             for key, owner in self.owners.items()
-            for entry, tensor in (*owner._parameters.items(), *owner._buffers.items())
-            if tensor is not None
+            for entry, tensor in (*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False))
         }
 
     def restore(self, tensors: Mapping[tuple[str, str], Tensor]) -> None:
@@ -87,15 +88,15 @@ class Private(nn.Module):
         for (setting, name), tensor in tensors.items():
             self.add(Setting.parse(setting), {name: tensor})
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        """Make room for what was added later in the saved network, such as statistics measured after training."""
-        for path, tensor in state_dict.items():
-            if path.startswith(f"{prefix}owners."):
-                key, _, entry = path.removeprefix(f"{prefix}owners.").partition(".")
-                setting, name = Setting.parse(key.replace(":", ".")), entry.replace("/", ".")
-                if key not in self.owners or entry not in dict(self.owners[key].state_dict()):
-                    self.add(setting, {name: torch.zeros_like(tensor)})
-        super()._load_from_state_dict(state_dict, prefix, *args)
+
+def _make_room(private: Private, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+    """Make room for what was added later in the saved network, such as statistics measured after training."""
+    for path, tensor in state_dict.items():
+        if path.startswith(f"{prefix}owners."):
+            key, _, entry = path.removeprefix(f"{prefix}owners.").partition(".")
+            setting, name = Setting.parse(key.replace(":", ".")), entry.replace("/", ".")
+            if key not in private.owners or entry not in dict(private.owners[key].state_dict()):
+                private.add(setting, {name: torch.zeros_like(tensor)})
 
 
 def _key(setting: Setting) -> str:
@@ -116,9 +117,7 @@ def estimate_statistics(module: nn.Module, batches: Iterable[Any], run: Callable
     Source:
         Yu & Huang (2019), arXiv:1903.05134, Sec. 3.3: post-statistics of batch normalization.
     """
-    norms = [
-        one for one in module.modules() if isinstance(one, nn.modules.batchnorm._NormBase) and one.track_running_stats
-    ]
+    norms = [one for one in module.modules() if isinstance(one, RunningNorm) and one.track_running_stats]
     module.eval()
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

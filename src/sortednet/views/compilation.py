@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Union
 
 import torch
 from torch import nn
+
+from ..imports.privates.torch import unknown_sizes
 
 __all__ = ["Compilation", "blocks"]
 
@@ -42,26 +44,9 @@ class Compilation:
             else:
                 block.compile(dynamic=True, backend=self.backend, mode=self.mode)
 
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Return the context in which compiled blocks are called.
-
-        Sizes of weights and integers of modules count as unknown, and equal ones as equal by chance, so that a graph
-        traced at one setting serves others.
-        """
-        # Imported when compiling, since it takes a second.
-        from torch._dynamo import config as dynamo_config
-        from torch.fx.experimental import _config as shape_config
-
-        with (
-            dynamo_config.patch(
-                force_nn_module_property_static_shapes=False,
-                force_parameter_static_shapes=False,
-                allow_unspec_int_on_nn_module=True,
-            ),
-            shape_config.patch(use_duck_shape=False),  # type: ignore[attr-defined]
-        ):
-            yield
+    def active(self) -> AbstractContextManager[None]:
+        """Return the context in which compiled blocks are called: a graph traced at one setting serves others."""
+        return unknown_sizes()
 
 
 def _calling(forward: Callable[..., object]) -> Callable[..., object]:

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from ..imports.privates.torch import drop_hook, forward_hooks
+
 __all__ = ["BlockHook", "drop", "follow", "of", "put", "take"]
 
 
@@ -29,7 +31,7 @@ class BlockHook(ABC):
 
 def of(block: nn.Module, kind: type[Any] = BlockHook) -> list[Any]:
     """Return the hooks of a kind that a block has."""
-    return [hook for hook in block._forward_hooks.values() if isinstance(hook, kind)]
+    return [hook for hook in forward_hooks(block).values() if isinstance(hook, kind)]
 
 
 def put(block: nn.Module, hook: BlockHook, first: bool = False) -> None:
@@ -40,11 +42,10 @@ def put(block: nn.Module, hook: BlockHook, first: bool = False) -> None:
 def drop(block: nn.Module, wanted: Callable[[BlockHook], bool]) -> list[BlockHook]:
     """Take hooks off a block, and return them."""
     taken: list[BlockHook] = []
-    for key, hook in list(block._forward_hooks.items()):
+    for key, hook in list(forward_hooks(block).items()):
         if isinstance(hook, BlockHook) and wanted(hook):
             taken.append(hook)
-            del block._forward_hooks[key]
-            block._forward_hooks_with_kwargs.pop(key, None)
+            drop_hook(block, key)
     return taken
 
 
@@ -55,7 +56,7 @@ def take(block: nn.Module) -> list[BlockHook]:
 
 def follow(block: nn.Module, source: nn.Module) -> None:
     """Let a block have the hooks that follow the full model as the full model's block has them now."""
-    if not (block._forward_hooks or source._forward_hooks):
+    if not (forward_hooks(block) or forward_hooks(source)):
         return
     wanted = [hook for hook in of(source) if hook.follows]
     if [hook for hook in of(block) if hook.follows] != wanted:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BuildError, LayoutError
+from ..imports.privates.torch import Convolution, persistent_buffers
 
 __all__ = ["Cut", "Layout", "cuts", "tensors_of"]
 
@@ -199,9 +200,8 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Return parameters and persistent buffers by name, tied ones under each of their names."""
     found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     for prefix, module in model.named_modules(remove_duplicate=False):
-        for name, buffer in module._buffers.items():
-            if buffer is not None and name not in module._non_persistent_buffers_set:
-                found[f"{prefix}.{name}" if prefix else name] = buffer
+        for name, buffer in persistent_buffers(module):
+            found[f"{prefix}.{name}" if prefix else name] = buffer
     return found
 
 
@@ -226,10 +226,8 @@ def _torch_layouts(model: nn.Module) -> dict[tuple[str, int], Layout]:
     """Return the layouts of torch's own fused modules."""
     found: dict[tuple[str, int], Layout] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
-        for name, parameter in module._parameters.items():
+        for name, _ in module.named_parameters(recurse=False, remove_duplicate=False):
             path = f"{prefix}.{name}" if prefix else name
-            if parameter is None:
-                continue
             if isinstance(module, nn.MultiheadAttention) and name.startswith("in_proj_"):
                 found[path, 0] = Layout(path, 0, 3)
             elif isinstance(module, nn.RNNBase):
@@ -279,7 +277,7 @@ def _report_undeclared(
     convolutions = {
         f"{prefix}.weight" if prefix else "weight"
         for prefix, module in full.named_modules()
-        if isinstance(module, nn.modules.conv._ConvNd)
+        if isinstance(module, Convolution)
     }
     for (name, axis), (whole, size) in changing.items():
         tensor = theirs[name]
@@ -321,7 +319,7 @@ def _report_undeclared(
                 "(Channels flattened before their pixels, N x C x H x W, are one.)"
             )
     for prefix, module in full.named_modules():
-        if isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1:
+        if isinstance(module, Convolution) and module.groups > 1:
             name = f"{prefix}.weight" if prefix else "weight"
             if (name, 1) in changing and (name, 1) not in fused:
                 raise LayoutError(

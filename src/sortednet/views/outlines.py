@@ -15,6 +15,7 @@ from torch.nn.modules.module import (
 )
 
 from ..errors import BuildError, SortedNetError
+from ..imports.privates.transformers import keep_weights
 from ..space import Number, Setting
 
 __all__ = ["call_builder", "check_size", "is_quantised", "outline"]
@@ -44,8 +45,7 @@ def _to_meta(_: nn.Module, __: str, parameter: nn.Parameter) -> nn.Parameter | N
     if nn.parameter.is_lazy(parameter):
         raise BuildError("The builder makes lazy modules, whose sizes are not known. Give every layer its sizes.")
     stand_in = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
-    # transformers draws no initial values for such a one; on the meta device that would take most of the time.
-    stand_in._is_hf_initialized = True  # type: ignore[attr-defined]
+    keep_weights(stand_in)  # on the meta device, to draw some would take most of the time
     # One stand-in for each, so that tied parameters stay tied.
     return _BUILDING.made.setdefault(id(parameter), (parameter, stand_in))[1]
 
@@ -150,5 +150,7 @@ def call_builder(build: Callable[..., nn.Module], setting: Mapping[str, Number])
 
 def is_quantised(module: nn.Module) -> bool:
     """Whether a module holds parameters that are more than their numbers, so that no other module can look at them."""
-    held = [one for one in module._parameters.values() if one is not None]
-    return any(type(one) is not nn.Parameter or not (one.is_floating_point() or one.is_complex()) for one in held)
+    return any(
+        type(one) is not nn.Parameter or not (one.is_floating_point() or one.is_complex())
+        for one in module.parameters(recurse=False)
+    )

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from ..errors import BuildError
+from ..imports.privates.torch import buffers_of, children_of, parameters_of
+from ..imports.privates.transformers import CHECKPOINTING
 from ..space import Setting
 from .batches import call_with
 from .buffers import Private, estimate_statistics
@@ -37,10 +39,6 @@ __all__ = [
 ]
 
 
-# What Hugging Face's `gradient_checkpointing_enable` sets on modules; it follows the full model like its mode.
-_CHECKPOINTING = ("gradient_checkpointing", "_gradient_checkpointing_func")
-
-
 @dataclass(frozen=True)
 class Slot:
     """A tensor of the skeleton and the place in the full model that it looks at.
@@ -52,6 +50,7 @@ class Slot:
         path: The full name of the tensor in the model.
         cut: Where it lies in the full tensor.
         tie: Slots of the same tie are one tensor.
+        is_buffer: Whether it is a buffer, and no parameter.
     """
 
     module: nn.Module
@@ -60,6 +59,28 @@ class Slot:
     path: str
     cut: Cut
     tie: int
+    is_buffer: bool = False
+
+    def full(self) -> Tensor:
+        """Return the full model's tensor as it is now.
+
+        Raises:
+            BuildError: If there is none any more.
+        """
+        tensor = (buffers_of if self.is_buffer else parameters_of)(self.source).get(self.name)
+        if tensor is None:
+            raise BuildError(
+                f"{self.path} is no longer in the full model. Build the SortedNet again after changing it."
+            )
+        return tensor
+
+    def held(self) -> Tensor | None:
+        """Return what the skeleton's module holds."""
+        return (buffers_of if self.is_buffer else parameters_of)(self.module).get(self.name)
+
+    def put(self, tensor: Tensor) -> None:
+        """Let the skeleton's module hold a tensor: of a parameter a plain one, as `torch.func.functional_call` does."""
+        (buffers_of if self.is_buffer else parameters_of)(self.module)[self.name] = tensor
 
 
 class Skeleton:
@@ -80,37 +101,37 @@ class Skeleton:
         where = cuts(full, module, layouts)
         sources = dict(full.named_modules(remove_duplicate=False))
         self._children = [
-            (one, name, child, type(child)) for one in full.modules() for name, child in one._modules.items()
+            (one, name, child, type(child)) for one in full.modules() for name, child in children_of(one).items()
         ]
         self.parameters: list[Slot] = []
         self.buffers: list[Slot] = []
         self.units: list[ShardedBlock] = []
         self._own_buffers: list[tuple[nn.Module, str, nn.Module]] = []
         self._bound: list[tuple[Slot, Tensor]] = []
-        self._modules: list[tuple[nn.Module, nn.Module]] = []
+        self._pairs: list[tuple[nn.Module, nn.Module]] = []
         self.shared: set[str] = set()
         for prefix, target in module.named_modules(remove_duplicate=False):
             source = sources.get(prefix, full)
             if target is source and is_quantised(target):
                 # It is more than its numbers, and nothing of it is cut.
-                self.shared |= {f"{prefix}.{name}" for name in (*target._parameters, *target._buffers)}
+                self.shared |= {f"{prefix}.{name}" for name in (*parameters_of(target), *buffers_of(target))}
                 continue
             if target is source:
                 raise BuildError(
                     f"{prefix or 'The model'} is the same module at every call of the builder. Make new modules at "
                     "each call, so that a sub-model has its own."
                 )
-            self._modules.append((target, source))
-            for name, parameter in target._parameters.items():
+            self._pairs.append((target, source))
+            for name, parameter in parameters_of(target).items():
                 if parameter is not None:
                     path = f"{prefix}.{name}" if prefix else name
                     self.parameters.append(Slot(target, name, source, path, where[path], id(parameter)))
-            for name, buffer in target._buffers.items():
+            for name, buffer in buffers_of(target).items():
                 if buffer is None:
                     continue
                 path = f"{prefix}.{name}" if prefix else name
                 if path in where:
-                    self.buffers.append(Slot(target, name, source, path, where[path], id(buffer)))
+                    self.buffers.append(Slot(target, name, source, path, where[path], id(buffer), is_buffer=True))
                 else:
                     self._own_buffers.append((target, name, source))
         for path, unit in _sharded_units(full):
@@ -120,7 +141,7 @@ class Skeleton:
                 inside = [slot for slot in self.parameters if slot.path.startswith(f"{path}.")]
                 self.parameters = [slot for slot in self.parameters if not slot.path.startswith(f"{path}.")]
                 self.units.append(ShardedBlock(setting, unit, block, inside))
-                module.get_submodule(parent)._modules[leaf] = self.units[-1]
+                module.get_submodule(parent).register_module(leaf, self.units[-1])
 
     def slots(self) -> Iterator[tuple[str, Cut]]:
         """Yield the full name and the cut of every parameter."""
@@ -133,12 +154,13 @@ class Skeleton:
         self.buffers = [slot for slot in self.buffers if wanted(slot.path)]
         present = set(self.module.modules())
         self._own_buffers = [one for one in self._own_buffers if one[0] in present]
-        self._modules = [one for one in self._modules if one[0] in present]
+        self._pairs = [one for one in self._pairs if one[0] in present]
 
     def fits(self) -> bool:
         """Whether the full model still consists of the modules that the slots look at."""
         return all(
-            parent._modules.get(name) is child and type(child) is kind for parent, name, child, kind in self._children
+            children_of(parent).get(name) is child and type(child) is kind
+            for parent, name, child, kind in self._children
         )
 
     def bind(self, private: Private, inference: bool = False) -> None:
@@ -152,10 +174,12 @@ class Skeleton:
             _bind_slot(slot, private, self.setting)
         for unit in self.units:
             unit.private = private
-        for target, source in self._modules:
-            target.training = source.training and not inference
+        for target, source in self._pairs:
+            training = source.training and not inference
+            if target.training != training:  # to set an attribute of a module takes thirty times as long
+                target.training = training
             follow(target, source)
-            for name in _CHECKPOINTING:
+            for name in CHECKPOINTING:  # it follows the full model like its mode
                 if name in source.__dict__:
                     target.__dict__[name] = source.__dict__[name]
         for unit in self.units:  # the sharded block is checkpointed itself
@@ -166,7 +190,7 @@ class Skeleton:
     def write_back(self) -> None:
         """Give the full model the buffers that the forward has replaced instead of changed in place."""
         for slot, bound in self._bound:
-            now = slot.module._buffers[slot.name]
+            now = slot.held()
             if now is not bound and now is not None:
                 with torch.no_grad():
                     bound.copy_(now)
@@ -184,14 +208,13 @@ class Skeleton:
         for slot in self.parameters:
             own = private.find(self.setting, slot.path)
             if own is None and not slot.cut.is_view:
-                full = _held(slot.source._parameters, slot)
-                slot.module._parameters[slot.name] = nn.Parameter(full.detach(), requires_grad=False)
+                slot.put(nn.Parameter(slot.full().detach(), requires_grad=False))
                 register_parametrization(slot.module, slot.name, _Gather(slot.cut), unsafe=True)
                 continue
             if slot.tie not in tied:
-                held = slot.cut.of(_held(slot.source._parameters, slot)) if own is None else own
+                held = slot.cut.of(slot.full()) if own is None else own
                 tied[slot.tie] = nn.Parameter(held.detach(), requires_grad=False)
-            slot.module._parameters[slot.name] = tied[slot.tie]
+            slot.put(tied[slot.tie])
         self.module.eval()
         self._bind_buffers(private)
         return self.module
@@ -205,7 +228,7 @@ class Skeleton:
             return part.detach().clone(memory_format=torch.contiguous_format)
 
         module = self.fill(read)
-        for target, source in self._modules:
+        for target, source in self._pairs:
             target.training = source.training
         return module
 
@@ -221,11 +244,11 @@ class Skeleton:
         tied: dict[int, nn.Parameter] = {}
         for slot in self.parameters:
             if slot.tie not in tied:
-                held = _held(slot.source._parameters, slot)
+                held = slot.full()
                 tied[slot.tie] = nn.Parameter(read(slot, held), held.requires_grad)
-            slot.module._parameters[slot.name] = tied[slot.tie]
+            slot.put(tied[slot.tie])
         for slot in self.buffers:
-            slot.module._buffers[slot.name] = read(slot, _held(slot.source._buffers, slot))
+            slot.put(read(slot, slot.full()))
         self._place_own_buffers()
         return copy.deepcopy(self.module) if self.shared else self.module
 
@@ -233,7 +256,7 @@ class Skeleton:
         """Return the running statistics of the sub-model, measured anew on batches of inputs."""
         self.bind(private)
         for slot in self.buffers:
-            slot.module._buffers[slot.name] = slot.module.get_buffer(slot.name).clone()
+            slot.put(slot.module.get_buffer(slot.name).clone())
         estimate_statistics(self.module, batches, call_with)
         return {slot.path: slot.module.get_buffer(slot.name) for slot in self.buffers}
 
@@ -241,38 +264,35 @@ class Skeleton:
         """Return copies of the corners that are to belong to this sub-model alone."""
         own: dict[str, Tensor] = {}
         for slot in (*self.parameters, *self.buffers):
-            is_buffer = slot.name in slot.module._buffers
-            if private.covers(slot.path, is_buffer):
-                source = _held(slot.source._buffers if is_buffer else slot.source._parameters, slot)
+            if private.covers(slot.path, slot.is_buffer):
+                source = slot.full()
                 part = slot.cut.of(source).detach().clone()
-                own[slot.path] = part if is_buffer else nn.Parameter(part, source.requires_grad)
+                own[slot.path] = part if slot.is_buffer else nn.Parameter(part, source.requires_grad)
         return own
 
     def _bind_buffers(self, private: Private) -> None:
         self._bound = []
         for slot in self.buffers:
             own = private.find(self.setting, slot.path, training=slot.module.training)
-            bound = slot.cut.of(_held(slot.source._buffers, slot)) if own is None else own
-            slot.module._buffers[slot.name] = bound
+            bound = slot.cut.of(slot.full()) if own is None else own
+            slot.put(bound)
             self._bound.append((slot, bound))
         self._place_own_buffers()
 
     def _place_own_buffers(self) -> None:
         """Move the buffers that the skeleton computed itself to where the full model is."""
         for module, name, source in self._own_buffers:
-            buffer, like = module._buffers[name], source._buffers.get(name)
+            buffer, like = buffers_of(module)[name], buffers_of(source).get(name)
             if like is None:
                 like = next(iter(source.parameters()), None)
             if buffer is not None and like is not None:
                 dtype = like.dtype if buffer.is_floating_point() == like.is_floating_point() else buffer.dtype
-                module._buffers[name] = buffer.to(buffer.device if like.is_meta else like.device, dtype)
+                buffers_of(module)[name] = buffer.to(buffer.device if like.is_meta else like.device, dtype)
 
 
 def _bind_slot(slot: Slot, private: Private, setting: Setting) -> None:
     own = private.find(setting, slot.path)
-    view = slot.cut.of(_held(slot.source._parameters, slot)) if own is None else own
-    # A plain tensor among the parameters, as `torch.func.functional_call` puts it there.
-    slot.module._parameters[slot.name] = view  # type: ignore[assignment]
+    slot.put(slot.cut.of(slot.full()) if own is None else own)
 
 
 class ShardedBlock(nn.Module):
@@ -343,13 +363,6 @@ def _submodule(module: nn.Module, path: str) -> nn.Module | None:
         return module.get_submodule(path)
     except AttributeError:
         return None
-
-
-def _held(tensors: dict[str, Any], slot: Slot) -> Tensor:
-    tensor: Tensor | None = tensors.get(slot.name)
-    if tensor is None:
-        raise BuildError(f"{slot.path} is no longer in the full model. Build the SortedNet again after changing it.")
-    return tensor
 
 
 class _Gather(nn.Module):

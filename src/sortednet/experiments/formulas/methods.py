@@ -15,6 +15,7 @@ import torch
 
 from ...errors import DataError
 from ...imports.packages import needs
+from ...imports.privates.gplearn import program_of
 from ...symbolic import Pretrained, SymbolicGPTRegressor
 from ...symbolic.expressions import Sum, freeze, parse, to_text
 
@@ -120,7 +121,7 @@ def gplearn(population: int = _POPULATION, generations: int = _GENERATIONS) -> M
         )  # fmt: skip
         with not_warned(), _Clock() as clock:
             regressor.fit(x, y)
-        text = _infix(iter(regressor._program.program))
+        text = _infix(iter(program_of(regressor)))
         return Found(_quietly(regressor.predict), text, _read(text), *clock.seconds)
 
     return fit

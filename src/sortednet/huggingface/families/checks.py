@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...errors import BuildError, SortedNetError, SpaceError
+from ...imports.privates.torch import children_of
 from ...space import Number, Setting, Space
 from ...views.layouts import tensors_of
 from ...views.outlines import outline
@@ -144,7 +145,7 @@ def _is_behind(name: str, small: nn.Module) -> bool:
             held = small.get_submodule(".".join(parts[:place]))
         except AttributeError:
             return False
-        if isinstance(held, (nn.ModuleList, nn.Sequential)) and part not in held._modules:
+        if isinstance(held, (nn.ModuleList, nn.Sequential)) and part not in children_of(held):
             return True
     return False
 

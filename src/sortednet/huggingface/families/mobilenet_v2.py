@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...imports.packages import needs
+from ...imports.privates.transformers import draw_weights
 
 __all__ = ["MobileNetV2", "keep_blocks", "mobilenet_v2"]
 
@@ -127,7 +128,7 @@ def keep_blocks(model: Any, depth: int) -> None:
             body.layer[-1].reduce_1x1.convolution.out_channels, last.out_channels, kernel_size=1, bias=False
         )
         # The class's own initial weights, as for every other convolution.
-        model._init_weights(body.conv_1x1.convolution)
+        draw_weights(model, body.conv_1x1.convolution)
 
 
 def _check(depth: int, width: float, classes: int, base_multiplier: float, image_size: int) -> None:

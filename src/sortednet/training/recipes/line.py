@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ...errors import ConfigError
+from ...imports.privates.torch import parameters_of
 from ...space import Number, Space
 
 __all__ = ["Line", "on_a_line", "plain", "similarity"]
@@ -75,7 +76,7 @@ class Line(nn.Module):
 
     def other_ends(self) -> dict[str, Tensor]:
         """Return the ends at which the largest sub-model lies, by name."""
-        return {entry.replace("/", "."): end for entry, end in self.ends._parameters.items() if end is not None}
+        return {entry.replace("/", "."): end for entry, end in parameters_of(self.ends).items() if end is not None}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return functional_call(self.model, self.points(), args, kwargs)
@@ -92,8 +93,7 @@ class Line(nn.Module):
 def _parameter(model: nn.Module, name: str) -> Tensor:
     """Return a parameter, or in a sub-model the corner that takes its place."""
     path, _, leaf = name.rpartition(".")
-    found = model.get_submodule(path)._parameters[leaf]
-    assert found is not None
+    found: Tensor = parameters_of(model.get_submodule(path))[leaf]
     return found
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from ...errors import ConfigError
 from ...imports.names import BufferPolicy, Reduction
+from ...imports.privates.torch import RunningNorm
 from ...network.sorted_net import SortedNet
 from ...space import Space
 from ...views.layouts import Layout
@@ -220,9 +221,7 @@ class Recipe:
 
 def _keep_statistics(net: SortedNet, args: object) -> None:
     for module in net.full.modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase) and not any(
-            parameter.requires_grad for parameter in module.parameters()
-        ):
+        if isinstance(module, RunningNorm) and not any(parameter.requires_grad for parameter in module.parameters()):
             module.eval()
 
 
@@ -232,7 +231,7 @@ def norms(model: nn.Module) -> list[str]:
         f"{name}.*"
         for name, module in model.named_modules()
         if re.search(r"(Batch|Instance|Group|Layer|RMS)Norm\w*$", type(module).__name__)
-        and any(one is not None for one in (*module._parameters.values(), *module._buffers.values()))
+        and any(True for _ in (*module.parameters(recurse=False), *module.buffers(recurse=False)))
     ]
 
 

@@ -1,0 +1,1 @@
+"""What of other packages is private and yet needed: one module for each package, and nobody else reaches into it."""
