@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sortednet.generation.adapters import decoder_of
 from sortednet.generation.chance import Chance
 from sortednet.generation.generation import Request, request_of
 from sortednet.generation.statistics import Emitted
@@ -114,7 +115,14 @@ def request(
         max_length=given["input_ids"].shape[1] + new, do_sample=True, eos_token_id=list(ends) or None, pad_token_id=0
     )
     return request_of(
-        model, given["input_ids"], processors, (), config, {"attention_mask": given["attention_mask"]}, told, None
+        decoder_of(model),
+        given["input_ids"],
+        processors,
+        (),
+        config,
+        {"attention_mask": given["attention_mask"]},
+        told,
+        None,
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import sortednet as sn
 from sortednet.data.text import train_tokenizer
+from sortednet.generation.adapters import Decoder
 
 from ..contracts import decoding_cases as decoders
 
@@ -202,6 +203,39 @@ def test_mixed_depths_leave_out_exits_that_nobody_named(net: Any) -> None:
             decoding = sn.SelfSpeculative(adaptive=adaptive)
             found = net.generate(**decoders.ragged(), settings=settings_of(depths), decoding=decoding, **asked)
             assert decoders.new_tokens(found, decoders.ragged()) == alone(net, settings_of(depths), **asked)
+
+
+POLICIES = {
+    "fixed": lambda net: sn.FixedDepth(),
+    "early": lambda net: sn.EarlyExit(exits=[2], thresholds=1.0),
+    "speculative": lambda net: sn.SelfSpeculative(exits=[2]),
+    "draft": lambda net: sn.SelfSpeculative(draft=net.submodel(num_hidden_layers=2)),
+}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("depths", [[6], [4], [4, 6]])
+def test_a_call_takes_the_model_apart_once(net: Any, monkeypatch: Any, name: str, training: bool, depths: Any) -> None:
+    made, apart, built = POLICIES[name](net), [], []
+    own, submodel = Decoder.__init__, net.submodel
+
+    def take_apart(decoder: Decoder, model: Any, adapter: Any) -> None:
+        apart.append(model)
+        own(decoder, model, adapter)
+
+    monkeypatch.setattr(Decoder, "__init__", take_apart)
+    net.__dict__["submodel"] = lambda *given, **values: built.append(given) or submodel(*given, **values)
+    chosen = [{"num_hidden_layers": depth, "intermediate_size": 48} for depth in depths]
+    given = {"setting": chosen[0]} if len(chosen) == 1 else {"settings": chosen}
+    try:
+        net.train(training)
+        net.generate(torch.tensor([[3, 4]] * len(chosen)), decoding=made, max_new_tokens=3, pad_token_id=0, **given)
+    finally:
+        net.eval()
+        del net.__dict__["submodel"]
+    assert len(apart) == (2 if name == "draft" else 1)
+    assert len(built) == (training or max(depths) < 6)
 
 
 def test_a_network_in_training_mode_decodes_as_in_evaluation_mode(net: Any) -> None:

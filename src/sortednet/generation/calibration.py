@@ -7,16 +7,16 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ConfigError, DataError
-from .adapters import decoder_of
+from .adapters import Decoder, decoder_of
 from .engine import Engine
 from .generation import prompts_of
 from .policies import EarlyExit, exits_within
 from .processing import Confidence, confidence_of
 from .statistics import Statistics
-from .sub_models import depths_of, module_at
+from .sub_models import sorted_decoder
 
 __all__ = ["calibrate", "thresholds_for"]
 
@@ -69,11 +69,12 @@ def calibrate(
     if not 0 < agreement < 1 or not 0.5 <= certainty < 1:
         raise ConfigError(f"agreement={agreement} must be in (0, 1), and certainty={certainty} in [0.5, 1).")
     if hasattr(model, "space"):
-        chosen = exits_within(exits, depths_of(model, model.space.full))
-        model = module_at(model, model.space.full)
+        at = sorted_decoder(model, model.space.full)
+        decoder, chosen = at.decoder, exits_within(exits, at.depths)
     else:
-        chosen = list(EarlyExit(exits=exits).thresholds_at(decoder_of(model).depth))
-    found = [_compared(model, batch, chosen, confidence) for batch in texts]
+        decoder = decoder_of(model)
+        chosen = list(EarlyExit(exits=exits).thresholds_at(decoder.depth))
+    found = [_compared(decoder, batch, chosen, confidence) for batch in texts]
     if not sum(len(sure) for sure, _ in found):
         raise DataError("There is no token to choose thresholds by. Give batches of about a thousand tokens in all.")
     sure, agreed = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -129,10 +130,9 @@ def thresholds_for(confidence: Tensor, agreed: Tensor, agreement: float, certain
 
 
 @torch.no_grad()
-def _compared(model: nn.Module, batch: Any, exits: Sequence[int], measure: Confidence) -> tuple[Tensor, Tensor]:
+def _compared(decoder: Decoder, batch: Any, exits: Sequence[int], measure: Confidence) -> tuple[Tensor, Tensor]:
     """Return how sure each exit is of each token of a batch and whether it agrees with the full model. Both (N, E)."""
     ids, mask = (batch, None) if isinstance(batch, Tensor) else (batch["input_ids"], batch.get("attention_mask"))
-    decoder = decoder_of(model)
     prompts, lengths = prompts_of(ids, mask)
     prompts = prompts.to(decoder.device)
     engine = Engine(decoder, [*exits, decoder.depth], [decoder.depth] * len(lengths), prompts.shape[1], Statistics())

@@ -8,12 +8,12 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ConfigError, DataError, SettingError
 from ..imports.privates.transformers import mask_length
 from ..network.cache_names import cache_among, cache_name
-from .adapters import Decoder, decoder_of
+from .adapters import Decoder
 from .engine import Engine
 from .processing import Processing
 from .sequences import Ending, Sequences
@@ -161,7 +161,7 @@ def prompts_of(input_ids: Tensor, mask: Tensor | None) -> tuple[Tensor, list[int
 
 
 def request_of(
-    model: nn.Module,
+    decoder: Decoder,
     input_ids: Tensor,
     logits_processor: Sequence[Callable[..., Any]],
     stopping_criteria: Sequence[Callable[..., Any]],
@@ -173,11 +173,9 @@ def request_of(
     """Check what `generate` prepared, before any layer runs.
 
     Raises:
-        BuildError: If the model is not supported.
         ConfigError: If the generation config asks for what is not decoded here.
         DataError: If a prompt is empty or too long.
     """
-    decoder = decoder_of(model)
     _check_config(config, kwargs, logits_processor)
     input_ids = input_ids.long()
     prompts, lengths = prompts_of(input_ids, _mask_of(input_ids, kwargs, config))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError, SettingError
-from .adapters import decoder_of
+from .adapters import Decoder, decoder_of
 from .chance import Drawn
 from .controller import Controller, Plan
 from .drafting import Drafter, ExitDrafter, ModelDrafter
@@ -63,6 +63,7 @@ class Policy(ABC):
         generation_config: Any = None,
         streamed_to: Any = None,
         depths: Sequence[int] | None = None,
+        decoder: Decoder | None = None,
         **kwargs: Any,
     ) -> Any:
         """Decode, as transformers' `generate` calls its own methods: `model.generate(ids, custom_generate=policy)`.
@@ -75,6 +76,7 @@ class Policy(ABC):
             generation_config: As `generate` prepared it.
             streamed_to: A streamer of transformers, which gives none to callables.
             depths: The depth of each row's own full model; all layers where left out.
+            decoder: The model taken apart, where that has been done.
             kwargs: What else `generate` prepared: `attention_mask` is used.
 
         Returns:
@@ -92,8 +94,9 @@ class Policy(ABC):
                 f"{type(self).__name__} is called by generate. Use model.generate(ids, custom_generate=...), or "
                 "SortedNet.generate."
             )
+        apart = decoder_of(model) if decoder is None else decoder
         request = request_of(
-            model, input_ids, logits_processor, stopping_criteria, generation_config, kwargs, self.observe, streamed_to
+            apart, input_ids, logits_processor, stopping_criteria, generation_config, kwargs, self.observe, streamed_to
         )
         if depths is not None:
             request.order(depths)
@@ -287,7 +290,8 @@ class SelfSpeculative(Policy):
         exits = (0,) if self.draft is not None else tuple(_exits(self.exits, min(request.depths)))
         if not exits:
             return _run_exits(request, {}, self.generator)
-        self._check_words(decoder.config.vocab_size)
+        smaller = None if self.draft is None else decoder_of(self.draft)
+        self._check_words(decoder, smaller)
         most = self.draft_tokens or (_MOST_DRAFTED if self.adaptive else 4)
         controller = fixed = None
         if self.adaptive:
@@ -300,10 +304,9 @@ class SelfSpeculative(Policy):
         engine = request.engine([] if self.draft is not None else exits)
         words = _words(self.shortlist)
         drafter: Drafter
-        if self.draft is None:
+        if smaller is None:
             drafter = ExitDrafter(engine, self.confidence, words)
         else:
-            smaller = decoder_of(self.draft)
             beside = request.engine_of(smaller)
             drafter = ModelDrafter(beside, request.sequences, self.confidence, words)
         decoding = Speculation(
@@ -313,13 +316,14 @@ class SelfSpeculative(Policy):
         decoding.run()
         return request.output(engine)
 
-    def _check_words(self, words: int) -> None:
+    def _check_words(self, decoder: Decoder, smaller: Decoder | None) -> None:
         """Refuse a shortlist or a drafting model of another vocabulary."""
+        words: int = decoder.config.vocab_size
         listed = _words(self.shortlist)
         highest = int(listed.max()) + 1 if isinstance(listed, Tensor) else listed or 0
         if highest > words:
             raise ConfigError(f"The shortlist goes up to {highest} tokens, and the vocabulary has {words}.")
-        own = words if self.draft is None else decoder_of(self.draft).config.vocab_size
+        own = words if smaller is None else smaller.config.vocab_size
         if own != words:
             raise ConfigError(
                 f"The model that drafts has a vocabulary of {own}, the one that judges of {words}. Draft with a "
