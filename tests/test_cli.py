@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import load_file
 from sortednet.cli import main
 from sortednet.errors import ConfigError
 from sortednet.evaluation.table import Table
+from sortednet.jobs import config_file, configurations, fine_tuning
 from sortednet.jobs.configurations import read_config
 from sortednet.models import MLP, PreResNet
 from sortednet.network.sorted_net import SortedNet
@@ -83,6 +85,32 @@ def test_a_finished_run_trains_no_further(run: str, config: Path) -> None:
     assert main(["train", str(config)]) == 0
     after = load_file(Path(run) / "model" / "model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def read_once(monkeypatch: pytest.MonkeyPatch, file: Path, *words: str) -> None:
+    """Train as a file says, and see how often it is opened, parsed and made a configuration."""
+    opened, parsed, made = [], [], []
+    own, yaml, read = open, config_file._yaml, config_file.read
+
+    def count_open(path: object, *given: object, **named: object) -> object:
+        opened.extend([path] if str(path) == str(file) else [])
+        return own(path, *given, **named)
+
+    monkeypatch.setattr("builtins.open", count_open)
+    monkeypatch.setattr("io.open", count_open)
+    monkeypatch.setattr(config_file, "_yaml", lambda *given: parsed.append(given[1]) or yaml(*given))
+    monkeypatch.setattr(configurations, "read", lambda *given: made.append(given[1]) or read(*given))
+    assert main([*words, str(file)]) == 0
+    assert (len(opened), parsed, len(made)) == (1, [str(file)], 1)
+
+
+def test_training_reads_its_file_once(monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
+    read_once(monkeypatch, config, "train")
+
+
+def test_fine_tuning_reads_its_file_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fine_tuning, "train", lambda *_, **__: SimpleNamespace(space=[{}]))
+    read_once(monkeypatch, DIGITS.with_name("minilm_sst2.yaml"), "train")
 
 
 def test_values_can_be_changed_on_the_command_line() -> None:

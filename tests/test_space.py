@@ -514,6 +514,15 @@ def test_a_checked_setting_has_the_order_of_the_space():
     assert str(SPACE.setting({"width": 8, "depth": 2})) == "depth=2,width=8"
 
 
+@pytest.mark.parametrize("space", [SPACE, LISTED], ids=["product", "list"])
+def test_a_setting_that_was_checked_passes_untouched(monkeypatch, space):
+    checked = [space.setting(dict(one)) for one in space]
+    monkeypatch.setattr(Support, "place", lambda *_: pytest.fail("a support was asked again"))
+    for one in checked:
+        assert space.setting(one) is one
+        assert space.setting(Setting(one)) is one
+
+
 @pytest.mark.parametrize("value", [None, 5, "depth=2,width=8", {"depth": 2}, {}, {"depth": 2, "width": 8, "heads": 1}])
 @pytest.mark.parametrize("space", [SPACE, LISTED], ids=["product", "list"])
 def test_what_is_no_setting_of_the_space_is_no_member(space, value):
