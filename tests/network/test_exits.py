@@ -19,6 +19,7 @@ from sortednet.huggingface.chunked_loss import ChunkedHead, ExitOutput
 from sortednet.models import MLP, Transformer
 from sortednet.network.cache_names import cache_name
 from sortednet.network.exits import block_list
+from sortednet.network.sharing import Sharing
 
 from ..contracts.pretrained_cases import PRETRAINED, TOKENS
 
@@ -921,7 +922,14 @@ def test_the_mean_over_tokens_is_the_same_everywhere_and_padding_does_not_change
         assert not torch.allclose(output.logits, own.at(setting)(**inputs).logits)
 
 
-def test_threads_use_exits_at_once():
+def test_threads_use_exits_at_once_and_try_each_once(monkeypatch):
+    tried, own = [], Sharing._try
+
+    def count(sharing, way, path, trunk, readers, given):
+        tried.extend(reader.blocks for reader in readers)
+        own(sharing, way, path, trunk, readers, given)
+
+    monkeypatch.setattr(Sharing, "_try", count)
     net, inputs, depth = any_net("llama")
     net.eval()
     settings = exits(net, depth)
@@ -945,6 +953,7 @@ def test_threads_use_exits_at_once():
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert not wrong
+    assert len(tried) == len(set(tried))
 
 
 @pytest.mark.parametrize("name", ["transformer", "readme", "llama"])

@@ -208,11 +208,13 @@ class Sharing:
             readers: list[Reader] = [self._part(Reader, setting, path) for setting in settings]
             order = sorted(range(len(settings)), key=lambda place: -readers[place].blocks)
             trunk: Trunk = self._part(Trunk, settings[order[0]], path)
-            untried = [reader for reader in readers if reader.blocks not in way.tried]
-            if untried:
-                # One trial at a time: it draws noise, and puts the random state back.
-                with _TRIALS, torch.no_grad(), random_state_kept(inputs[0]):
-                    self._try(way, path, trunk, untried, inputs[0])
+            if not way.tried.issuperset(reader.blocks for reader in readers):
+                # One trial at a time: it puts the random state back, and another thread may have tried the same.
+                with _TRIALS, torch.no_grad():
+                    untried = [reader for reader in readers if reader.blocks not in way.tried]
+                    if untried:
+                        with random_state_kept(inputs[0]):
+                            self._try(way, path, trunk, untried, inputs[0])
             tried = True
             way.refuse(scopes)
             if split and way.every:
@@ -240,9 +242,10 @@ class Sharing:
             )
             return None
         values = [found[reader.blocks] for reader in readers]
-        if self.head is not None and self.head.takes(args, kwargs, values):
+        head = self.head  # which a trial in another thread may take away
+        if head is not None and head.takes(args, kwargs, values):
             last, batches = [held[-1] for held in values], [one[1] for one in inputs]
-            return list(self.head.losses(readers, last, batches, weights, self._private))
+            return list(head.losses(readers, last, batches, weights, self._private))
         return [reader.read(held, *given) for reader, held, given in zip(readers, values, inputs, strict=True)]
 
     def _part(self, kind: type[Any], setting: Setting, path: str) -> Any:

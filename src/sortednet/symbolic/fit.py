@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..errors import ConfigError, DataError
+from ..views.draws import OwnDraws
 from .constants import Fitted, Points, fit_constants, least_squares_of
 from .expressions import (
     END,
@@ -237,8 +238,7 @@ def propose(
     embedded = model.data(told, torch.ones(told.shape[:2], device=parameter.device))
     drawn = {"do_sample": True, "top_k": config.top_k, "temperature": config.temperature, **(writing or {})}
     texts: list[str] = []
-    with torch.random.fork_rng(devices=_devices(parameter)):
-        torch.manual_seed(int(generator.integers(2**62)))
+    with OwnDraws(int(generator.integers(2**62))):
         for bag, count in enumerate(len(part) for part in np.array_split(range(config.candidates), bags)):
             texts += _write(model, embedded[bag : bag + 1], count, drawn)
         if config.beams:
@@ -256,10 +256,6 @@ def _write(model: SymbolicGPT, embedded: torch.Tensor, count: int, options: Mapp
     with model.decoder.given(embedded):
         written = gpt.generate(start, attention_mask=torch.ones_like(start), **common, **options)
     return [tokenizer.decode(row) if END in row else "" for row in written[:, 1:].tolist()]
-
-
-def _devices(parameter: torch.Tensor) -> list[Any]:
-    return [parameter.device] if parameter.is_cuda else []
 
 
 def _read(texts: Iterable[str], variables: int) -> Proposals:

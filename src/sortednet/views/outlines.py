@@ -17,6 +17,7 @@ from torch.nn.modules.module import (
 from ..errors import BuildError, SortedNetError
 from ..imports.privates.transformers import keep_weights
 from ..space import Number, Setting
+from .draws import own_draws, undrawn
 
 __all__ = ["call_builder", "check_size", "is_quantised", "outline"]
 
@@ -30,7 +31,7 @@ class _Building(threading.local):
 
 
 _BUILDING = _Building()
-_ONE_AT_A_TIME = threading.RLock()  # two threads that put the random state back would undo each other
+_ONE_AT_A_TIME = threading.RLock()  # two threads that put back what they have seeded would undo each other
 
 
 def _to_meta(_: nn.Module, __: str, parameter: nn.Parameter) -> nn.Parameter | None:
@@ -71,15 +72,11 @@ def _watch() -> None:
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
     """Register parameters on the meta device, in this thread only; buffers stay real."""
-    _watch()
-    before = _BUILDING.made
-    # The builder's random numbers are thrown away, so they must not move the caller's generator.
-    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
-        _BUILDING.made = {}
-        try:
-            yield
-        finally:
-            _BUILDING.made = before
+    before, _BUILDING.made = _BUILDING.made, {}
+    try:
+        yield
+    finally:
+        _BUILDING.made = before
 
 
 def outline(build: Callable[..., nn.Module], setting: Setting) -> nn.Module:
@@ -88,8 +85,14 @@ def outline(build: Callable[..., nn.Module], setting: Setting) -> nn.Module:
     Raises:
         BuildError: If the builder fails or returns no module.
     """
-    with _parameters_on_meta():
-        return call_builder(build, setting)
+
+    def make() -> nn.Module:
+        with _parameters_on_meta():
+            return call_builder(build, setting)
+
+    with _ONE_AT_A_TIME:
+        _watch()
+        return undrawn(make, build)
 
 
 def check_size(
@@ -107,10 +110,10 @@ def check_size(
     Raises:
         BuildError: If the builder fails.
     """
-    _watch()
     before, _BUILDING.budget = _BUILDING.budget, [parameters, numbers, buffers]
     try:
-        with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]), torch.device("meta"):
+        with _ONE_AT_A_TIME, own_draws(), torch.device("meta"):
+            _watch()
             call_builder(build, setting)
     except BuildError as error:
         if min(_BUILDING.budget) < 0:
