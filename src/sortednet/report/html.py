@@ -57,7 +57,7 @@ def section(name: str, heading: str, caption: str, figure: Figure) -> str:
     texts: dict[tuple[str, ...], int] = {}
     pictures, marks = zip(
         *(
-            svg_of(choice, f"{name}-{place}", f"{heading}: {choice.label}" if choice.label else heading, texts)
+            svg_of(choice, f"{name}-{place}", f"{name}-heading", texts)
             for place, choice in enumerate(figure.choices)
         ),
         strict=True,
@@ -74,7 +74,7 @@ def section(name: str, heading: str, caption: str, figure: Figure) -> str:
     )
     data = _inert(json.dumps({"texts": list(texts), "marks": marks}, allow_nan=False, separators=(",", ":")))
     return (
-        f'<section><h2>{escape(heading)}</h2><p>{escape(caption)}</p><figure id="{name}">{select}'
+        f'<section><h2 id="{name}-heading">{escape(heading)}</h2><p>{escape(caption)}</p><figure id="{name}">{select}'
         f'<div class="scroll">{shown}</div><script type="application/json">{data}</script></figure></section>'
     )
 

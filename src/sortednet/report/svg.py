@@ -185,7 +185,7 @@ def svg_of(choice: Choice, name: str, heading: str, texts: dict[tuple[str, ...],
     Args:
         choice: What is drawn.
         name: Of letters, digits and hyphens, one on its page: ids of the picture begin with it.
-        heading: What those who cannot see it are told.
+        heading: The id of the heading that those are told who cannot see it.
         texts: The texts told so far, by the number under which the page keeps them; more are added.
 
     Returns:
@@ -200,7 +200,7 @@ def svg_of(choice: Choice, name: str, heading: str, texts: dict[tuple[str, ...],
         choice.picture.savefig(data, format="svg", metadata=nothing)
     root = _plain(ElementTree.fromstring(data.getvalue()), name)
     root.set("role", "img")
-    root.set("aria-label", heading)
+    root.set("aria-labelledby", heading)
     place_of = _Place(choice.picture)
     told = [tip.told(place_of, f"{name}-{place}", texts) for place, tip in enumerate(choice.tips)]
     return ElementTree.tostring(root, encoding="unicode"), told
