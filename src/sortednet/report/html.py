@@ -56,10 +56,7 @@ def section(name: str, heading: str, caption: str, figure: Figure) -> str:
     """
     texts: dict[tuple[str, ...], int] = {}
     pictures, marks = zip(
-        *(
-            svg_of(choice, f"{name}-{place}", f"{name}-heading", texts)
-            for place, choice in enumerate(figure.choices)
-        ),
+        *(svg_of(choice, f"{name}-{place}", f"{name}-heading", texts) for place, choice in enumerate(figure.choices)),
         strict=True,
     )
     select = ""
