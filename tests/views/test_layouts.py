@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from sortednet import Layout, SortedNet, Space
 from sortednet.errors import BuildError, LayoutError
-from sortednet.views.layouts import Cut, cuts
+from sortednet.views.layouts import Cut, cuts_by_shape, refuse_misfits
 
 settings.register_profile("few", max_examples=40, deadline=None, derandomize=True, database=None)
 few = settings.get_profile("few")
@@ -28,7 +28,9 @@ class Holder(nn.Module):
 
 
 def cut_of(full, small, *layouts):
-    return cuts(Holder(weight=full), Holder(weight=small), layouts)["weight"]
+    models = Holder(weight=full), Holder(weight=small)
+    refuse_misfits(*models, layouts)
+    return cuts_by_shape(*models, layouts)["weight"]
 
 
 def numbered(*shape):
@@ -207,7 +209,7 @@ def test_multihead_attention_is_cut_per_query_key_and_value():
     def build(width):
         return nn.MultiheadAttention(width, 2, batch_first=True)
 
-    found = cuts(build(8), build(4))
+    found = cuts_by_shape(build(8), build(4))
     for name in ("in_proj_weight", "in_proj_bias"):
         assert found[name].pieces[0] == ((0, 4), (8, 4), (16, 4))
     assert found["out_proj.weight"].pieces == (((0, 4),), ((0, 4),))
@@ -215,7 +217,7 @@ def test_multihead_attention_is_cut_per_query_key_and_value():
 
 @pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
 def test_recurrent_gates_are_cut_one_by_one(kind, gates):
-    found = cuts(kind(3, 5, num_layers=2), kind(3, 2, num_layers=2))
+    found = cuts_by_shape(kind(3, 5, num_layers=2), kind(3, 2, num_layers=2))
     for name, cut in found.items():
         assert cut.pieces[0] == tuple((5 * i, 2) for i in range(gates)), name
     assert found["weight_ih_l0"].pieces[1] == ((0, 3),)
@@ -223,14 +225,14 @@ def test_recurrent_gates_are_cut_one_by_one(kind, gates):
 
 
 def test_the_second_layer_of_a_bidirectional_lstm_reads_the_corner_of_both_directions():
-    found = cuts(nn.LSTM(3, 5, 2, bidirectional=True), nn.LSTM(3, 2, 2, bidirectional=True))
+    found = cuts_by_shape(nn.LSTM(3, 5, 2, bidirectional=True), nn.LSTM(3, 2, 2, bidirectional=True))
     assert found["weight_ih_l1"].pieces[1] == ((0, 2), (5, 2))
     assert found["weight_ih_l1_reverse"].pieces[1] == ((0, 2), (5, 2))
     assert found["weight_ih_l0_reverse"].pieces[1] == ((0, 3),)
 
 
 def test_the_projection_of_an_lstm_is_cut_at_its_plain_corner():
-    found = cuts(nn.LSTM(3, 6, proj_size=4), nn.LSTM(3, 3, proj_size=2))
+    found = cuts_by_shape(nn.LSTM(3, 6, proj_size=4), nn.LSTM(3, 3, proj_size=2))
     assert found["weight_hr_l0"].pieces == (((0, 2),), ((0, 3),))
     assert found["weight_hh_l0"].pieces == (((0, 3), (6, 3), (12, 3), (18, 3)), ((0, 2),))
 
@@ -283,16 +285,16 @@ class GatedFeedForward(nn.Module):
 )
 def test_an_undeclared_fused_matrix_is_reported_with_the_remedy_to_paste(build, space, remedy, layouts):
     with pytest.raises(LayoutError, match=re.escape(remedy)) as caught:
-        SortedNet(build, space)
+        SortedNet(build, space).extract(space.smallest)
     assert "may hold several blocks" in str(caught.value)
     assert "if it is one block, say so with blocks=1" in str(caught.value)
     pasted = eval(remedy.removeprefix("layouts="), {"Layout": Layout})
-    SortedNet(build, space, layouts=[*pasted, Layout(layouts, blocks=pasted[0].blocks)])
+    SortedNet(build, space, layouts=[*pasted, Layout(layouts, blocks=pasted[0].blocks)]).extract(space.smallest)
 
 
 def test_a_declared_weight_with_an_undeclared_bias_is_reported():
     with pytest.raises(LayoutError, match=r"Axis 0 of qkv\.bias goes from 24 to 12 units.*blocks=3"):
-        SortedNet(Attention, Space(heads=[1, 2]), layouts=[Layout("qkv.weight", blocks=3)])
+        SortedNet(Attention, Space(heads=[1, 2]), layouts=[Layout("qkv.weight", blocks=3)]).submodel(heads=1)
 
 
 @pytest.mark.parametrize(
@@ -309,7 +311,7 @@ def test_a_fused_matrix_of_constant_size_is_not_reported():
             super().__init__()
             self.blocks = nn.Sequential(*(Attention(2) for _ in range(depth)))
 
-    SortedNet(Deep, Space(depth=[1, 2]))
+    SortedNet(Deep, Space(depth=[1, 2])).extract(depth=1)
 
 
 def grouped(width):
@@ -318,11 +320,11 @@ def grouped(width):
 
 def test_groups_that_shrink_inside_are_reported():
     with pytest.raises(LayoutError, match=r"1\.weight belongs to a convolution of 2 groups .* from 6 to 4 channels"):
-        SortedNet(grouped, Space(width=[8, 12]))
+        SortedNet(grouped, Space(width=[8, 12])).extract(width=8)
 
 
 def test_groups_that_shrink_inside_can_be_accepted_as_the_message_says():
-    SortedNet(grouped, Space(width=[8, 12]), layouts=[Layout("1.weight", axis=1, blocks=1)])
+    SortedNet(grouped, Space(width=[8, 12]), layouts=[Layout("1.weight", axis=1, blocks=1)]).extract(width=8)
 
 
 def test_a_depthwise_convolution_is_a_plain_corner():
@@ -409,8 +411,8 @@ def test_flattened_channels_are_reported_and_accepted_as_one_block():
 
     space = Space(channels=[2, 4])
     with pytest.raises(LayoutError, match=r"say so with blocks=1\. \(Channels flattened before their pixels"):
-        SortedNet(Flat, space)
-    SortedNet(Flat, space, layouts=[Layout("head.weight", axis=1, blocks=1)])
+        SortedNet(Flat, space).extract(channels=2)
+    SortedNet(Flat, space, layouts=[Layout("head.weight", axis=1, blocks=1)]).extract(channels=2)
 
 
 # --- what is no corner ----------------------------------------------------------------------------------------------
@@ -418,7 +420,7 @@ def test_flattened_channels_are_reported_and_accepted_as_one_block():
 
 def test_a_parameter_without_counterpart_is_refused():
     with pytest.raises(BuildError, match=r"extra of the sub-model has no counterpart in the full model\. Build both"):
-        cuts(Holder(weight=(4,)), Holder(weight=(2,), extra=(1,)))
+        refuse_misfits(Holder(weight=(4,)), Holder(weight=(2,), extra=(1,)))
 
 
 @pytest.mark.parametrize(("small", "text"), [((5, 3), r"\(5, 3\)"), ((4, 4), r"\(4, 4\)"), ((4,), r"\(4,\)")])
@@ -437,7 +439,7 @@ def stacked(depth, width):
 
 def test_a_head_whose_name_moves_with_the_depth_is_reported():
     with pytest.raises(LayoutError, match=r"4\.weight goes from 8 to 2 outputs, as many as 6\.weight .* seems to move"):
-        SortedNet(stacked, Space(depth=[1, 2], width=[4, 8]))
+        SortedNet(stacked, Space(depth=[1, 2], width=[4, 8])).extract(depth=1, width=4)
 
 
 class Joined(nn.Module):
@@ -454,7 +456,7 @@ class Joined(nn.Module):
 
 def test_an_axis_that_joins_what_shrinks_with_what_does_not_is_reported():
     with pytest.raises(LayoutError, match=r"Axis 1 of head\.weight goes from 13 to 9 units, 5 more than an axis of 8"):
-        SortedNet(Joined, Space(width=[4, 8]))
+        SortedNet(Joined, Space(width=[4, 8])).extract(width=4)
 
 
 def test_a_layout_of_unequal_blocks_cuts_such_an_axis_right():
@@ -472,4 +474,4 @@ def test_the_weight_of_a_sorted_output_is_not_taken_for_one_that_moved():
             self.body = nn.ModuleList(nn.Linear(4, 4) for _ in range(depth))
             self.head = nn.Linear(4, outputs)
 
-    SortedNet(Net, Space(depth=[1, 3], outputs=[2, 7]))
+    SortedNet(Net, Space(depth=[1, 3], outputs=[2, 7])).extract(depth=1, outputs=2)

@@ -9,6 +9,7 @@ from torch import nn
 from sortednet import SortedNet, Space
 from sortednet.errors import BuildError
 from sortednet.models import MLP
+from sortednet.views.cuts import Cuts
 from sortednet.views.outlines import outline
 from sortednet.views.skeletons import build_skeleton
 
@@ -170,7 +171,7 @@ def test_other_threads_build_real_parameters_while_a_skeleton_is_built():
 
 def test_building_twice_gives_the_same_slots():
     full = mlp()
-    first, second = (build_skeleton(mlp, SPACE.smallest, full) for _ in range(2))
+    first, second = (build_skeleton(mlp, SPACE.smallest, full, Cuts(mlp, SPACE)) for _ in range(2))
     assert list(first.slots()) == list(second.slots())
 
 

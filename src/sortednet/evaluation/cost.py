@@ -82,7 +82,7 @@ def count_flops(net: SortedNet, setting: Mapping[str, Number] | str, inputs: Any
     def empty(slot: Slot, held: Tensor) -> Tensor:
         return torch.empty(slot.cut.shape, dtype=held.dtype, device="meta")
 
-    module = build_skeleton(net.builder, checked, net.full, net.layouts).fill(empty).to("meta").eval()
+    module = build_skeleton(net.builder, checked, net.full, net.cuts).fill(empty).to("meta").eval()
     counter = FlopCounterMode(display=False)
     # Fake tensors on the meta device: from them a model can tell that it must not ask for values, such as a mask's.
     # What the forward makes itself, such as positions, goes to the meta device too.

@@ -53,6 +53,7 @@ class AdapterBuilder(Builder):
 
     kind: ClassVar[str] = "adapter"
     weights: ClassVar[str] = ADAPTER
+    unwatchable: ClassVar[str] = "what an adapter is cut along is known"
 
     base: Callable[..., nn.Module]
     config: Any

@@ -16,7 +16,7 @@ from ..network.checkpoint import read_weights
 from ..network.loading import MOST_SETTINGS
 from ..network.sorted_net import SortedNet
 from ..space import Setting, Space
-from ..views.layouts import cuts
+from ..views.layouts import cuts_by_shape
 from .rank_space import RANK
 from .ranks import builder_of_ranks, reopened
 from .saving import adapter_state, load_adapter_state, read_config
@@ -78,7 +78,7 @@ def _adapter_corner(path: str | Path, net: SortedNet, part: Any, verify: bool) -
     state = net.full.state_dict()
     paths = {id(tensor): name for name, tensor in state.items()}
     saved = {name: paths[id(tensor)] for name, tensor in adapter_state(net.full, adapter, state).items()}
-    found = cuts(net.full, part, [*builder_of_ranks(net).layouts(net.full), *net.layouts])
+    found = cuts_by_shape(net.full, part, [*builder_of_ranks(net).layouts(net.full), *net.layouts])
     with checkpoint.corners(path, verify=verify) as (_, read):
         return {name: read(name, found[saved[name]], state[saved[name]].shape) for name in adapter_state(part, adapter)}
 

@@ -54,10 +54,12 @@ class Builder:
     Attributes:
         kind: The name that files are found by: one of `KINDS`, or `PLAIN`.
         weights: The name of the file of the weights.
+        unwatchable: Why its models cannot be watched, so that its layouts tell how they are cut; else empty.
     """
 
     kind: ClassVar[str] = PLAIN
     weights: ClassVar[str] = WEIGHTS
+    unwatchable: ClassVar[str] = ""
 
     def __call__(self, **setting: Number) -> nn.Module:
         """Build the model at a setting."""
@@ -66,6 +68,10 @@ class Builder:
     def layouts(self, full: nn.Module) -> tuple[Layout, ...]:
         """Return the layouts of fused parameters that are known of the kind."""
         return ()
+
+    def example(self, full: nn.Module) -> Any:
+        """Return inputs that the model runs on: a tuple of positional or a mapping of keyword arguments, or None."""
+        return None
 
     def inner(self, full: nn.Module) -> Any:
         """Return the model itself, without what was put around it."""

@@ -17,6 +17,7 @@ from ..files.weights import CONFIGS, open_weights, weights_file
 from ..imports.names import BufferPolicy
 from ..space import Number, Setting, Space
 from ..views.buffers import Private
+from ..views.cuts import Cuts
 from ..views.layouts import Layout, tensors_of
 from ..views.outlines import call_builder, check_size, outline
 from ..views.skeletons import Slot, build_skeleton
@@ -139,7 +140,7 @@ def open_network(
     with checkpoint.corners(path, verify=verify) as (types, read):
         _take_types(full, types)
         with checkpoint.described(path):
-            skeleton = build_skeleton(build, setting, full, known)
+            skeleton = build_skeleton(build, setting, full, Cuts(build, found, known, unwatchable="it was loaded"))
 
         own_ones = Private(stored["private"], stored["buffers"], found.full, {})
 

@@ -17,13 +17,15 @@ from ..space import Number, Setting, Space
 from ..views.batches import split_batch
 from ..views.buffers import Private, refuse_tied
 from ..views.compilation import Compilation
+from ..views.cuts import Cuts
 from ..views.layouts import Layout, tensors_of
 from ..views.outlines import call_builder
 from ..views.skeletons import Skeleton, Skeletons, build_skeleton, refuse_larger
 from . import checkpoint
-from .builders import SharedForward, as_builder, module_of
+from .builders import PLAIN, SharedForward, as_builder, module_of
 from .sharing import Sharing
 from .storing import write_network
+from .trials import Inputs
 
 __all__ = ["SortedNet", "SubModel"]
 
@@ -56,10 +58,13 @@ class SortedNet(nn.Module):
             layers must have the same names at every setting.
         space: The settings to train.
         model: The full model if it exists already, such as a pretrained one; `build` at the full setting otherwise.
-        layouts: Layouts of fused parameters that torch's own modules do not explain.
+        layouts: What axes are made up of, where a person wants to say it; what the model does must not contradict it.
         buffers: Whose the running statistics are: `shared`, `private` or `reestimated`.
         private: Shell patterns of parameters and buffers that every sub-model has for itself, such as `classifier.*`.
             These are made at once for every setting of the space.
+        example: Inputs of the model, of two examples or so: a tensor, a tuple of positional or a mapping of keyword
+            arguments. The models run on it once, without memory, and what they do tells where each of their tensors
+            lies in the full one (`cuts`). Left out, the first forward serves.
 
     A sub-model is built by `build`; what is done by hand to `full` afterwards (forward hooks, another dropout rate)
     does not reach it, but its weights, statistics, `requires_grad` and training mode do.
@@ -69,12 +74,15 @@ class SortedNet(nn.Module):
         space: The space.
         builder: What builds a sub-model.
         layouts: Of its fused parameters, given and known.
+        cuts: Where the tensors of sub-models lie; printed, it shows every axis that is not cut at its corner, and why.
         merged: The setting whose adapter was added to the model's own weights, if one was.
         unmerged: Those weights before, by name.
 
     Raises:
-        BuildError: If the builder fails, or the smallest sub-model is no corner of the full model.
-        LayoutError: If a parameter looks fused and no layout covers it.
+        BuildError: If the builder fails, the smallest sub-model is no part of the full model, or the model does not run
+            on the example.
+        LayoutError: If an axis cannot be cut, or a layout contradicts what the model does. Where no example has run yet
+            it is raised when a sub-model is first used, if its shapes look as if blocks were joined.
 
     Source:
         Valipour et al. (2023), arXiv:2309.00255v3, Eq. 1: truncation keeps the indices 1..b_j along each dimension.
@@ -106,6 +114,7 @@ class SortedNet(nn.Module):
         layouts: Layout | Iterable[Layout] = (),
         buffers: BufferPolicy = "shared",
         private: str | Sequence[str] = (),
+        example: Any = None,
     ) -> None:
         super().__init__()
         if buffers not in get_args(BufferPolicy):
@@ -120,6 +129,16 @@ class SortedNet(nn.Module):
         self._compilation: Compilation | None = None
         self._skeletons = Skeletons()
         self.full = call_builder(self.builder, space.full) if model is None else model
+        self.cuts = Cuts(
+            self.builder,
+            space,
+            self.layouts,
+            known=self.builder.layouts(self.full),
+            unwatchable=self.builder.unwatchable,
+            groups=self.builder.kind != PLAIN,
+        )
+        if example is None:
+            example = self.builder.example(self.full)
         patterns = (private,) if isinstance(private, str) else tuple(private)
         trainable = {name: p.requires_grad for name, p in self.full.named_parameters(remove_duplicate=False)}
         self.private = Private(patterns, buffers, space.full, trainable)
@@ -131,6 +150,8 @@ class SortedNet(nn.Module):
                     f"private={pattern!r} matches no parameter or buffer. Those of the model are {list(names)[:4]}..."
                 )
             refuse_tied(self.full, pattern)
+        if example is not None:
+            self.cuts.watch(example, self.full)
         for setting in (space.full, space.smallest if space.smallest in space else space[0]):
             skeleton = self._skeleton(setting)
             self._skeletons.keep(setting, skeleton, skeleton)
@@ -225,6 +246,7 @@ class SortedNet(nn.Module):
             SettingError: If a setting is not in the space.
         """
         self._refuse_merged()
+        self._watch((args, kwargs))
         if settings is None:
             return self._run(self.space.setting(setting), (args, kwargs), inference)
         if setting is not None:
@@ -250,6 +272,12 @@ class SortedNet(nn.Module):
             for place, output in zip(group, found, strict=True):
                 outputs[place] = output
         return outputs
+
+    def _watch(self, inputs: Inputs) -> None:
+        """Find the cuts on the first inputs that there are, where no example was given."""
+        if self.cuts.awaits(inputs) and self.cuts.watch_first(inputs, self.full):
+            self._skeletons = Skeletons()
+            self._sharing.forget()
 
     def _run(self, setting: Setting, inputs: tuple[Sequence[Any], Mapping[str, Any]], inference: bool) -> Any:
         args, kwargs = inputs
@@ -311,7 +339,7 @@ class SortedNet(nn.Module):
 
     def _skeleton(self, setting: Setting) -> Skeleton:
         self._refuse_merged()
-        return build_skeleton(self.builder, setting, self.full, self.layouts)
+        return build_skeleton(self.builder, setting, self.full, self.cuts)
 
     def at(self, setting: Mapping[str, Number] | str | None = None, /, **values: Number) -> SubModel:
         """Choose a sub-model for training. Its gradients land in this network's weights.

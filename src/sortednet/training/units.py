@@ -223,7 +223,7 @@ def _shrinking(net: SortedNet, dimension: str) -> tuple[list[Axis], str]:
     if small == net.space.full:
         return [], f"{value} is its one value"
     # Built even where the space does not list the setting.
-    skeleton = build_skeleton(net.builder, small, net.full, net.layouts)
+    skeleton = build_skeleton(net.builder, small, net.full, net.cuts)
     slots = (*skeleton.parameters, *skeleton.buffers)
     missing = tensors_of(net.full).keys() - {slot.path for slot in slots}
     if missing:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..errors import BuildError, LayoutError
 from ..imports.privates.torch import Convolution, persistent_buffers
 
-__all__ = ["Cut", "Layout", "cuts", "tensors_of"]
+__all__ = ["Cut", "Layout", "blocks_of", "cuts_by_shape", "refuse_misfits", "suspicion", "tensors_of"]
 
 Blocks = Union[int, Callable[[nn.Module], Sequence[int]]]
 
@@ -56,6 +56,10 @@ class Layout:
             raise LayoutError(f"blocks={self.blocks!r} of {self.pattern!r} is no number of blocks. Give 1, 2, ...")
         if self.axis < 0:
             raise LayoutError(f"axis={self.axis} of {self.pattern!r} is negative. Count axes from the front, from 0.")
+
+    def covers(self, name: str, axis: int) -> bool:
+        """Whether it is of this axis of the parameter of this name."""
+        return axis == self.axis and fnmatch.fnmatchcase(name, self.pattern)
 
     def to_json(self) -> dict[str, Any]:
         """Return the layout as plain values; blocks that are a function are left out."""
@@ -137,25 +141,16 @@ class Cut:
             region.fill_(value)
 
 
-def cuts(full: nn.Module, small: nn.Module, layouts: Iterable[Layout] = ()) -> dict[str, Cut]:
-    """Find where every parameter and persistent buffer of a smaller model lies in the full one.
-
-    Args:
-        full: The full model.
-        small: The same class built at a setting; its tensors may be on the meta device.
-        layouts: Declared layouts; the last that matches a parameter and axis counts, and all count before torch's own.
-
-    Returns:
-        The cut of each name of `small`.
+def refuse_misfits(full: nn.Module, small: nn.Module, layouts: Iterable[Layout] = ()) -> None:
+    """Refuse a smaller model that is no part of the full one, and layouts of nothing.
 
     Raises:
         BuildError: If a name is missing in the full model, or larger than there.
-        LayoutError: If an axis looks fused and no layout covers it, or a layout does not fit.
+        LayoutError: If a layout matches no axis.
     """
-    declared = tuple(layouts)
     theirs, ours = tensors_of(full), tensors_of(small)
-    for given in declared:
-        if not any(_match([given], name, tensor) for name, tensor in theirs.items()):
+    for given in layouts:
+        if not any(given.covers(name, given.axis) and given.axis < tensor.dim() for name, tensor in theirs.items()):
             raise LayoutError(
                 f"{given} matches no axis of a parameter. Correct its pattern; parameters are {list(theirs)[:4]}..."
             )
@@ -171,29 +166,80 @@ def cuts(full: nn.Module, small: nn.Module, layouts: Iterable[Layout] = ()) -> d
                 f"{name} has shape {tuple(tensor.shape)} in the sub-model and {tuple(big.shape)} in the full model. "
                 "A sub-model's parameter must have as many axes and be nowhere larger."
             )
-    found: dict[str, Cut] = {}
-    fused = {
-        **_torch_layouts(full),
-        **{(name, a): lay for name, big in theirs.items() for a, lay in _match(declared, name, big)},
-    }
-    _report_undeclared(full, theirs, ours, fused)
-    for name, tensor in ours.items():
-        big = theirs[name]
-        axes: list[tuple[tuple[int, int], ...]] = []
-        for axis, (whole, size) in enumerate(zip(big.shape, tensor.shape, strict=True)):
-            layout = fused.get((name, axis))
-            if layout is None or whole == size:
-                axes.append(((0, size),))
-                continue
-            in_full, in_small = layout.sizes(full, name, whole), layout.sizes(small, name, size)
-            if len(in_full) != len(in_small) or any(s > f for s, f in zip(in_small, in_full, strict=True)):
-                raise LayoutError(
-                    f"The blocks of {name} along axis {axis} are {in_full} in the full model and {in_small} in the "
-                    f"sub-model. {layout} must give as many blocks for both, none of them larger in the sub-model."
-                )
-            axes.append(_pieces(in_full, in_small))
-        found[name] = Cut(tuple(tensor.shape), tuple(axes))
+
+
+def blocks_of(
+    full: nn.Module, small: nn.Module, layouts: Iterable[Layout] = ()
+) -> dict[tuple[str, int], tuple[list[int], list[int]]]:
+    """Return the sizes of the blocks of each declared axis that changes, in the full model and in the smaller one.
+
+    Args:
+        full: The full model.
+        small: The same class built at a setting; its tensors may be on the meta device.
+        layouts: Declared layouts; the last that matches a parameter and axis counts, and all count before torch's own.
+
+    Raises:
+        LayoutError: If a layout does not fit.
+    """
+    theirs, ours = tensors_of(full), tensors_of(small)
+    found: dict[tuple[str, int], tuple[list[int], list[int]]] = {}
+    for (name, axis), layout in _declared(full, layouts).items():
+        if name not in ours or theirs[name].shape[axis] == ours[name].shape[axis]:
+            continue
+        in_full = layout.sizes(full, name, theirs[name].shape[axis])
+        in_small = layout.sizes(small, name, ours[name].shape[axis])
+        if len(in_full) != len(in_small) or any(s > f for s, f in zip(in_small, in_full, strict=True)):
+            raise LayoutError(
+                f"The blocks of {name} along axis {axis} are {in_full} in the full model and {in_small} in the "
+                f"sub-model. {layout} must give as many blocks for both, none of them larger in the sub-model."
+            )
+        found[name, axis] = in_full, in_small
     return found
+
+
+def cuts_by_shape(full: nn.Module, small: nn.Module, layouts: Iterable[Layout] = ()) -> dict[str, Cut]:
+    """Cut every parameter and persistent buffer of a smaller model by blocks where declared, else at the corner.
+
+    Args:
+        full: The full model.
+        small: The same class built at a setting, a part of the full one; its tensors may be on the meta device.
+        layouts: As `blocks_of`.
+
+    Returns:
+        The cut of each name of `small`.
+
+    Raises:
+        LayoutError: If a layout does not fit.
+    """
+    blocks = blocks_of(full, small, layouts)
+    return {
+        name: Cut(
+            tuple(tensor.shape),
+            tuple(
+                _pieces(*blocks[name, axis]) if (name, axis) in blocks else ((0, size),)
+                for axis, size in enumerate(tensor.shape)
+            ),
+        )
+        for name, tensor in tensors_of(small).items()
+    }
+
+
+def suspicion(full: nn.Module, small: nn.Module, layouts: Iterable[Layout] = ()) -> LayoutError | None:
+    """Say which axis looks fused by its shape though no layout covers it; None where none does."""
+    try:
+        _report_undeclared(full, tensors_of(full), tensors_of(small), _declared(full, layouts))
+    except LayoutError as found:
+        return found
+    return None
+
+
+def _declared(full: nn.Module, layouts: Iterable[Layout]) -> dict[tuple[str, int], Layout]:
+    given = tuple(layouts)
+    return {
+        **_torch_layouts(full),
+        **{(name, one.axis): one for name, big in tensors_of(full).items() for one in given
+           if one.axis < big.dim() and one.covers(name, one.axis)},
+    }  # fmt: skip
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -203,10 +249,6 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
         for name, buffer in persistent_buffers(module):
             found[f"{prefix}.{name}" if prefix else name] = buffer
     return found
-
-
-def _match(declared: Sequence[Layout], name: str, tensor: Tensor) -> list[tuple[int, Layout]]:
-    return [(one.axis, one) for one in declared if one.axis < tensor.dim() and fnmatch.fnmatchcase(name, one.pattern)]
 
 
 def _pieces(in_full: Sequence[int], in_small: Sequence[int]) -> tuple[tuple[int, int], ...]:

@@ -25,8 +25,9 @@ from ..imports.privates.transformers import CHECKPOINTING
 from ..space import Setting
 from .batches import call_with
 from .buffers import Private, estimate_statistics
+from .cuts import Cuts
 from .hooks import follow, take
-from .layouts import Cut, Layout, cuts, tensors_of
+from .layouts import Cut, tensors_of
 from .outlines import is_quantised, outline
 
 __all__ = [
@@ -95,10 +96,10 @@ class Skeleton:
         shared: Names of the tensors of quantised modules, which are the full model's own.
     """
 
-    def __init__(self, setting: Setting, module: nn.Module, full: nn.Module, layouts: Iterable[Layout]) -> None:
+    def __init__(self, setting: Setting, module: nn.Module, full: nn.Module, cuts: Cuts) -> None:
         self.setting = setting
         self.module = module
-        where = cuts(full, module, layouts)
+        where, self._undecided = cuts.of(setting, full, module)
         sources = dict(full.named_modules(remove_duplicate=False))
         self._children = [
             (one, name, child, type(child)) for one in full.modules() for name, child in children_of(one).items()
@@ -170,6 +171,7 @@ class Skeleton:
             private: Tensors that belong to this sub-model alone; they take the place of the corner.
             inference: Whether the module is to be in evaluation mode, whatever mode the full model is in.
         """
+        self._refuse_undecided()
         for slot in self.parameters:
             _bind_slot(slot, private, self.setting)
         for unit in self.units:
@@ -186,6 +188,15 @@ class Skeleton:
             if "gradient_checkpointing" in unit.block.__dict__:
                 unit.block.__dict__["gradient_checkpointing"] = False
         self._bind_buffers(private)
+
+    def _refuse_undecided(self) -> None:
+        """Refuse to look at the full weights before it is known where.
+
+        Raises:
+            LayoutError: If so.
+        """
+        if self._undecided is not None:
+            raise self._undecided
 
     def write_back(self) -> None:
         """Give the full model the buffers that the forward has replaced instead of changed in place."""
@@ -204,6 +215,7 @@ class Skeleton:
         Returns:
             The module, in evaluation mode, its parameters without gradients.
         """
+        self._refuse_undecided()
         tied: dict[int, nn.Parameter] = {}
         for slot in self.parameters:
             own = private.find(self.setting, slot.path)
@@ -221,6 +233,7 @@ class Skeleton:
 
     def copy(self, private: Private) -> nn.Module:
         """Make the skeleton an independent model with tensors of its own, in the full model's training mode."""
+        self._refuse_undecided()
 
         def read(slot: Slot, held: Tensor) -> Tensor:
             own = private.find(self.setting, slot.path)
@@ -262,6 +275,7 @@ class Skeleton:
 
     def own_tensors(self, private: Private) -> dict[str, Tensor]:
         """Return copies of the corners that are to belong to this sub-model alone."""
+        self._refuse_undecided()
         own: dict[str, Tensor] = {}
         for slot in (*self.parameters, *self.buffers):
             if private.covers(slot.path, slot.is_buffer):
@@ -413,27 +427,25 @@ class Skeletons(threading.local):
         return Skeletons, ()
 
 
-def build_skeleton(
-    build: Callable[..., nn.Module], setting: Setting, full: nn.Module, layouts: Iterable[Layout] = ()
-) -> Skeleton:
+def build_skeleton(build: Callable[..., nn.Module], setting: Setting, full: nn.Module, cuts: Cuts) -> Skeleton:
     """Build the model at a setting without memory for its parameters.
 
     Args:
         build: Makes the model from one keyword argument for each dimension.
         setting: The values to build with.
         full: The full model, whose weights the skeleton will look at.
-        layouts: Declared layouts of fused parameters.
+        cuts: Of the network.
 
     Returns:
         The skeleton, not yet bound.
 
     Raises:
         BuildError: If the builder fails, returns no module, or makes a parameter that is no corner of the full one.
-        LayoutError: If an axis looks fused and no layout covers it.
+        LayoutError: If a layout does not fit.
     """
     module = outline(build, setting)
     try:
-        return Skeleton(setting, module, full, layouts)
+        return Skeleton(setting, module, full, cuts)
     except BuildError as error:
         raise BuildError(f"At {setting}: {error}") from None
 

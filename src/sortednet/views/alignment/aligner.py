@@ -1,0 +1,311 @@
+"""Alignment: one call of the full and one of the small model, laid side by side, tell where every tensor lies."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from . import mixing, moving
+from .rules import RULES, Terms, Unknown, size
+from .tape import Operation, Ref, Tape, pairs_of
+from .terms import Conflict, Leaf, Solver, Stretches, Term, is_fixed, leaves_of, size_of, stretches_of, text_of
+
+__all__ = ["Alignment", "align"]
+
+_RULED = mixing, moving  # whose import fills the table of rules
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Where no cut is right, or none can be told.
+
+    Attributes:
+        where: The module's path and the operation.
+        what: What happens there.
+        axes: The axes of parameters that it leaves undecided, as (name, axis).
+    """
+
+    where: str
+    what: str
+    axes: frozenset[tuple[str, int]]
+
+
+@dataclass
+class Alignment:
+    """What was found about one small model.
+
+    Attributes:
+        terms: By name of a parameter or buffer of the small model, of each axis.
+        outputs: Of the axes of each tensor that the models return; None where they have different ranks.
+        conflicts: Where no cut is right.
+        doubts: Where an operation without a rule, or one that only the small model does, leaves axes undecided.
+        untouched: Axes of what neither model read, which no other axis of its kind tells either.
+        statistics: How often numbers are put together along a changing axis, by place: norms, pooling over channels.
+        siblings: Tensors that were not read, by the name of those whose cut they take.
+    """
+
+    terms: dict[str, Terms] = field(default_factory=dict)
+    outputs: list[Terms | None] = field(default_factory=list)
+    conflicts: list[Trouble] = field(default_factory=list)
+    doubts: list[Trouble] = field(default_factory=list)
+    untouched: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    statistics: Counter[str] = field(default_factory=Counter)
+    siblings: dict[str, str] = field(default_factory=dict)
+
+    def stretches(self, name: str) -> tuple[Stretches, ...]:
+        """Return for each axis of a tensor the stretches of the full one that make it up."""
+        return tuple(map(stretches_of, self.terms[name]))
+
+
+def align(
+    small: Tape, full: Tape, declared: Mapping[tuple[str, int], Term] | None = None, *, groups: bool = False
+) -> Alignment:
+    """Find where every tensor of the small model lies in the full one.
+
+    Args:
+        small: What the small model did.
+        full: What the full one did on the same example.
+        declared: Terms of axes that are known.
+        groups: Whether the groups of a group norm are to hold the units of the full model's where nothing contradicts
+            it, as a pretrained model was trained; else they are units that only a statistic joins.
+    """
+    return _Walk(small, full, declared or {}).run(groups)
+
+
+class _Walk:
+    """Goes along both tapes, and carries terms from operation to operation."""
+
+    def __init__(self, small: Tape, full: Tape, declared: Mapping[tuple[str, int], Term]) -> None:
+        self.small, self.full = small, full
+        self.solver, self.origin, self.found = Solver(), "", Alignment()
+        self._terms: dict[int, Terms] = {}
+        self._wishes: list[tuple[str, Term, Term]] = []
+        self._doubts: list[tuple[str, str, Term]] = []
+        self._conflicts: list[tuple[str, str, list[Term]]] = []
+        self._read: set[int] = set()
+        self._unwritten: set[int] = set()
+        for name, shape in small.names.items():
+            big = full.names.get(name)
+            if big is not None and len(big) == len(shape):
+                sizes = zip(shape, big, strict=True)
+                self._terms.setdefault(small.keys[name], [Leaf(a, b, name) for a, b in sizes])
+        for (name, axis), term in declared.items():
+            self.origin = name
+            own = self._terms[small.keys[name]][axis]
+            try:
+                with self.solver.attempt():
+                    self.meet(own, term)
+            except Conflict as conflict:
+                self._conflicts.append((name, str(conflict), [own]))
+
+    # What rules ask
+
+    def terms(self, ours: Ref, theirs: Ref) -> Terms:
+        """Return the terms of a tensor's axes; an axis whose sizes are not those noted begins anew."""
+        if len(ours.shape) != len(theirs.shape):
+            raise Unknown(f"{len(ours.shape)} axes, and {len(theirs.shape)} in the full model")
+        pairs = list(zip(ours.shape, theirs.shape, strict=True))
+        known = self._terms.get(ours.key)
+        if known is None or len(known) != len(pairs):
+            known = self._terms[ours.key] = [self.leaf(*pair) for pair in pairs]
+        return [term if size(term) == pair else self.leaf(*pair) for term, pair in zip(known, pairs, strict=True)]
+
+    def meet(self, one: Term, other: Term) -> None:
+        """Make two axes one."""
+        self.solver.unify(one, other, self.origin)
+
+    def leaf(self, small: int, full: int) -> Leaf:
+        """Return a new axis without structure."""
+        return Leaf(small, full, self.origin)
+
+    def wish(self, one: Term, other: Term) -> None:
+        """Make two axes one in the end, where nothing contradicts it."""
+        self._wishes.append((self.origin, one, other))
+
+    def doubt(self, *terms: Term) -> None:
+        """Note that what happens along these axes is not known."""
+        self._doubts += [(self.origin, "takes places of a changing axis by numbers", term) for term in terms]
+
+    def statistic(self, *terms: Term) -> None:
+        """Note that numbers along these axes are put together, whatever units they are of."""
+        if not all(map(is_fixed, terms)):
+            self.found.statistics[self.origin] += 1
+
+    # The walk
+
+    def run(self, groups: bool) -> Alignment:
+        """Walk to the end, and read off what was found."""
+        for ours, theirs in pairs_of(self.small, self.full):
+            self.origin = f"{ours.module[0] or 'forward'}: {ours.name}"
+            if ours.writes and ours.inputs:
+                self._unwritten.discard(ours.inputs[0].key)
+            if theirs is None:
+                self._doubts += [
+                    (self.origin, "is done by the small model only", term)
+                    for ref in ours.inputs
+                    for term in self._terms.get(ref.key, ())
+                ]
+                continue
+            self._read.update(ref.key for ref in ours.inputs)
+            self._watch_memory(ours, theirs)
+            self._step(ours, theirs)
+        if groups:
+            self._grant_wishes()
+        self._conclude()
+        return self.found
+
+    def _watch_memory(self, ours: Operation, theirs: Operation) -> None:
+        """Doubt what reads memory that no operation wrote, or tensors made elsewhere: a kernel behind torch's back."""
+        if not ours.writes and not ours.name.endswith("like"):
+            for ref, big in zip(ours.inputs, theirs.inputs, strict=False):
+                elsewhere = ref.key not in self._terms and ref.key not in self.small.given
+                if ref.shape != big.shape and (ref.key in self._unwritten or elsewhere):
+                    what = (
+                        "reads what no operation wrote"
+                        if ref.key in self._unwritten
+                        else "reads what was made elsewhere"
+                    )
+                    self._doubts += [(self.origin, what, t) for t in self._terms_or_none(ref, big)]
+        if ours.name.startswith(("empty", "new_empty")):
+            self._unwritten.update(ref.key for ref in ours.outputs)
+
+    def _terms_or_none(self, ours: Ref, theirs: Ref) -> Terms:
+        return self.terms(ours, theirs) if len(ours.shape) == len(theirs.shape) else []
+
+    def _step(self, ours: Operation, theirs: Operation) -> None:
+        terms: Sequence[Terms] | None = None
+        why = "has no rule"
+        rule = RULES.get(ours.name)
+        if rule is None and (ours.pointwise or _keeps_shape(ours, theirs)):
+            rule = mixing.pointwise
+        if rule is not None:
+            try:
+                with self.solver.attempt():
+                    terms = rule(self, ours, theirs)
+            except (Conflict, RecursionError) as conflict:
+                inputs = [
+                    term for a, b in zip(ours.inputs, theirs.inputs, strict=False) for term in self._terms_or_none(a, b)
+                ]
+                self._conflicts.append((self.origin, str(conflict), inputs))
+                terms = []
+            except (Unknown, KeyError, IndexError, TypeError, ValueError) as error:
+                why = f"cannot be followed: {error}"
+        if terms is None and ours.inputs:
+            pairs = [*zip(ours.inputs, theirs.inputs, strict=False)]
+            changing = any(a.shape != b.shape for a, b in [*pairs, *zip(ours.outputs, theirs.outputs, strict=False)])
+            if changing:
+                self._doubts += [(self.origin, why, term) for a, b in pairs for term in self._terms_or_none(a, b)]
+        self._note(ours, theirs, terms or [])
+
+    def _note(self, ours: Operation, theirs: Operation, terms: Sequence[Terms]) -> None:
+        """Note the terms of what comes out; where they do not have its sizes, it begins anew."""
+        for place, (ref, big) in enumerate(zip(ours.outputs, theirs.outputs, strict=False)):
+            given = terms[place] if place < len(terms) else None
+            if (given is None and ref.key in self._terms) or len(ref.shape) != len(big.shape):
+                continue  # written in place; or of no use
+            fresh: Terms = [self.leaf(a, b) for a, b in zip(ref.shape, big.shape, strict=True)]
+            if given is None or len(given) != len(fresh):
+                given = fresh
+            self._terms[ref.key] = [
+                term if size(term) == size_of(new) else new for term, new in zip(given, fresh, strict=True)
+            ]
+
+    def _grant_wishes(self) -> None:
+        for origin, one, other in self._wishes:
+            try:
+                with self.solver.attempt():
+                    self.solver.unify(one, other, origin)
+                    if any(leaf.small > leaf.full for leaf in leaves_of(one)):
+                        raise Conflict("some would grow")
+            except (Conflict, RecursionError):
+                self.found.statistics[f"{origin}: of other groups"] += 1
+
+    # The end
+
+    def _conclude(self) -> None:
+        found = self.found
+        if len(self.small.output) == len(self.full.output):
+            for ref, big in zip(self.small.output, self.full.output, strict=True):
+                self._compare_outputs(ref, big)
+                found.outputs.append(self.terms(ref, big) if len(ref.shape) == len(big.shape) else None)
+        for name in self.small.names:
+            key = self.small.keys[name]
+            if key in self._terms and name in self.full.names:
+                found.terms[name] = self._terms[key]
+                open_axes = tuple(axis for axis, term in enumerate(self._terms[key]) if not is_fixed(term))
+                if key not in self._read and open_axes:
+                    found.untouched[name] = open_axes
+        self._ask_siblings()
+        by_leaf: dict[int, set[tuple[str, int]]] = defaultdict(set)
+        growing: dict[tuple[str, int, int], set[tuple[str, int]]] = defaultdict(set)
+        for name, terms in found.terms.items():
+            for axis, term in enumerate(terms):
+                for leaf in leaves_of(term):
+                    if leaf.small != leaf.full:
+                        by_leaf[id(leaf)].add((name, axis))
+                    if leaf.small > leaf.full:
+                        growing[leaf.origin, leaf.small, leaf.full].add((name, axis))
+
+        def axes_of(terms: Sequence[Term]) -> frozenset[tuple[str, int]]:
+            return frozenset(axis for term in terms for leaf in leaves_of(term) for axis in by_leaf.get(id(leaf), ()))
+
+        for where, what, terms in self._conflicts:
+            found.conflicts.append(Trouble(where, what, axes_of(terms)))
+        for (where, small, full), axes in growing.items():
+            found.conflicts.append(Trouble(where, f"{full} units would have to hold {small}", frozenset(axes)))
+        grouped: dict[tuple[str, str], list[Term]] = defaultdict(list)
+        for where, what, term in self._doubts:
+            grouped[where, what].append(term)
+        for (where, what), terms in grouped.items():
+            if left := axes_of(terms):
+                found.doubts.append(Trouble(where, what, left))
+
+    def _compare_outputs(self, ours: Ref, theirs: Ref) -> None:
+        """Doubt what the small model returns and the full one does not, such as a head whose name moves."""
+        known = self._terms.get(ours.key, [])
+        for term, pair in zip(known, zip(ours.shape, theirs.shape, strict=False), strict=False):
+            if size(term) != pair:
+                what = f"is what the smaller model returns, {text_of(term)}, and not what the full one does, {pair[1]}"
+                self._doubts.append(("forward: output", what, term))
+
+    def _ask_siblings(self) -> None:
+        """Cut what was not read, such as an expert that no token chose, like that of the same name but for numbers."""
+        found = self.found
+        known: dict[tuple[object, ...], str] = {}
+        ends: dict[tuple[int, int], dict[Stretches, Term]] = defaultdict(dict)
+        for name, terms in found.terms.items():
+            if name not in found.untouched:
+                known[_pattern(name), *map(size, terms)] = name
+                for term in terms:
+                    ends[size(term)][stretches_of(term)] = term
+        for name in list(found.untouched):
+            sizes = [size(term) for term in found.terms[name]]
+            sibling = known.get((_pattern(name), *sizes))
+            if sibling is not None:
+                found.terms[name], found.siblings[name] = found.terms[sibling], sibling
+            elif all(small == full or len(ends[small, full]) == 1 for small, full in sizes):
+                found.terms[name] = [
+                    term if pair[0] == pair[1] else next(iter(ends[pair].values()))
+                    for term, pair in zip(found.terms[name], sizes, strict=True)
+                ]
+                found.siblings[name] = "all axes of the same sizes"
+            else:
+                continue
+            del found.untouched[name]
+
+
+def _pattern(name: str) -> str:
+    return re.sub(r"\d+", "*", name)
+
+
+def _keeps_shape(ours: Operation, theirs: Operation) -> bool:
+    """Whether all that goes in and comes out has one shape, which is not the full model's."""
+    shapes = {ref.shape for ref in (*ours.inputs, *ours.outputs)}
+    return bool(ours.inputs and ours.outputs) and len(shapes) == 1 and ours.outputs[0].shape != theirs.outputs[0].shape
+
+
+def describe(terms: Terms) -> str:
+    """Write the terms of a tensor."""
+    return f"[{', '.join(map(text_of, terms))}]"

@@ -1,0 +1,232 @@
+"""Tapes: what a model does on an example, operation by operation, with the tensors that go in and come out."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.backends import mkldnn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+__all__ = ["Operation", "Ref", "Tape", "pairs_of", "record", "tensors_in"]
+
+# What a model does at one size and not at another: a reshape copies or does not.
+_SAME = {
+    **dict.fromkeys(("_unsafe_view", "reshape", "_reshape_alias", "view_copy", "_reshape_copy"), "view"),
+    "unsafe_split": "split",
+    "unsafe_split_with_sizes": "split_with_sizes",
+}
+_COPIES = frozenset(
+    ("clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "detach_copy", "alias_copy", "lift_fresh_copy")
+)
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A tensor on a tape.
+
+    Attributes:
+        key: The same for all copies of it.
+        shape: Its sizes.
+    """
+
+    key: int
+    shape: tuple[int, ...]
+
+
+class Operation:
+    """One operation.
+
+    Attributes:
+        name: Of the operator, without its namespace, overload, and the mark of those that work in place.
+        arguments: By the names of its schema, tensors as `Ref`.
+        inputs: The tensors among them.
+        outputs: The tensors it returns.
+        module: The path of the module that it happens in, and the number of the call.
+        pointwise: Whether each number of its output depends on those at its own place.
+        writes: Whether it changes its first tensor.
+        shape: What it is compared by: its name, and what made its tensors.
+    """
+
+    def __init__(
+        self,
+        operator: Any,
+        arguments: tuple[Sequence[Any], Mapping[str, Any]],
+        outputs: Sequence[Ref],
+        module: tuple[str, int],
+        producers: Mapping[int, str],
+    ) -> None:
+        schema = operator._schema
+        positional, named = arguments
+        given = dict(zip([one.name for one in schema.arguments], positional, strict=False)) | dict(named)
+        self.arguments: dict[str, Any] = {one.name: given.get(one.name, one.default_value) for one in schema.arguments}
+        name = schema.name.split("::")[1]
+        if schema.is_mutable and name.endswith("_"):
+            name = name[:-1]
+        self.name = _SAME.get(name, name)
+        self.pointwise = torch.Tag.pointwise in operator.tags
+        self.outputs, self.module, self.writes = list(outputs), module, bool(schema.is_mutable)
+        self.inputs = [one for one in tree_flatten(list(self.arguments.values()))[0] if isinstance(one, Ref)]
+        self.shape = self.name, *(producers.get(one.key, "") for one in self.inputs)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+
+class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records the operations of a model.
+
+    Attributes:
+        operations: In the order they happened.
+        names: The shapes of the model's parameters and buffers, tied ones under each of their names.
+        keys: Their keys.
+        given: Keys of the inputs.
+        output: The tensors of what the model returned.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations: list[Operation] = []
+        held: dict[str, Tensor] = {
+            **dict(model.named_parameters(remove_duplicate=False)),
+            **dict(model.named_buffers(remove_duplicate=False)),
+        }
+        self.names = {name: tuple(tensor.shape) for name, tensor in held.items()}
+        self.keys = {name: id(tensor) for name, tensor in held.items()}
+        self.given: set[int] = set()
+        self.output: list[Ref] = []
+        self._alive: list[Any] = [held]  # an id stays a tensor's own only while the tensor lives
+        self._copied: dict[int, int] = {}
+        self._producers: dict[int, str] = {}
+        self._stack: list[tuple[str, int]] = [("", 0)]
+        self._calls: Counter[str] = Counter()
+        for name, key in self.keys.items():
+            self._producers.setdefault(key, name)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        found = func(*args, **kwargs)
+        made = [one for one in tree_flatten(found)[0] if isinstance(one, Tensor)]
+        if not made:
+            return found
+        self._alive.append((found, args, kwargs))
+        if func._schema.name.split("::")[1] in _COPIES and made[0].shape == args[0].shape:
+            self._copied[id(made[0])] = self._copied.get(id(args[0]), id(args[0]))
+            return found
+        positional, named, outputs = tree_map(self._ref, (list(args), dict(kwargs), made))
+        module = self._stack[-1]
+        self.operations.append(Operation(func, (positional, named), outputs, module, self._producers))
+        for one in outputs:
+            self._producers.setdefault(one.key, f"{module[0]}:{self.operations[-1].name}")
+        return found
+
+    def _ref(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return Ref(self._copied.get(id(value), id(value)), tuple(value.shape))
+
+    @contextmanager
+    def _within(self, model: nn.Module) -> Iterator[None]:
+        """Note which module each operation happens in."""
+
+        def enter(path: str) -> Any:
+            def hook(*_: Any) -> None:
+                self._stack.append((path, self._calls[path]))
+                self._calls[path] += 1
+
+            return hook
+
+        def leave(*_: Any) -> None:
+            self._stack.pop()
+
+        handles = []
+        for path, module in model.named_modules():
+            if not isinstance(module, torch.jit.ScriptModule):
+                handles.append(module.register_forward_pre_hook(enter(path), prepend=True))
+                handles.append(module.register_forward_hook(leave, always_call=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def run(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Run a model, which is to be in evaluation mode, and record it."""
+        self.given = {id(one) for one in tensors_in((tuple(args), dict(kwargs)))}
+        with self._within(model), self:
+            output = model(*args, **kwargs)
+        self.output = [self._ref(one) for one in tensors_in(output)]
+        self._alive.clear()
+
+
+def record(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tape:
+    """Run a model once, in evaluation mode and in operations that have rules, and return what it did.
+
+    Its modes, its buffers' values apart from what its forward itself writes, and the random state stay as they were.
+    """
+    tape, modes = Tape(model), [(module, module.training) for module in model.modules()]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    fused = mkldnn.set_flags(_enabled=False, _fp32_precision=None)[0]  # else LSTM and GRU do not come apart
+    try:
+        with ExitStack() as held:
+            held.enter_context(torch.random.fork_rng(devices=[]))
+            held.enter_context(torch.no_grad())
+            for device in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(device):
+                    held.enter_context(torch.autocast(device, enabled=False))
+            held.enter_context(sdpa_kernel(SDPBackend.MATH))
+            torch.backends.mha.set_fastpath_enabled(False)
+            for module, _ in modes:
+                module.training = False
+            tape.run(model, args, kwargs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        mkldnn.set_flags(_enabled=fused, _fp32_precision=None)
+        for module, mode in modes:
+            module.training = mode
+    return tape
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return all tensors of a value: mappings and sequences are opened."""
+    if isinstance(value, Tensor):
+        return [value]
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return [one for part in inner for one in tensors_in(part)]
+
+
+def pairs_of(small: Tape, full: Tape) -> list[tuple[Operation, Operation | None]]:
+    """Lay two tapes side by side: for each operation of the small model the full one's, or None.
+
+    They are compared call by call of each module. Calls that only the full model makes, such as those of deeper blocks,
+    drop out.
+    """
+    calls: list[dict[tuple[str, int], list[Operation]]] = []
+    for tape in (small, full):
+        calls.append(defaultdict(list))
+        for operation in tape.operations:
+            calls[-1][operation.module].append(operation)
+    partner: dict[int, Operation] = {}
+    for call, ours in calls[0].items():
+        theirs = calls[1].get(call, [])
+        if [one.name for one in ours] == [one.name for one in theirs]:
+            partner.update(zip(map(id, ours), theirs, strict=True))
+            continue
+        shapes = SequenceMatcher(None, [one.shape for one in ours], [one.shape for one in theirs], autojunk=False)
+        for tag, first, last, start, end in shapes.get_opcodes():
+            a, b = ours[first:last], theirs[start:end]
+            if tag == "equal":
+                partner.update(zip(map(id, a), b, strict=True))
+            elif tag == "replace":  # what made their tensors differs, such as more of them to join
+                names = SequenceMatcher(None, [one.name for one in a], [one.name for one in b], autojunk=False)
+                for x, y, count in names.get_matching_blocks():
+                    partner.update(zip(map(id, a[x : x + count]), b[y : y + count], strict=True))
+    return [(one, partner.get(id(one))) for one in small.operations]

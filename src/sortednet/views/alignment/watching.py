@@ -1,0 +1,134 @@
+"""Watching a model run: on tensors without numbers where it lets us, on real ones where it does not."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
+
+from ...errors import DataError
+from ..batches import batch_size, map_tensors, split_batch
+from .tape import Tape, record
+
+__all__ = ["WAYS", "Inputs", "Unwatchable", "example_of", "is_plain", "watch"]
+
+Inputs = tuple[Sequence[Any], Mapping[str, Any]]
+_INITIAL = 0.02  # standard deviation of the weights that a real run is given
+
+
+class Unwatchable(Exception):  # noqa: N818
+    """A model does not run on the example."""
+
+
+def example_of(given: Any) -> Inputs:
+    """Return the arguments of a call from an example: a tensor, a tuple of arguments, or a mapping of keywords."""
+    if isinstance(given, Mapping):
+        return (), dict(given)
+    return (tuple(given), {}) if isinstance(given, (tuple, list)) else ((given,), {})
+
+
+def is_plain(inputs: Inputs) -> bool:
+    """Whether inputs are tensors and plain values alone, which a trial cannot change."""
+    kinds = (Tensor, str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device, torch.Size)
+    return all(isinstance(leaf, kinds) for leaf in tree_leaves(inputs))
+
+
+def watch(model: Callable[[], nn.Module], inputs: Inputs, way: str) -> Tape:
+    """Run a model on an example in one way, and return what it did.
+
+    Args:
+        model: Makes one whose parameters are on the meta device and whose buffers are real; it is used up.
+        inputs: The example.
+        way: One of `WAYS`.
+
+    Raises:
+        Unwatchable: If it does not run so.
+    """
+    try:
+        with torch.inference_mode(False):
+            return WAYS[way](model(), inputs)
+    except Exception as error:  # of the user's code, on tensors of ours
+        raise Unwatchable(
+            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+        ) from error
+
+
+def _slots(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor, bool]]:
+    """Yield where each parameter and buffer is held, its name there, and whether it is a parameter."""
+    for module in model.modules():
+        for held, is_parameter in ((module._parameters, True), (module._buffers, False)):
+            for name, tensor in list(held.items()):
+                if tensor is not None:
+                    yield held, name, tensor, is_parameter
+
+
+def _replace(model: nn.Module, change: Callable[[Tensor, bool], Tensor]) -> None:
+    """Put other tensors in the places of parameters and buffers; tied ones stay tied."""
+    made: dict[int, tuple[Tensor, Tensor]] = {}
+    for held, name, tensor, is_parameter in _slots(model):
+        if id(tensor) not in made:
+            new = change(tensor, is_parameter)
+            made[id(tensor)] = tensor, nn.Parameter(new, tensor.requires_grad) if is_parameter else new
+        held[name] = made[id(tensor)][1]
+
+
+def _on_meta(model: nn.Module, inputs: Inputs) -> Tape:
+    _replace(model, lambda tensor, _: tensor.detach().to("meta"))
+    args, kwargs = map_tensors(lambda tensor: tensor.to("meta"), inputs)
+    return record(model, args, kwargs)
+
+
+def _on_fakes(model: nn.Module, inputs: Inputs) -> Tape:
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+
+        def fake(tensor: Tensor, is_parameter: bool = False) -> Tensor:
+            if tensor.is_meta:
+                return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+            return mode.from_tensor(tensor.detach())
+
+        _replace(model, fake)
+        args, kwargs = map_tensors(fake, inputs)
+        return record(model, args, kwargs)
+
+
+def _on_real(model: nn.Module, inputs: Inputs) -> Tape:
+    generator = torch.Generator().manual_seed(0)
+
+    def real(tensor: Tensor, is_parameter: bool) -> Tensor:
+        if not tensor.is_meta:
+            return tensor.detach().clone().cpu()
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            return torch.zeros(tensor.shape, dtype=tensor.dtype)
+        drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.promote_types(tensor.dtype, torch.float32))
+        return (_INITIAL * drawn).to(tensor.dtype)
+
+    _replace(model, real)
+    args, kwargs = map_tensors(lambda tensor: tensor.detach().clone().cpu(), _few(inputs))
+    return record(model, args, kwargs)
+
+
+def _few(inputs: Inputs) -> Inputs:
+    """Return two examples of a batch; all where they cannot be told apart."""
+    try:
+        size = batch_size(inputs)
+        found: Inputs = split_batch(inputs, [2, size - 2])[0] if size > 2 else inputs
+    except DataError:
+        return inputs
+    return found
+
+
+WAYS: Mapping[str, Callable[[nn.Module, Inputs], Tape]] = {"meta": _on_meta, "fake": _on_fakes, "real": _on_real}
+"""From the cheapest on."""
+
+
+def copied(model: nn.Module, build: Callable[[], nn.Module]) -> nn.Module:
+    """Return a copy of a model without memory that may be used up; built anew where it cannot be copied."""
+    try:
+        return copy.deepcopy(model)
+    except Exception:  # non-leaf tensors, locks, generators: whatever a user's module may hold
+        return build()
