@@ -70,7 +70,7 @@ class Builder:
         return ()
 
     def example(self, full: nn.Module) -> Any:
-        """Return inputs that the model runs on: a tuple of positional or a mapping of keyword arguments, or None."""
+        """Return inputs that a model of the kind may run on, by name of its arguments; None where none are known."""
         return None
 
     def inner(self, full: nn.Module) -> Any:

@@ -137,8 +137,6 @@ class SortedNet(nn.Module):
             unwatchable=self.builder.unwatchable,
             groups=self.builder.kind != PLAIN,
         )
-        if example is None:
-            example = self.builder.example(self.full)
         patterns = (private,) if isinstance(private, str) else tuple(private)
         trainable = {name: p.requires_grad for name, p in self.full.named_parameters(remove_duplicate=False)}
         self.private = Private(patterns, buffers, space.full, trainable)
@@ -152,6 +150,8 @@ class SortedNet(nn.Module):
             refuse_tied(self.full, pattern)
         if example is not None:
             self.cuts.watch(example, self.full)
+        elif (likely := self.builder.example(self.full)) is not None:
+            self.cuts.watch_likely(((), likely), self.full)
         for setting in (space.full, space.smallest if space.smallest in space else space[0]):
             skeleton = self._skeleton(setting)
             self._skeletons.keep(setting, skeleton, skeleton)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -142,6 +143,16 @@ class Cuts:
             and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
             and is_plain(inputs)
         )
+
+    def watch_likely(self, inputs: Inputs, full: nn.Module) -> None:
+        """Watch models run on inputs that were made up, if they do; else the first real ones serve.
+
+        Raises:
+            LayoutError: If an axis cannot be cut, or a declared layout is not what the model does.
+        """
+        if not self.unwatchable:
+            with suppress(BuildError):
+                self._watch(inputs, full)
 
     def watch_first(self, inputs: Inputs, full: nn.Module) -> bool:
         """Watch models run on inputs that nobody gave as an example; return whether they did.

@@ -19,6 +19,7 @@ from ...space import Number
 from ...views.layouts import Layout
 from ..chunked_loss import ChunkedHead
 from ..readouts import Readout, attach, attached
+from .examples import example_of
 from .table import Family, Heads, family_of
 
 __all__ = ["PretrainedBuilder", "canonical", "head_size", "holder", "is_causal", "last_block", "text_config"]
@@ -93,6 +94,10 @@ class PretrainedBuilder(Builder):
         """Return the layouts of the family's fused parameters that the full model has."""
         names = [name for name, _ in full.named_parameters(remove_duplicate=False)]
         return tuple(one for one in family_of(self.config).layouts if fnmatch.filter(names, one.pattern))
+
+    def example(self, full: nn.Module) -> dict[str, Tensor] | None:
+        """Return inputs made up from the config."""
+        return example_of(full)
 
     def head(self, full: nn.Module) -> ChunkedHead | None:
         """Return what reads the exits of a causal language model."""

@@ -1,0 +1,59 @@
+"""Inputs that a pretrained model runs on, made up from its config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["example_of"]
+
+_TOKENS, _IMAGE, _SOUND = 8, 64, 4000
+
+
+def example_of(model: nn.Module) -> dict[str, Tensor] | None:
+    """Return two examples for a Hugging Face model, by the names of its arguments.
+
+    Returns:
+        Token ids, pixels, sound or its features, by the model's main input; None where that is something else.
+    """
+    config: Any = getattr(model, "config", None)
+    name = getattr(model, "main_input_name", None)
+    if name == "input_ids":
+        ids = _ids(config)
+        return {"input_ids": ids, **({"decoder_input_ids": ids} if _is_encoder_decoder(config) else {})}
+    if name == "pixel_values":
+        size = _field(config, "image_size", _IMAGE)
+        height, width = size if isinstance(size, (list, tuple)) else (size, size)
+        return {name: torch.zeros(2, int(_field(config, "num_channels", 3)), int(height), int(width))}
+    if name == "input_values":
+        return {name: torch.zeros(2, _SOUND)}
+    if name == "input_features":
+        length = 2 * int(_field(config, "max_source_positions", _TOKENS))
+        features = {name: torch.zeros(2, int(_field(config, "num_mel_bins", 80)), length)}
+        return {**features, **({"decoder_input_ids": _ids(config)} if _is_encoder_decoder(config) else {})}
+    return None
+
+
+def _field(config: Any, name: str, default: Any) -> Any:
+    """Return a field of a config, or of the one of its text, vision or audio part."""
+    parts = (getattr(config, f"{part}_config", None) for part in ("text", "vision", "audio"))
+    for one in (config, *parts):
+        found = getattr(one, name, None)
+        if found is not None:
+            return found
+    return default
+
+
+def _is_encoder_decoder(config: Any) -> bool:
+    return bool(getattr(config, "is_encoder_decoder", False))
+
+
+def _ids(config: Any) -> Tensor:
+    """Return token ids of shape (2, T) that are in the vocabulary and not the padding."""
+    length = min(_TOKENS, int(_field(config, "max_position_embeddings", _TOKENS) or _TOKENS))
+    vocabulary = max(2, int(_field(config, "vocab_size", _TOKENS)))
+    padding = _field(config, "pad_token_id", None)
+    allowed = [one for one in range(min(vocabulary, 2 * _TOKENS + 1)) if one != padding]
+    return torch.tensor([[allowed[(row + place) % len(allowed)] for place in range(length)] for row in range(2)])
