@@ -108,31 +108,28 @@ class Cuts:
 
     def _watch(self, inputs: Inputs, full: nn.Module) -> None:
         outlines = {setting: outline(self._build, setting) for setting in self._stand_ins()}
-        failures: list[str] = []
-        for way in WAYS:
+        before = self._example, self._way, self._full, self._aligned
+        failure: BuildError | LayoutError | None = None
+        for way in WAYS:  # a dearer one may run, or tell, what a cheaper one did not
             try:
                 tapes = {setting: self._watched(setting, module, inputs, way) for setting, module in outlines.items()}
-            except Unwatchable as failure:
-                failures.append(str(failure))
+            except Unwatchable as error:
+                if not isinstance(failure, LayoutError):
+                    failure = BuildError(
+                        f"The model does not run on the example: {error}. Give example= as its forward takes it: a "
+                        "tensor, a tuple of positional or a mapping of keyword arguments."
+                    )
                 continue
-            break
-        else:
-            raise BuildError(
-                f"The model does not run on the example: {failures[-1]}. Give example= as its forward takes it: a "
-                "tensor, a tuple of positional or a mapping of keyword arguments."
-            )
-        before = self._example, self._way, self._full, dict(self._aligned)
-        self._example, self._way, self._full = inputs, way, tapes[self._space.full]
-        try:
-            for setting, tape in tapes.items():
-                if setting != self._space.full:
-                    self._aligned[setting] = self._align(tape, full, outlines[setting])
-                    refused = self.of(setting, full, outlines[setting]).undecided
-                    if refused is not None:
-                        raise refused
-        except LayoutError:
-            self._example, self._way, self._full, self._aligned = before
-            raise
+            self._example, self._way, self._full = inputs, way, tapes.pop(self._space.full)
+            self._aligned = {setting: self._align(tape, full, outlines[setting]) for setting, tape in tapes.items()}
+            found = (self._read(setting, one, full, outlines[setting]) for setting, one in self._aligned.items())
+            refused = next((one.undecided for one in found if one.undecided is not None), None)
+            if refused is None:
+                return
+            failure = refused
+        self._example, self._way, self._full, self._aligned = before
+        assert failure is not None
+        raise failure
 
     def awaits(self, inputs: Inputs) -> bool:
         """Whether these inputs would be the first that tell anything."""
@@ -247,6 +244,7 @@ class Cuts:
             lines += [
                 f"  {where}: {text} ({why}{f', {n} axes' if n > 1 else ''})" for (where, text, why), n in groups.items()
             ]
+            lines += [f"  only the smaller model does it: {where} ({count})" for where, count in found.alone.items()]
             lines += [f"  only a statistic joins units: {where} ({count})" for where, count in found.statistics.items()]
         return "\n".join(lines)
 

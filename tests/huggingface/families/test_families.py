@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import sortednet as sn
-from sortednet.errors import BuildError, CheckpointError, ConfigError, LayoutError, SpaceError
+from sortednet.errors import BuildError, CheckpointError, ConfigError, SpaceError
 from sortednet.files import records
 from sortednet.huggingface.families import mobilenet_v2, open_pretrained
 from sortednet.models import resolve
@@ -214,26 +214,6 @@ def mixtral():
     )
 
 
-def test_stacked_experts_are_cut_once_their_layout_is_declared():
-    with pytest.raises(
-        LayoutError, match=r"Axis 1 of model\.layers\.0\.mlp\.experts\.gate_up_proj goes from 48 to 24.*blocks=2"
-    ):
-        sort(mixtral(), intermediate_size=[12, 24])
-    layout = sn.Layout("*.gate_up_proj", axis=1, blocks=2)
-    net = sn.SortedNet.from_pretrained(mixtral(), intermediate_size=[12, 24], layouts=layout).eval()
-    assert_zeroed(net, "intermediate_size=12")
-
-
-def test_stacked_matrices_that_are_fused_along_their_last_axis_are_not_cut_unawares():
-    config = hf.Llama4TextConfig(
-        **{**SIZES, **GROUPS, **TOKENS}, head_dim=8, intermediate_size_mlp=24, num_local_experts=2
-    )
-    with pytest.raises(
-        LayoutError, match=r"Axis 2 of .*experts\.gate_up_proj goes from 48 to 20 units, in proportion to"
-    ):
-        sort(hf.Llama4ForCausalLM(config), intermediate_size=[10, 24])
-
-
 def assert_zeroed(net, *texts):
     """Assert invariant 3 on token ids."""
     ids = {"input_ids": IDS}
@@ -369,25 +349,6 @@ BLOOM = {"vocab_size": 40, "hidden_size": 32, **TOKENS}
             hf.SwinConfig(image_size=16, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 4], window_size=2)
          ), {"embed_dim": [8, 16]}, BuildError,
          r"embed_dim=8 changes the size of the heads of swin\.encoder.* from 8 to 4, so that a corner would mix them"),
-        (lambda: hf.BloomForCausalLM(hf.BloomConfig(n_layer=2, n_head=4, **BLOOM)), {"hidden_size": [16, 32]},
-         LayoutError,
-         r"Axis 0 of transformer\.h\.0\.self_attention\.query_key_value\.weight goes from 96 to 48 units.*declare "
-         r"them: layouts=\[Layout\("),
-        (lambda: hf.MptForCausalLM(hf.MptConfig(vocab_size=40, d_model=32, n_heads=4, n_layers=2)),
-         {"d_model": [16, 32]}, LayoutError,
-         r"Axis 0 of transformer\.blocks\.0\.attn\.Wqkv\.weight goes from 96 to 48 .*blocks=3"),
-        (lambda: hf.FalconForCausalLM(
-            hf.FalconConfig(num_hidden_layers=2, num_attention_heads=4, ffn_hidden_size=24, **BLOOM)
-         ), {"hidden_size": [16, 32]}, LayoutError,
-         r"Axis 0 of .*query_key_value\.weight goes from 48 to 32 units, 16 more than an axis of 32 does"),
-        (lambda: hf.GPTBigCodeForCausalLM(
-            hf.GPTBigCodeConfig(vocab_size=40, n_embd=32, n_layer=2, n_head=4, n_positions=16, n_inner=24, **TOKENS)
-         ), {"n_embd": [16, 32]}, LayoutError,
-         r"Axis 0 of transformer\.h\.0\.attn\.c_attn\.weight goes from 48 to 32 units, 16 more"),
-        (lambda: hf.ModernBertForMaskedLM(
-            hf.ModernBertConfig(**{**SIZES, **HEADS, **TOKENS}, cls_token_id=1, sep_token_id=2)
-         ), {"intermediate_size": [10, 24]}, LayoutError,
-         r"Axis 0 of model\.layers\.0\.mlp\.Wi\.weight goes from 48 to 20 units.*blocks=2"),
         (lambda: hf.BartForConditionalGeneration(hf.BartConfig(
             vocab_size=40, d_model=32, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=8, decoder_ffn_dim=8,
             encoder_attention_heads=4, decoder_attention_heads=4, max_position_embeddings=16, **TOKENS,
@@ -398,6 +359,39 @@ BLOOM = {"vocab_size": 40, "hidden_size": 32, **TOKENS}
 def test_what_would_be_cut_wrong_in_an_unlisted_family_is_named(make, supports, error, text):
     with pytest.raises(error, match=text):
         sort(make(), **supports)
+
+
+def llama4():
+    shape = {**SIZES, **GROUPS, **TOKENS}
+    return hf.Llama4ForCausalLM(hf.Llama4TextConfig(**shape, head_dim=8, intermediate_size_mlp=24, num_local_experts=2))
+
+
+@pytest.mark.parametrize(
+    ("make", "supports", "moved"),
+    [
+        (lambda: hf.BloomForCausalLM(hf.BloomConfig(n_layer=2, n_head=4, **BLOOM)), {"hidden_size": [16, 32]}, {}),
+        (lambda: hf.MptForCausalLM(hf.MptConfig(vocab_size=40, d_model=32, n_heads=4, n_layers=2)),
+         {"d_model": [16, 32]}, {"transformer.blocks.*.attn.Wqkv.weight[0]": "2/4 x 8 + 2/4 x 8 + 2/4 x 8"}),
+        (lambda: hf.FalconForCausalLM(
+            hf.FalconConfig(num_hidden_layers=2, num_attention_heads=4, ffn_hidden_size=24, **BLOOM)
+         ), {"hidden_size": [16, 32]},
+         {"transformer.h.*.self_attention.query_key_value.weight[0]": "(2/4 + 1 + 1) x 8"}),
+        (lambda: hf.GPTBigCodeForCausalLM(
+            hf.GPTBigCodeConfig(vocab_size=40, n_embd=32, n_layer=2, n_head=4, n_positions=16, n_inner=24, **TOKENS)
+         ), {"n_embd": [16, 32]},
+         {f"transformer.h.*.attn.c_attn.{name}[0]": "2/4 x 8 + 8 + 8" for name in ("weight", "bias")}),
+        (lambda: hf.ModernBertForMaskedLM(
+            hf.ModernBertConfig(**{**SIZES, **HEADS, **TOKENS}, cls_token_id=1, sep_token_id=2)
+         ), {"intermediate_size": [10, 24]}, {"model.layers.*.mlp.Wi.weight[0]": "10/24 + 10/24"}),
+        (mixtral, {"intermediate_size": [12, 24]}, {"model.layers.*.mlp.experts.gate_up_proj[1]": "12/24 + 12/24"}),
+        (llama4, {"intermediate_size": [10, 24]},
+         {"model.layers.*.feed_forward.experts.gate_up_proj[2]": "10/24 + 10/24"}),
+    ],
+)  # fmt: skip
+def test_fused_parameters_of_unlisted_families_are_cut_as_the_models_run(make, supports, moved):
+    net = sort(make(), **supports)
+    shown = dict(re.findall(r"^  (\S+\[\d\]): (.*?) \([a-z]", str(net.cuts), re.MULTILINE))
+    assert shown == moved
 
 
 # --- saving and opening ---------------------------------------------------------------------------------------------

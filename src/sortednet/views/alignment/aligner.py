@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from . import mixing, moving
@@ -42,6 +43,7 @@ class Alignment:
         conflicts: Where no cut is right.
         doubts: Where an operation without a rule, or one that only the small model does, leaves axes undecided.
         untouched: Axes of what neither model read, which no other axis of its kind tells either.
+        alone: How often the small model alone puts tensors together, by place: it is another function there.
         statistics: How often numbers are put together along a changing axis, by place: norms, pooling over channels.
         siblings: Tensors that were not read, by the name of those whose cut they take.
     """
@@ -51,6 +53,7 @@ class Alignment:
     conflicts: list[Trouble] = field(default_factory=list)
     doubts: list[Trouble] = field(default_factory=list)
     untouched: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    alone: Counter[str] = field(default_factory=Counter)
     statistics: Counter[str] = field(default_factory=Counter)
     siblings: dict[str, str] = field(default_factory=dict)
 
@@ -81,6 +84,7 @@ class _Walk:
         self.small, self.full = small, full
         self.solver, self.origin, self.found = Solver(), "", Alignment()
         self._terms: dict[int, Terms] = {}
+        self._other_terms: dict[int, Terms] = {}  # of what only the small model puts together
         self._wishes: list[tuple[str, Term, Term]] = []
         self._doubts: list[tuple[str, str, Term]] = []
         self._conflicts: list[tuple[str, str, list[Term]]] = []
@@ -142,11 +146,7 @@ class _Walk:
             if ours.writes and ours.inputs:
                 self._unwritten.discard(ours.inputs[0].key)
             if theirs is None:
-                self._doubts += [
-                    (self.origin, "is done by the small model only", term)
-                    for ref in ours.inputs
-                    for term in self._terms.get(ref.key, ())
-                ]
+                self._alone(ours)
                 continue
             self._read.update(ref.key for ref in ours.inputs)
             self._watch_memory(ours, theirs)
@@ -155,6 +155,30 @@ class _Walk:
             self._grant_wishes()
         self._conclude()
         return self.found
+
+    def _alone(self, ours: Operation) -> None:
+        """Follow what only the small model does.
+
+        Pointwise operations can be: axes of one size in both models are one; where they are not, the full model could
+        not do it, such as a shortcut between two widths that only the small model has equal.
+        """
+        rank = len(ours.outputs[0].shape)
+        known = [self._terms[ref.key] for ref in ours.inputs if ref.key in self._terms]
+        if not ours.pointwise or not known or any(len(terms) != rank for terms in known):
+            self._doubts += [
+                (self.origin, "is done by the smaller model only", term)
+                for ref in ours.inputs
+                for term in self._terms.get(ref.key, ())
+            ]
+            return
+        self.found.alone[self.origin] += 1
+        first = self._terms[ours.outputs[0].key] = list(known[0])
+        for terms in known[1:]:
+            self._other_terms[ours.outputs[0].key] = terms
+            for one, other in zip(first, terms, strict=True):
+                if size(one) == size(other):
+                    with suppress(Conflict), self.solver.attempt():
+                        self.meet(one, other)
 
     def _watch_memory(self, ours: Operation, theirs: Operation) -> None:
         """Doubt what reads memory that no operation wrote, or tensors made elsewhere: a kernel behind torch's back."""

@@ -290,6 +290,9 @@ def index(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
     by = [d for d, one in enumerate(indices) if one is not None]
     # A mask over the first axes makes one of them.
     masked = len(indices) == 1 and len(by) == 1 and len(small) < len(terms)
+    stretch = _stretch(walk, ours, theirs, by) if len(by) == 1 and "put" not in ours.name else None
+    if stretch is not None:
+        return [[*terms[: by[0]], stretch, *terms[by[0] + 1 :]]]
     if masked:
         kept = terms[len(indices[0].shape) :]
     else:
@@ -306,6 +309,23 @@ def index(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
     new = len(small) - len(kept)
     places = (walk.leaf(a, b) for a, b in zip(small[first : first + new], full[first : first + new], strict=True))
     return [[*kept[:first], *places, *kept[first:]]]
+
+
+def _stretch(walk: Walk, ours: Operation, theirs: Operation, by: Sequence[int]) -> Term | None:
+    """Return the part of a changing axis whose places, one behind the other, the code gives by numbers, if it does."""
+    places = []
+    for one in (ours, theirs):
+        given, length = one["indices"][by[0]], one["self"].shape[by[0]]
+        if given.numbers is None:
+            return None
+        numbers = [number % length for number in given.numbers]
+        if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+            return None
+        places.append((numbers[0], len(numbers)))
+    _, rest = walk.solver.part(
+        walk.terms(ours["self"], theirs["self"])[by[0]], (places[0][0], places[1][0]), walk.origin
+    )
+    return walk.solver.part(rest, (places[0][1], places[1][1]), walk.origin)[0]
 
 
 @rule("index_select", "index_add", "index_copy", "index_fill", "scatter", "scatter_add", "scatter_reduce", "gather",

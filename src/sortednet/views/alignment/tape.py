@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,7 @@ _SAME = {
     "unsafe_split": "split",
     "unsafe_split_with_sizes": "split_with_sizes",
 }
+_MOST_NUMBERS = 64
 _COPIES = frozenset(
     ("clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "detach_copy", "alias_copy", "lift_fresh_copy")
 )
@@ -36,10 +38,13 @@ class Ref:
     Attributes:
         key: The same for all copies of it.
         shape: Its sizes.
+        numbers: Of a few whole numbers that the code itself gives, such as those of a list that it indexes by; else
+            None.
     """
 
     key: int
     shape: tuple[int, ...]
+    numbers: tuple[int, ...] | None = None
 
 
 class Operation:
@@ -106,6 +111,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._alive: list[Any] = [held]  # an id stays a tensor's own only while the tensor lives
         self._copied: dict[int, int] = {}
         self._producers: dict[int, str] = {}
+        self._numbers: dict[int, tuple[int, ...]] = {}
         self._stack: list[tuple[str, int]] = [("", 0)]
         self._calls: Counter[str] = Counter()
         for name, key in self.keys.items():
@@ -119,6 +125,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return found
         self._alive.append((found, args, kwargs))
         if func._schema.name.split("::")[1] in _COPIES and made[0].shape == args[0].shape:
+            self._note_numbers(args[0])
             self._copied[id(made[0])] = self._copied.get(id(args[0]), id(args[0]))
             return found
         positional, named, outputs = tree_map(self._ref, (list(args), dict(kwargs), made))
@@ -131,7 +138,15 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _ref(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        return Ref(self._copied.get(id(value), id(value)), tuple(value.shape))
+        key = self._copied.get(id(value), id(value))
+        return Ref(key, tuple(value.shape), self._numbers.get(key))
+
+    def _note_numbers(self, tensor: Tensor) -> None:
+        """Note the numbers of a tensor that no operation made: the code's own."""
+        plain = type(tensor) is Tensor and tensor.device.type == "cpu" and tensor.dtype == torch.int64
+        key = self._copied.get(id(tensor), id(tensor))
+        if plain and tensor.dim() == 1 and len(tensor) <= _MOST_NUMBERS and key not in self._producers | self._numbers:
+            self._numbers[key] = tuple(tensor.tolist())
 
     @contextmanager
     def _within(self, model: nn.Module) -> Iterator[None]:
@@ -174,7 +189,7 @@ def record(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     """
     tape, modes = Tape(model), [(module, module.training) for module in model.modules()]
     fast = torch.backends.mha.get_fastpath_enabled()
-    fused = mkldnn.set_flags(_enabled=False, _fp32_precision=None)[0]  # else LSTM and GRU do not come apart
+    fused = mkldnn.set_flags(_enabled=False, _fp32_precision=None)[0]  # type: ignore[no-untyped-call]  # else LSTM and GRU do not come apart
     try:
         with ExitStack() as held:
             held.enter_context(torch.random.fork_rng(devices=[]))
@@ -189,7 +204,7 @@ def record(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
             tape.run(model, args, kwargs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        mkldnn.set_flags(_enabled=fused, _fp32_precision=None)
+        mkldnn.set_flags(_enabled=fused, _fp32_precision=None)  # type: ignore[no-untyped-call]
         for module, mode in modes:
             module.training = mode
     return tape
@@ -216,17 +231,50 @@ def pairs_of(small: Tape, full: Tape) -> list[tuple[Operation, Operation | None]
             calls[-1][operation.module].append(operation)
     partner: dict[int, Operation] = {}
     for call, ours in calls[0].items():
-        theirs = calls[1].get(call, [])
-        if [one.name for one in ours] == [one.name for one in theirs]:
-            partner.update(zip(map(id, ours), theirs, strict=True))
-            continue
-        shapes = SequenceMatcher(None, [one.shape for one in ours], [one.shape for one in theirs], autojunk=False)
-        for tag, first, last, start, end in shapes.get_opcodes():
-            a, b = ours[first:last], theirs[start:end]
-            if tag == "equal":
-                partner.update(zip(map(id, a), b, strict=True))
-            elif tag == "replace":  # what made their tensors differs, such as more of them to join
-                names = SequenceMatcher(None, [one.name for one in a], [one.name for one in b], autojunk=False)
-                for x, y, count in names.get_matching_blocks():
-                    partner.update(zip(map(id, a[x : x + count]), b[y : y + count], strict=True))
+        _pair(ours, calls[1].get(call, []), partner)
+    _pair_elsewhere(calls[0], calls[1], partner)
     return [(one, partner.get(id(one))) for one in small.operations]
+
+
+def _pair(ours: Sequence[Operation], theirs: Sequence[Operation], partner: dict[int, Operation]) -> None:
+    """Lay the operations of one call side by side."""
+    if [one.name for one in ours] == [one.name for one in theirs]:
+        partner.update(zip(map(id, ours), theirs, strict=True))
+        return
+    shapes = SequenceMatcher(None, [one.shape for one in ours], [one.shape for one in theirs], autojunk=False)
+    for tag, first, last, start, end in shapes.get_opcodes():
+        a, b = ours[first:last], theirs[start:end]
+        if tag == "equal":
+            partner.update(zip(map(id, a), b, strict=True))
+        elif tag == "replace":  # what made their tensors differs, such as more of them to join
+            names = SequenceMatcher(None, [one.name for one in a], [one.name for one in b], autojunk=False)
+            for x, y, count in names.get_matching_blocks():
+                partner.update(zip(map(id, a[x : x + count]), b[y : y + count], strict=True))
+
+
+def _pair_elsewhere(
+    ours: Mapping[tuple[str, int], Sequence[Operation]],
+    theirs: Mapping[tuple[str, int], Sequence[Operation]],
+    partner: dict[int, Operation],
+) -> None:
+    """Pair what is done in the last block, whichever that is: look in calls of blocks that the small model lacks."""
+    taken = set(map(id, partner.values()))
+    for (path, _), operations in ours.items():
+        alone = [one for one in operations if id(one) not in partner]
+        if not alone:
+            continue
+        for (other, _), others in reversed(list(theirs.items())):
+            left = [one for one in others if id(one) not in taken]
+            if not left or _pattern(other) != _pattern(path):
+                continue
+            keys, other_keys = ([tuple(map(_pattern, one.shape)) for one in side] for side in (alone, left))
+            blocks = SequenceMatcher(None, keys, other_keys, autojunk=False).get_matching_blocks()
+            if sum(count for *_, count in blocks) == len(alone):
+                for x, y, count in blocks:
+                    partner.update(zip(map(id, alone[x : x + count]), left[y : y + count], strict=True))
+                    taken.update(map(id, left[y : y + count]))
+                break
+
+
+def _pattern(path: str) -> str:
+    return re.sub(r"\d+", "*", path)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -83,8 +86,23 @@ def _on_meta(model: nn.Module, inputs: Inputs) -> Tape:
     return record(model, args, kwargs)
 
 
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Keep torch from writing down what fails in this thread: another way is tried then."""
+    logger, thread = logging.getLogger("torch._subclasses.fake_tensor"), threading.get_ident()
+
+    def others(record: logging.LogRecord) -> bool:
+        return record.thread != thread
+
+    logger.addFilter(others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(others)
+
+
 def _on_fakes(model: nn.Module, inputs: Inputs) -> Tape:
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+    with _unlogged(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
 
         def fake(tensor: Tensor, is_parameter: bool = False) -> Tensor:
             if tensor.is_meta:
