@@ -202,9 +202,9 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 def _check(held: Mapping[str, Any]) -> None:
     """Refuse a description of other types than those written."""
     wanted: dict[str, type] = {"space": dict, "buffers": str, "private": list, "layouts": list, "private_file": str,
-                               "kind": str}  # fmt: skip
+                               "kind": str, "cuts": dict}  # fmt: skip
     for name, kind in wanted.items():
-        if name in ("layouts", "private_file", "kind") and name not in held:
+        if name in ("layouts", "private_file", "kind", "cuts") and name not in held:
             continue
         if not isinstance(held[name], kind):
             raise TypeError(f"{name} is no {kind.__name__}")

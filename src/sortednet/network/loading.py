@@ -17,7 +17,7 @@ from ..files.weights import CONFIGS, open_weights, weights_file
 from ..imports.names import BufferPolicy
 from ..space import Number, Setting, Space
 from ..views.buffers import Private
-from ..views.cuts import Cuts
+from ..views.cuts import Cuts, StoredCuts
 from ..views.layouts import Layout, tensors_of
 from ..views.outlines import call_builder, check_size, outline
 from ..views.skeletons import Slot, build_skeleton
@@ -119,7 +119,10 @@ def open_network(
         with checkpoint.described(path):
             full = call_builder(build, found.full)
             known = [*build.layouts(full), *given]
-            net = make(build, found, model=full, layouts=known, buffers=stored["buffers"], private=stored["private"])
+            net = make(
+                build, found, model=full, layouts=known, buffers=stored["buffers"], private=stored["private"],
+                stored=StoredCuts(stored.get("cuts")),
+            )  # fmt: skip
         weights = read_weights(path, verify=verify)
         for name, other in _other_names(net.full).items():
             if name not in weights and other in weights:
@@ -140,7 +143,9 @@ def open_network(
     with checkpoint.corners(path, verify=verify) as (types, read):
         _take_types(full, types)
         with checkpoint.described(path):
-            skeleton = build_skeleton(build, setting, full, Cuts(build, found, known, unwatchable="it was loaded"))
+            cuts = Cuts(build, found, known)
+            cuts.take(StoredCuts(stored.get("cuts")), full)
+            skeleton = build_skeleton(build, setting, full, cuts)
 
         own_ones = Private(stored["private"], stored["buffers"], found.full, {})
 

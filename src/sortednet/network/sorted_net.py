@@ -17,7 +17,7 @@ from ..space import Number, Setting, Space
 from ..views.batches import split_batch
 from ..views.buffers import Private, refuse_tied
 from ..views.compilation import Compilation
-from ..views.cuts import Cuts
+from ..views.cuts import Cuts, StoredCuts
 from ..views.layouts import Layout, tensors_of
 from ..views.outlines import call_builder
 from ..views.skeletons import Skeleton, Skeletons, build_skeleton, refuse_larger
@@ -65,6 +65,7 @@ class SortedNet(nn.Module):
         example: Inputs of the model, of two examples or so: a tensor, a tuple of positional or a mapping of keyword
             arguments. The models run on it once, without memory, and what they do tells where each of their tensors
             lies in the full one (`cuts`). Left out, the first forward serves.
+        stored: How a saved network was cut; nothing is watched then.
 
     A sub-model is built by `build`; what is done by hand to `full` afterwards (forward hooks, another dropout rate)
     does not reach it, but its weights, statistics, `requires_grad` and training mode do.
@@ -115,6 +116,7 @@ class SortedNet(nn.Module):
         buffers: BufferPolicy = "shared",
         private: str | Sequence[str] = (),
         example: Any = None,
+        stored: StoredCuts | None = None,
     ) -> None:
         super().__init__()
         if buffers not in get_args(BufferPolicy):
@@ -148,7 +150,9 @@ class SortedNet(nn.Module):
                     f"private={pattern!r} matches no parameter or buffer. Those of the model are {list(names)[:4]}..."
                 )
             refuse_tied(self.full, pattern)
-        if example is not None:
+        if stored is not None:
+            self.cuts.take(stored, self.full)
+        elif example is not None:
             self.cuts.watch(example, self.full)
         elif (likely := self.builder.example(self.full)) is not None:
             self.cuts.watch_likely(((), likely), self.full)
@@ -474,6 +478,7 @@ class SortedNet(nn.Module):
         held, policy = self.private, self.private.policy
         described = {"space": self.space.to_json(), "buffers": policy, "private": list(held.patterns)}
         tensors = held.tensors() if private is None else private
+        options = {"cuts": self.cuts.to_json(), **options}
         write_network(path, self.builder, self.full, state, described, self.layouts, tensors, **options)
 
     def _refuse_sharded(self, method: str) -> None:

@@ -26,6 +26,7 @@ def write_network(
     layouts: Sequence[Layout],
     private: Mapping[tuple[str, str], Tensor],
     *,
+    cuts: Mapping[str, Any] | None = None,
     max_shard_size: int | str = checkpoint.SHARD_SIZE,
     kind: str = NETWORK,
 ) -> None:
@@ -39,6 +40,7 @@ def write_network(
         described: What describes the network beside its builder and layouts; plain JSON values.
         layouts: Of the network.
         private: The private tensors by setting and name.
+        cuts: Where the tensors of sub-models lie, as `Cuts.to_json` returns it; None where layouts and shapes tell.
         max_shard_size: Most bytes of one file of weights.
         kind: What the folder will hold.
 
@@ -54,4 +56,6 @@ def write_network(
         known = builder.layouts(full)
         state = builder.before_saving(full, save.beside, state)
         held["layouts"] = [one.to_json() for one in layouts if one not in known]
+        if cuts is not None:
+            held["cuts"] = dict(cuts)
         checkpoint.write(save, state, held, private, name=builder.weights, max_shard_size=max_shard_size)

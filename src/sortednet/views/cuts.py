@@ -20,13 +20,14 @@ from torch import nn
 from ..errors import BuildError, LayoutError
 from ..space import Setting, Space
 from .alignment.aligner import Alignment, Trouble, align
+from .alignment.structure import Axis, Structure, solved
 from .alignment.tape import Tape
-from .alignment.terms import Leaf, Stretches, Sum, Term, is_fixed, leaves_of, stretches_of, text_of
+from .alignment.terms import Leaf, Stretches, Sum, Term, is_fixed, leaves_of, size_of, stretches_of, text_of
 from .alignment.watching import WAYS, Inputs, Unwatchable, copied, example_of, is_plain, watch
-from .layouts import Cut, Layout, blocks_of, cuts_by_shape, refuse_misfits, suspicion
+from .layouts import Cut, Layout, blocks_of, cuts_by_shape, refuse_misfits, suspicion, tensors_of
 from .outlines import outline
 
-__all__ = ["Cuts", "Found"]
+__all__ = ["Cuts", "Found", "StoredCuts"]
 
 _MOST_SHOWN = 8
 
@@ -41,6 +42,16 @@ class Found(NamedTuple):
 
     cuts: Mapping[str, Cut]
     undecided: LayoutError | None = None
+
+
+class StoredCuts(NamedTuple):
+    """How a saved network was cut.
+
+    Attributes:
+        structures: What `Cuts.to_json` returned; None if it was cut by layouts and shapes.
+    """
+
+    structures: Mapping[str, Any] | None
 
 
 class Cuts:
@@ -80,12 +91,15 @@ class Cuts:
         self._example: Inputs | None = None
         self._way = ""
         self._full: Tape | None = None
-        self._aligned: dict[Setting, Alignment] = {}
+        # Those of the settings that stand for all, and of others that these do not tell.
+        self._structures: dict[Setting, Structure] | None = None
+        self._checked: set[Setting] = set()
+        self._notes: dict[Setting, list[str]] = {}
 
     @property
-    def watched(self) -> bool:
-        """Whether the models were watched, so that nothing rests on their shapes."""
-        return self._full is not None
+    def known(self) -> bool:
+        """Whether the models were watched, here or before they were saved, so that nothing rests on their shapes."""
+        return self._structures is not None
 
     def watch(self, example: Any, full: nn.Module) -> None:
         """Find the cuts by watching models run on an example.
@@ -105,41 +119,6 @@ class Cuts:
         if not is_plain(inputs):
             raise BuildError("The example holds more than tensors and plain values. Give inputs as a data loader does.")
         self._watch(inputs, full)
-
-    def _watch(self, inputs: Inputs, full: nn.Module) -> None:
-        outlines = {setting: outline(self._build, setting) for setting in self._stand_ins()}
-        before = self._example, self._way, self._full, self._aligned
-        failure: BuildError | LayoutError | None = None
-        for way in WAYS:  # a dearer one may run, or tell, what a cheaper one did not
-            try:
-                tapes = {setting: self._watched(setting, module, inputs, way) for setting, module in outlines.items()}
-            except Unwatchable as error:
-                if not isinstance(failure, LayoutError):
-                    failure = BuildError(
-                        f"The model does not run on the example: {error}. Give example= as its forward takes it: a "
-                        "tensor, a tuple of positional or a mapping of keyword arguments."
-                    )
-                continue
-            self._example, self._way, self._full = inputs, way, tapes.pop(self._space.full)
-            self._aligned = {setting: self._align(tape, full, outlines[setting]) for setting, tape in tapes.items()}
-            found = (self._read(setting, one, full, outlines[setting]) for setting, one in self._aligned.items())
-            refused = next((one.undecided for one in found if one.undecided is not None), None)
-            if refused is None:
-                return
-            failure = refused
-        self._example, self._way, self._full, self._aligned = before
-        assert failure is not None
-        raise failure
-
-    def awaits(self, inputs: Inputs) -> bool:
-        """Whether these inputs would be the first that tell anything."""
-        return (
-            self._full is None
-            and not self.unwatchable
-            and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-            and is_plain(inputs)
-        )
 
     def watch_likely(self, inputs: Inputs, full: nn.Module) -> None:
         """Watch models run on inputs that were made up, if they do; else the first real ones serve.
@@ -163,6 +142,42 @@ class Cuts:
             self.unwatchable = str(error)  # so that what is known without serves
         return not self.unwatchable
 
+    def awaits(self, inputs: Inputs) -> bool:
+        """Whether these inputs would be the first that tell anything."""
+        return (
+            not self.known
+            and not self.unwatchable
+            and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+            and is_plain(inputs)
+        )
+
+    def _watch(self, inputs: Inputs, full: nn.Module) -> None:
+        outlines = {setting: outline(self._build, setting) for setting in self._stand_ins()}
+        failure: BuildError | LayoutError | None = None
+        for way in WAYS:  # a dearer one may run, or tell, what a cheaper one did not
+            try:
+                tapes = {setting: self._watched(setting, module, inputs, way) for setting, module in outlines.items()}
+            except Unwatchable as error:
+                if not isinstance(failure, LayoutError):
+                    failure = BuildError(
+                        f"The model does not run on the example: {error}. Give example= as its forward takes it: a "
+                        "tensor, a tuple of positional or a mapping of keyword arguments."
+                    )
+                continue
+            whole = tapes.pop(self._space.full)
+            found = {setting: self._align(tape, whole, full, outlines[setting]) for setting, tape in tapes.items()}
+            refusals = (self._refusal(setting, one, full, outlines[setting]) for setting, one in found.items())
+            refused = next((one for one in refusals if one is not None), None)
+            if refused is None:
+                self._example, self._way, self._full = inputs, way, whole
+                self._structures = {setting: self._structure(setting, one) for setting, one in found.items()}
+                self._checked, self._notes = set(found), {setting: _notes(one) for setting, one in found.items()}
+                return
+            failure = refused
+        assert failure is not None
+        raise failure
+
     def _stand_ins(self) -> list[Setting]:
         """Return the full setting, the smallest, and those smallest in one dimension alone."""
         space = self._space
@@ -173,6 +188,12 @@ class Cuts:
     def _watched(self, setting: Setting, module: nn.Module, inputs: Inputs, way: str) -> Tape:
         self.traces += 1
         return watch(lambda: copied(module, partial(outline, self._build, setting)), inputs, way)
+
+    def _changed(self, setting: Setting) -> list[str]:
+        return [name for name, value in setting.items() if value != self._space.full[name]]
+
+    def _structure(self, setting: Setting, found: Alignment) -> Structure:
+        return Structure.of(self._changed(setting), found.terms)
 
     def of(self, setting: Setting, full: nn.Module, small: nn.Module) -> Found:
         """Find where the tensors of the sub-model at a setting lie.
@@ -188,65 +209,148 @@ class Cuts:
         """
         refuse_misfits(full, small, self.layouts)
         if setting == self._space.full:
-            return Found(cuts_by_shape(full, small, self.layouts))
-        if self._example is None:
+            return Found(cuts_by_shape(full, small))
+        if self._structures is None:
             return Found(cuts_by_shape(full, small, self.layouts), suspicion(full, small, self.layouts))
-        if setting not in self._aligned:
-            try:
-                tape = self._watched(setting, small, self._example, self._way)
-            except Unwatchable as failure:
-                refused = LayoutError(f"At {setting} the model does not run on the example: {failure}.")
-                return Found(cuts_by_shape(full, small, self.layouts), refused)
-            self._aligned[setting] = self._align(tape, full, small)
-        return self._read(setting, self._aligned[setting], full, small)
+        refused = self._check(setting, full, small)
+        cuts, missing = self._solve(setting, full, small)
+        if missing and refused is None:
+            refused = LayoutError(
+                f"What was watched of the network before it was saved does not tell how {missing[0]} is cut at "
+                f"{setting}. Show it an example: net.cuts.watch(inputs, net.full)."
+            )
+        return Found(cuts, refused)
 
-    def _align(self, tape: Tape, full: nn.Module, small: nn.Module) -> Alignment:
+    def _check(self, setting: Setting, full: nn.Module, small: nn.Module) -> LayoutError | None:
+        """Watch a setting when it is first used: what those that stand for all tell of it need not be right."""
+        assert self._structures is not None
+        if self._example is None or self._full is None or setting in self._checked:
+            return None
+        try:
+            tape = self._watched(setting, small, self._example, self._way)
+        except Unwatchable as failure:
+            return LayoutError(f"At {setting} the model does not run on the example: {failure}.")
+        found = self._align(tape, self._full, full, small)
+        refused = self._refusal(setting, found, full, small)
+        if refused is None:
+            told, missing = self._solve(setting, full, small)
+            if missing or any(cut.pieces != found.stretches(name) for name, cut in told.items() if name in found.terms):
+                self._structures[setting] = self._structure(setting, found)
+                self._notes[setting] = _notes(found)
+            self._checked.add(setting)
+        return refused
+
+    def _solve(self, setting: Setting, full: nn.Module, small: nn.Module) -> tuple[dict[str, Cut], list[str]]:
+        """Return the cuts that the structures tell, and the names of tensors that they do not tell."""
+        assert self._structures is not None
+        ours = {name: tuple(tensor.shape) for name, tensor in tensors_of(small).items()}
+        theirs = {name: tuple(tensor.shape) for name, tensor in tensors_of(full).items()}
+        pieces: Mapping[Axis, Stretches] = {}
+        own = self._structures.get(setting)
+        if own is not None:
+            pieces = {
+                (name, axis): stretches_of(term)
+                for (name, axis), term in own.terms.items()
+                if name in ours and size_of(term)[0] == ours[name][axis]
+            }
+        elif self._structures:
+            pieces = solved(list(self._structures.values()), self._changed(setting), ours, theirs)
+        cuts: dict[str, Cut] = {}
+        missing: list[str] = []
+        for name, shape in ours.items():
+            for axis, size in enumerate(shape):
+                if self._structures and size != theirs[name][axis] and (name, axis) not in pieces:
+                    missing.append(f"axis {axis} of {name}")
+            cuts[name] = Cut(shape, tuple(pieces.get((name, axis), ((0, size),)) for axis, size in enumerate(shape)))
+        return cuts, missing
+
+    def _align(self, tape: Tape, whole: Tape, full: nn.Module, small: nn.Module) -> Alignment:
         """Align a sub-model, with the declared layouts where it cannot be told without them."""
-        assert self._full is not None
-        found = align(tape, self._full, groups=self._groups)
+        found = align(tape, whole, groups=self._groups)
         undecided = _undecided(found)
-        declared: dict[tuple[str, int], Term] = {
+        declared: dict[Axis, Term] = {
             axis: Sum([Leaf(*sizes) for sizes in zip(ours, theirs, strict=True)])
             for axis, (theirs, ours) in blocks_of(full, small, self.layouts).items()
             if axis in undecided
         }
-        return align(tape, self._full, declared, groups=self._groups) if declared else found
+        return align(tape, whole, declared, groups=self._groups) if declared else found
 
-    def _read(self, setting: Setting, found: Alignment, full: nn.Module, small: nn.Module) -> Found:
-        by_shape, declared = cuts_by_shape(full, small, self.layouts), blocks_of(full, small, self.layouts)
+    def _refusal(self, setting: Setting, found: Alignment, full: nn.Module, small: nn.Module) -> LayoutError | None:
+        """Say what cannot be cut at a setting, or is declared otherwise than the model does; None where all is well."""
         troubles = _undecided(found)
-        cuts: dict[str, Cut] = {}
+        by_shape, declared = cuts_by_shape(full, small, self.layouts), blocks_of(full, small, self.layouts)
         for name, cut in by_shape.items():
-            traced = found.stretches(name) if name in found.terms else cut.pieces
-            pieces = zip(cut.pieces, traced, strict=True)
-            cuts[name] = Cut(
-                cut.shape,
-                tuple(own if (name, axis) in troubles else run for axis, (own, run) in enumerate(pieces)),
-            )
-            for axis in range(len(cut.shape)):
+            for axis, pieces in enumerate(cut.pieces if name in found.terms else ()):
                 said = next((one for one in reversed(self._given) if one.covers(name, axis)), None)
-                if said is not None and cuts[name].pieces[axis] != cut.pieces[axis]:
-                    return Found(cuts, _contradiction(setting, said, name, found.terms[name][axis], cut.pieces[axis]))
+                term = found.terms[name][axis]
+                if said is not None and (name, axis) not in troubles and stretches_of(term) != pieces:
+                    return _contradiction(setting, said, name, term, pieces)
         left = {axis: one for axis, one in troubles.items() if axis[0] in by_shape and axis not in declared}
-        return Found(cuts, _refusal(setting, left) if left else None)
+        return _undecidable(setting, left) if left else None
+
+    def to_json(self) -> dict[str, Any] | None:
+        """Return what was found as plain values, from which no trace is needed; None where nothing was watched."""
+        if self._structures is None:
+            return None
+        moved = any(
+            len(pieces) > 1 or pieces[0][0]
+            for structure in self._structures.values()
+            for pieces in map(stretches_of, structure.terms.values())
+        )
+        return {str(one): structure.to_json() for one, structure in self._structures.items()} if moved else {}
+
+    def take(self, stored: StoredCuts, full: nn.Module) -> None:
+        """Take up how a saved network was cut; nothing is watched then.
+
+        Raises:
+            LayoutError: If it is not of this network.
+        """
+        if stored.structures is None:
+            self.unwatchable = "it was not watched before it was saved"
+            return
+        shapes = {name: tuple(tensor.shape) for name, tensor in full.named_parameters(remove_duplicate=False)}
+        shapes |= {name: tuple(tensor.shape) for name, tensor in full.named_buffers(remove_duplicate=False)}
+        try:
+            found = {self._space.setting(one): Structure.from_json(held) for one, held in stored.structures.items()}
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise LayoutError(f"What is stored of the cuts cannot be read: {error}.") from None
+        for structure in found.values():
+            for (name, axis), term in structure.terms.items():
+                if name not in shapes or not 0 <= axis < len(shapes[name]) or size_of(term)[1] != shapes[name][axis]:
+                    raise LayoutError(f"What is stored of the cuts is of another model: axis {axis} of {name}.")
+        self._structures = found
 
     def __str__(self) -> str:
-        if not self.watched:
+        if self._structures is None:
             return f"By layouts and shapes: {self.unwatchable or 'no example has run yet'}."
-        lines = []
-        for setting, found in self._aligned.items():
+        lines = [] if self._structures else ["Plain corners."]
+        for setting, structure in self._structures.items():
             groups: dict[tuple[str, str, str], int] = defaultdict(int)
-            for name, terms in found.terms.items():
-                for axis, (term, piece) in enumerate(zip(terms, found.stretches(name), strict=True)):
-                    if len(piece) > 1 or piece[0][0]:
-                        groups[f"{_pattern(name)}[{axis}]", text_of(term), _origin(term)] += 1
+            for (name, axis), term in structure.terms.items():
+                pieces = stretches_of(term)
+                if len(pieces) > 1 or pieces[0][0]:
+                    groups[f"{_pattern(name)}[{axis}]", text_of(term), _origin(term)] += 1
             lines.append(f"At {setting}: {'plain corners' if not groups else ''}".rstrip())
-            lines += [
-                f"  {where}: {text} ({why}{f', {n} axes' if n > 1 else ''})" for (where, text, why), n in groups.items()
-            ]
-            lines += [f"  only the smaller model does it: {where} ({count})" for where, count in found.alone.items()]
-            lines += [f"  only a statistic joins units: {where} ({count})" for where, count in found.statistics.items()]
+            for (where, text, why), count in groups.items():
+                note = ", ".join([*([why] if why else []), *([f"{count} axes"] if count > 1 else [])])
+                lines.append(f"  {where}: {text}{f' ({note})' if note else ''}")
+            lines += self._notes.get(setting, [])
         return "\n".join(lines)
+
+
+def _notes(found: Alignment) -> list[str]:
+    """Say what is no matter of cuts: what the smaller model alone does, and what joins units by a statistic."""
+    return [
+        *(f"  only the smaller model does it: {where} ({count})" for where, count in _by_pattern(found.alone)),
+        *(f"  only a statistic joins units: {where} ({count})" for where, count in _by_pattern(found.statistics)),
+    ]
+
+
+def _by_pattern(counts: Mapping[str, int]) -> Iterable[tuple[str, int]]:
+    joined: dict[str, int] = defaultdict(int)
+    for where, count in counts.items():
+        joined[_pattern(where)] += count
+    return joined.items()
 
 
 def _undecided(found: Alignment) -> dict[tuple[str, int], Trouble]:
@@ -265,7 +369,7 @@ def _contradiction(setting: Setting, said: Layout, name: str, term: Term, pieces
     )
 
 
-def _refusal(setting: Setting, undecided: Mapping[tuple[str, int], Trouble]) -> LayoutError:
+def _undecidable(setting: Setting, undecided: Mapping[tuple[str, int], Trouble]) -> LayoutError:
     groups: dict[tuple[str, str], list[tuple[str, int]]] = defaultdict(list)
     for axis, trouble in undecided.items():
         groups[_pattern(trouble.where), trouble.what].append(axis)
