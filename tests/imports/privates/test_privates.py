@@ -261,6 +261,15 @@ def compiler() -> None:
     assert now() == before != [False, False, True, False]
 
 
+@case("torch", "OpOverload._schema")
+def _schema_of_an_operator() -> None:
+    schema = of_torch.schema_of(torch.ops.aten.add_.Tensor)
+    assert schema.name == "aten::add_"
+    assert [one.name for one in schema.arguments] == ["self", "other", "alpha"]
+    assert schema.arguments[2].default_value == 1
+    assert schema.is_mutable
+
+
 @case("torch", "utils._pytree")
 def trees() -> None:
     tree = {"a": (torch.ones(1), [2])}

@@ -38,7 +38,7 @@ def example_of(model: nn.Module) -> dict[str, Tensor] | None:
 
 def _field(config: Any, name: str, default: Any) -> Any:
     """Return a field of a config, or of the one of its text, vision or audio part."""
-    parts = (getattr(config, f"{part}_config", None) for part in ("text", "vision", "audio"))
+    parts = (getattr(config, part, None) for part in ("text_config", "vision_config", "audio_config"))
     for one in (config, *parts):
         found = getattr(one, name, None)
         if found is not None:

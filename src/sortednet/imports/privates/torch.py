@@ -49,6 +49,7 @@ __all__ = [
     "parameters_of",
     "persistent_buffers",
     "register_pytree_node",
+    "schema_of",
     "storage_key",
     "tree_flatten",
     "tree_flatten_with_path",
@@ -72,6 +73,8 @@ forward_hooks: Callable[[nn.Module], dict[int, Callable[..., Any]]] = attrgetter
 """The forward hooks of a module, by key."""
 forward_pre_hooks: Callable[[nn.Module], dict[int, Callable[..., Any]]] = attrgetter("_forward_pre_hooks")
 """The hooks before the forward of a module, by key."""
+schema_of: Callable[[Any], Any] = attrgetter("_schema")
+"""The schema of an operator: its name, the names of its arguments, whether it writes."""
 
 
 def drop_hook(module: nn.Module, key: int) -> None:

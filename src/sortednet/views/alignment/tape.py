@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.backends import mkldnn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
+
+from ...imports.privates.torch import TorchDispatchMode, schema_of, tree_flatten, tree_map
 
 __all__ = ["Operation", "Ref", "Tape", "pairs_of", "record", "tensors_in"]
 
@@ -69,7 +69,7 @@ class Operation:
         module: tuple[str, int],
         producers: Mapping[int, str],
     ) -> None:
-        schema = operator._schema
+        schema = schema_of(operator)
         positional, named = arguments
         given = dict(zip([one.name for one in schema.arguments], positional, strict=False)) | dict(named)
         self.arguments: dict[str, Any] = {one.name: given.get(one.name, one.default_value) for one in schema.arguments}
@@ -124,7 +124,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not made:
             return found
         self._alive.append((found, args, kwargs))
-        if func._schema.name.split("::")[1] in _COPIES and made[0].shape == args[0].shape:
+        if schema_of(func).name.split("::")[1] in _COPIES and made[0].shape == args[0].shape:
             self._note_numbers(args[0])
             self._copied[id(made[0])] = self._copied.get(id(args[0]), id(args[0]))
             return found

@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_leaves
 
 from ...errors import DataError
+from ...imports.privates.torch import FakeTensorMode, buffers_of, parameters_of, tree_leaves
 from ..batches import batch_size, map_tensors, split_batch
 from .tape import Tape, record
 
@@ -64,7 +63,7 @@ def watch(model: Callable[[], nn.Module], inputs: Inputs, way: str) -> Tape:
 def _slots(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor, bool]]:
     """Yield where each parameter and buffer is held, its name there, and whether it is a parameter."""
     for module in model.modules():
-        for held, is_parameter in ((module._parameters, True), (module._buffers, False)):
+        for held, is_parameter in ((parameters_of(module), True), (buffers_of(module), False)):
             for name, tensor in list(held.items()):
                 if tensor is not None:
                     yield held, name, tensor, is_parameter
