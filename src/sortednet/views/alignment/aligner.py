@@ -221,6 +221,10 @@ class _Walk:
             changing = any(a.shape != b.shape for a, b in [*pairs, *zip(ours.outputs, theirs.outputs, strict=False)])
             if changing:
                 self._doubts += [(self.origin, why, term) for a, b in pairs for term in self._terms_or_none(a, b)]
+            self._note(ours, theirs, [])
+            pairs = [*zip(ours.outputs, theirs.outputs, strict=False)]
+            self._doubts += [(self.origin, why, term) for a, b in pairs for term in self._terms_or_none(a, b)]
+            return
         self._note(ours, theirs, terms or [])
 
     def _note(self, ours: Operation, theirs: Operation, terms: Sequence[Terms]) -> None:

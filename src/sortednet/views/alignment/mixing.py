@@ -128,6 +128,44 @@ def _padded(image: Term) -> int:
     return first.full - first.small
 
 
+@rule("scaled_dot_product_attention", *(f"_scaled_dot_product_{kind}" for kind in (
+    "flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention",
+    "fused_attention_overrideable",
+)))  # fmt: skip
+def attention(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
+    """Queries meet keys along their units, keys and values along their places; several query heads may share a key."""
+    query, key, value = (walk.terms(ours[name], theirs[name]) for name in ("query", "key", "value"))
+    walk.meet(query[-1], key[-1])
+    walk.meet(key[-2], value[-2])
+    for q, k, v in zip(query[:-2], key[:-2], value[:-2], strict=True):
+        walk.meet(k, v)
+        shared = quotient(size(q), size(k))
+        if shared not in (None, UNIT):
+            walk.meet(q, Product([k, walk.leaf(*shared)]))
+        elif size(k) != UNIT:
+            walk.meet(q, k)
+    walk.statistic(key[-2])
+    return [[*query[:-1], value[-1]]]
+
+
+@rule("mkldnn_rnn_layer")
+def recurrent(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
+    """One direction of one layer of an LSTM (4 gates) or GRU (3): gates one behind the other in every weight."""
+    x = walk.terms(ours["input"], theirs["input"])
+    state = walk.leaf(ours["hidden_size"], theirs["hidden_size"])
+    gates = Sum([state] * {2: 4, 3: 3}[ours["mode"]])
+    for name, across in (("weight0", x[-1]), ("weight1", state)):
+        weight = walk.terms(ours[name], theirs[name])
+        walk.meet(weight[0], gates)
+        walk.meet(weight[1], across)
+    for name in ("weight2", "weight3") if ours["has_biases"] else ():
+        bias = walk.terms(ours[name], theirs[name])[0]
+        walk.meet(bias, gates if size(bias) == size(gates) else Sum([gates, state]))  # GRU keeps two for the last gate
+    last: Terms = [walk.leaf(a, b) for a, b in zip(ours.outputs[1].shape, theirs.outputs[1].shape, strict=True)]
+    last[-1] = state
+    return [[*x[:-1], state], last, last]
+
+
 @rule("_trilinear")
 def trilinear(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
     """Three tensors of one shape after axes of size 1 are put in, multiplied and summed over some axes."""

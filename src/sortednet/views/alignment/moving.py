@@ -307,7 +307,8 @@ def index(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
         return [[walk.leaf(small[0], full[0]), *kept]]
     first = by[0] if by[-1] - by[0] + 1 == len(by) else 0
     new = len(small) - len(kept)
-    places = (walk.leaf(a, b) for a, b in zip(small[first : first + new], full[first : first + new], strict=True))
+    places = [walk.leaf(a, b) for a, b in zip(small[first : first + new], full[first : first + new], strict=True)]
+    walk.doubt(*places)
     return [[*kept[:first], *places, *kept[first:]]]
 
 

@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.backends import mkldnn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...imports.privates.torch import TorchDispatchMode, schema_of, tree_flatten, tree_map
 
@@ -183,28 +181,24 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def record(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tape:
-    """Run a model once, in evaluation mode and in operations that have rules, and return what it did.
+    """Run a model once, in evaluation mode, and return what it did.
 
     Its modes, its buffers' values apart from what its forward itself writes, and the random state stay as they were.
     """
     tape, modes = Tape(model), [(module, module.training) for module in model.modules()]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    fused = mkldnn.set_flags(_enabled=False, _fp32_precision=None)[0]  # type: ignore[no-untyped-call]  # else LSTM and GRU do not come apart
+    # With gradients torch's own attention runs what it consists of, and no kernel of its own.
+    whole = any(isinstance(module, nn.MultiheadAttention) for module, _ in modes)
     try:
         with ExitStack() as held:
             held.enter_context(torch.random.fork_rng(devices=[]))
-            held.enter_context(torch.no_grad())
+            held.enter_context(torch.set_grad_enabled(whole))
             for device in ("cpu", "cuda"):
                 if torch.is_autocast_enabled(device):
                     held.enter_context(torch.autocast(device, enabled=False))
-            held.enter_context(sdpa_kernel(SDPBackend.MATH))
-            torch.backends.mha.set_fastpath_enabled(False)
             for module, _ in modes:
                 module.training = False
             tape.run(model, args, kwargs)
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        mkldnn.set_flags(_enabled=fused, _fp32_precision=None)  # type: ignore[no-untyped-call]
         for module, mode in modes:
             module.training = mode
     return tape

@@ -75,7 +75,7 @@ def _replace(model: nn.Module, change: Callable[[Tensor, bool], Tensor]) -> None
     for held, name, tensor, is_parameter in _slots(model):
         if id(tensor) not in made:
             new = change(tensor, is_parameter)
-            made[id(tensor)] = tensor, nn.Parameter(new, tensor.requires_grad) if is_parameter else new
+            made[id(tensor)] = tensor, nn.Parameter(new, new.is_floating_point()) if is_parameter else new
         held[name] = made[id(tensor)][1]
 
 
