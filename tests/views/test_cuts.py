@@ -156,7 +156,7 @@ def test_a_plain_model_keeps_its_views():
     )
     assert all(cut.is_view for _, cut in net.skeleton("width=2").slots())
     assert str(net.cuts) == "At width=2: plain corners"
-    assert net.cuts.to_json() == {}
+    assert net.cuts.to_json() == {"structures": {}, "iterated": []}
 
 
 def test_the_cuts_are_shown_by_pattern_with_what_made_them():
@@ -354,7 +354,7 @@ def test_a_network_saved_before_anything_ran_is_cut_by_its_shapes(tmp_path):
 def test_cuts_of_another_network_are_refused(tmp_path, cuts):
     unet(example=IMAGES).save_pretrained(tmp_path / "net")
     weights = tmp_path / "net" / "model.safetensors"
-    described = {**records.read(tmp_path / "net" / "sortednet.json"), "cuts": cuts}
+    described = {**records.read(tmp_path / "net" / "sortednet.json"), "cuts": {"structures": cuts, "iterated": []}}
     save_file(load_file(weights), weights, {"sortednet": json.dumps(described)})
     for more in ({}, {"at": SPACE.smallest}):
         with pytest.raises(CheckpointError, match=r"is damaged .*[Cc]uts"):

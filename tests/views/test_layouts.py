@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from sortednet import Layout, SortedNet, Space
 from sortednet.errors import BuildError, LayoutError
-from sortednet.views.layouts import Cut, cuts_by_shape, refuse_misfits
+from sortednet.views.cut import Cut
+from sortednet.views.layouts import cuts_by_shape, refuse_misfits
 
 settings.register_profile("few", max_examples=40, deadline=None, derandomize=True, database=None)
 few = settings.get_profile("few")

@@ -25,7 +25,7 @@ from ..files import records, tensor_file
 from ..files.saving import Saving
 from ..files.tensor_file import PAGE, Header, Stored, damaged, read_header
 from ..files.weights import METADATA, WEIGHTS, index_of, open_weights, shard_name
-from ..views.layouts import Cut
+from ..views.cut import Cut
 
 __all__ = [
     "SHARD_SIZE",

@@ -279,6 +279,7 @@ class SortedNet(nn.Module):
 
     def _watch(self, inputs: Inputs) -> None:
         """Find the cuts on the first inputs that there are, where no example was given."""
+        self.cuts.note(inputs)
         if self.cuts.awaits(inputs) and self.cuts.watch_first(inputs, self.full):
             self._skeletons = Skeletons()
             self._sharing.forget()

@@ -15,16 +15,19 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import BuildError, LayoutError
+from ..imports.privates.torch import RunningNorm
 from ..space import Setting, Space
 from .alignment.aligner import Alignment, Trouble, align
 from .alignment.structure import Axis, Structure, solved
 from .alignment.tape import Tape
 from .alignment.terms import Leaf, Stretches, Sum, Term, is_fixed, leaves_of, size_of, stretches_of, text_of
 from .alignment.watching import WAYS, Inputs, Unwatchable, copied, example_of, is_plain, watch
-from .layouts import Cut, Layout, blocks_of, cuts_by_shape, refuse_misfits, suspicion, tensors_of
+from .constructed import Constructed
+from .cut import Cut
+from .layouts import Layout, blocks_of, cuts_by_shape, refuse_misfits, shared_tensors, suspicion, tensors_of
 from .outlines import outline
 
 __all__ = ["Cuts", "Found", "StoredCuts"]
@@ -36,7 +39,7 @@ class Found(NamedTuple):
     """Where the tensors of one sub-model lie.
 
     Attributes:
-        cuts: By name.
+        cuts: By name, of parameters and all buffers that the full model has too.
         undecided: Why some of them must not be used; None where all are known.
     """
 
@@ -48,10 +51,10 @@ class StoredCuts(NamedTuple):
     """How a saved network was cut.
 
     Attributes:
-        structures: What `Cuts.to_json` returned; None if it was cut by layouts and shapes.
+        found: What `Cuts.to_json` returned; None if it was cut by layouts and shapes.
     """
 
-    structures: Mapping[str, Any] | None
+    found: Mapping[str, Any] | None
 
 
 class Cuts:
@@ -70,6 +73,10 @@ class Cuts:
         layouts: As given.
         unwatchable: Why the models cannot be watched; empty where they can, or it was not tried.
         traces: How often a model was watched so far.
+        constructed: The full model's buffers as its constructor makes them.
+        iterated: Names of buffers that a model in training changes by its weights alone, such as the vectors of
+            spectral norm: each sub-model has its own.
+        rested: These, by setting and name.
     """
 
     def __init__(
@@ -87,6 +94,9 @@ class Cuts:
         self._given = [one for one in self.layouts if one not in believed]
         self.traces = 0
         self.unwatchable = unwatchable
+        self.constructed = Constructed(build, space.full)
+        self.iterated: frozenset[str] = frozenset()
+        self.rested: dict[tuple[Setting, str], Tensor] = {}
         self._build, self._space, self._groups = build, space, groups
         self._example: Inputs | None = None
         self._way = ""
@@ -129,6 +139,11 @@ class Cuts:
         if not self.unwatchable:
             with suppress(BuildError):
                 self._watch(inputs, full)
+
+    def note(self, inputs: Inputs) -> None:
+        """Keep the first inputs of a loaded network, for vectors that have to come to rest before they are used."""
+        if self.iterated and self._example is None and is_plain(inputs):
+            self._example = inputs
 
     def watch_first(self, inputs: Inputs, full: nn.Module) -> bool:
         """Watch models run on inputs that nobody gave as an example; return whether they did.
@@ -173,10 +188,19 @@ class Cuts:
                 self._example, self._way, self._full = inputs, way, whole
                 self._structures = {setting: self._structure(setting, one) for setting, one in found.items()}
                 self._checked, self._notes = set(found), {setting: _notes(one) for setting, one in found.items()}
+                self._find_iterated(outlines[self._space.full])
                 return
             failure = refused
         assert failure is not None
         raise failure
+
+    def _find_iterated(self, module: nn.Module) -> None:
+        """Ask the full model in training which buffers its weights alone change; most models have none to ask of."""
+        kinds = [one for one in module.modules() if any(True for _ in one.buffers(recurse=False))]
+        if self._example is not None and not all(isinstance(one, RunningNorm) for one in kinds):
+            with suppress(Unwatchable):
+                tape = self._watched(self._space.full, module, self._example, self._way, training=True)
+                self.iterated = frozenset(tape.iterated)
 
     def _stand_ins(self) -> list[Setting]:
         """Return the full setting, the smallest, and those smallest in one dimension alone."""
@@ -185,9 +209,9 @@ class Cuts:
         smallest = space.smallest if space.smallest in space else space[0]
         return list(dict.fromkeys([space.full, smallest, *(one for one in alone if one in space)]))
 
-    def _watched(self, setting: Setting, module: nn.Module, inputs: Inputs, way: str) -> Tape:
+    def _watched(self, setting: Setting, module: nn.Module, inputs: Inputs, way: str, training: bool = False) -> Tape:
         self.traces += 1
-        return watch(lambda: copied(module, partial(outline, self._build, setting)), inputs, way)
+        return watch(lambda: copied(module, partial(outline, self._build, setting)), inputs, way, training=training)
 
     def _changed(self, setting: Setting) -> list[str]:
         return [name for name, value in setting.items() if value != self._space.full[name]]
@@ -221,6 +245,27 @@ class Cuts:
             )
         return Found(cuts, refused)
 
+    @property
+    def example(self) -> Inputs | None:
+        """The inputs that the models were watched on, if they were."""
+        return self._example
+
+    def follows(self, setting: Setting, name: str, made: Tensor, cut: Cut, stored: bool) -> bool:
+        """Whether a buffer of a sub-model is the part of the full model's, and not as its own constructor made it.
+
+        Args:
+            setting: The sub-model's.
+            name: Its name.
+            made: What the constructor made.
+            cut: Where it would lie.
+            stored: Whether it is saved with the model.
+        """
+        if name in self.iterated:
+            return setting == self._space.full
+        if stored and self.constructed.is_part(name, made, cut):
+            return True
+        return self.constructed.is_drawn(name)
+
     def _check(self, setting: Setting, full: nn.Module, small: nn.Module) -> LayoutError | None:
         """Watch a setting when it is first used: what those that stand for all tell of it need not be right."""
         assert self._structures is not None
@@ -243,8 +288,9 @@ class Cuts:
     def _solve(self, setting: Setting, full: nn.Module, small: nn.Module) -> tuple[dict[str, Cut], list[str]]:
         """Return the cuts that the structures tell, and the names of tensors that they do not tell."""
         assert self._structures is not None
-        ours = {name: tuple(tensor.shape) for name, tensor in tensors_of(small).items()}
-        theirs = {name: tuple(tensor.shape) for name, tensor in tensors_of(full).items()}
+        ours = {name: tuple(tensor.shape) for name, tensor in shared_tensors(small, full).items()}
+        theirs = {name: tuple(tensor.shape) for name, tensor in shared_tensors(full, small).items()}
+        stored = tensors_of(small).keys()
         pieces: Mapping[Axis, Stretches] = {}
         own = self._structures.get(setting)
         if own is not None:
@@ -259,7 +305,8 @@ class Cuts:
         missing: list[str] = []
         for name, shape in ours.items():
             for axis, size in enumerate(shape):
-                if self._structures and size != theirs[name][axis] and (name, axis) not in pieces:
+                told = size == theirs[name][axis] or (name, axis) in pieces
+                if self._structures and not told and name in stored:
                     missing.append(f"axis {axis} of {name}")
             cuts[name] = Cut(shape, tuple(pieces.get((name, axis), ((0, size),)) for axis, size in enumerate(shape)))
         return cuts, missing
@@ -297,7 +344,8 @@ class Cuts:
             for structure in self._structures.values()
             for pieces in map(stretches_of, structure.terms.values())
         )
-        return {str(one): structure.to_json() for one, structure in self._structures.items()} if moved else {}
+        told = {str(one): structure.to_json() for one, structure in self._structures.items()} if moved else {}
+        return {"structures": told, "iterated": sorted(self.iterated)}
 
     def take(self, stored: StoredCuts, full: nn.Module) -> None:
         """Take up how a saved network was cut; nothing is watched then.
@@ -305,20 +353,22 @@ class Cuts:
         Raises:
             LayoutError: If it is not of this network.
         """
-        if stored.structures is None:
+        if stored.found is None:
             self.unwatchable = "it was not watched before it was saved"
             return
         shapes = {name: tuple(tensor.shape) for name, tensor in full.named_parameters(remove_duplicate=False)}
         shapes |= {name: tuple(tensor.shape) for name, tensor in full.named_buffers(remove_duplicate=False)}
         try:
-            found = {self._space.setting(one): Structure.from_json(held) for one, held in stored.structures.items()}
+            told = stored.found["structures"].items()
+            found = {self._space.setting(one): Structure.from_json(held) for one, held in told}
+            iterated = frozenset(name for name in stored.found["iterated"] if name in shapes)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise LayoutError(f"What is stored of the cuts cannot be read: {error}.") from None
         for structure in found.values():
             for (name, axis), term in structure.terms.items():
                 if name not in shapes or not 0 <= axis < len(shapes[name]) or size_of(term)[1] != shapes[name][axis]:
                     raise LayoutError(f"What is stored of the cuts is of another model: axis {axis} of {name}.")
-        self._structures = found
+        self._structures, self.iterated = found, iterated
 
     def __str__(self) -> str:
         if self._structures is None:

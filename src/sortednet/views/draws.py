@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["OwnDraws", "own_draws", "undrawn"]
+__all__ = ["OwnDraws", "draws", "own_draws", "undrawn"]
 
 Made = TypeVar("Made")
 
@@ -118,19 +118,27 @@ def undrawn(make: Callable[[], Made], builder: Callable[..., Any]) -> Made:
     return made
 
 
+def draws(builder: Callable[..., Any]) -> bool:
+    """Whether a builder was found to draw anything but initial values of parameters."""
+    return _KNOWN.get(id(builder)) is builder
+
+
 @contextmanager
-def own_draws() -> Iterator[Callable[[], bool]]:
+def own_draws(seed: int = _SEED) -> Iterator[Callable[[], bool]]:
     """Let this thread draw from generators of its own, always the same, and undo seeds that it gives to torch's.
 
     Where torch's generator of the CPU has only moved on, and was not seeded, other threads have drawn.
 
+    Args:
+        seed: Of these generators.
+
     Returns:
         What says, behind the context, whether anything was drawn or seeded.
     """
-    before, draws, seeded = torch.get_rng_state(), OwnDraws(_SEED), False
+    before, drawn, seeded = torch.get_rng_state(), OwnDraws(seed), False
     try:
-        with draws:
-            yield lambda: draws.has_drawn or seeded
+        with drawn:
+            yield lambda: drawn.has_drawn or seeded
     finally:
         now = torch.get_rng_state()
         seeded = _is_seeded(now) and not torch.equal(now, before)

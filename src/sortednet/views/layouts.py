@@ -8,21 +8,19 @@ is reported, never cut silently.
 from __future__ import annotations
 
 import fnmatch
-import itertools
-import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Union
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import BuildError, LayoutError
 from ..imports.privates.torch import Convolution, persistent_buffers
+from .cut import Cut
 
-__all__ = ["Cut", "Layout", "blocks_of", "cuts_by_shape", "refuse_misfits", "suspicion", "tensors_of"]
+__all__ = ["Layout", "blocks_of", "cuts_by_shape", "refuse_misfits", "shared_tensors", "suspicion", "tensors_of"]
 
 Blocks = Union[int, Callable[[nn.Module], Sequence[int]]]
 
@@ -81,64 +79,6 @@ class Layout:
                 " Correct its blocks."
             )
         return sizes
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Where one parameter of a sub-model lies in the full parameter of the same name.
-
-    Args:
-        shape: Shape of the sub-model's parameter.
-        pieces: For each axis the (start, length) of the pieces that make it up, in the full parameter's units.
-    """
-
-    shape: tuple[int, ...]
-    pieces: tuple[tuple[tuple[int, int], ...], ...]
-
-    @property
-    def is_view(self) -> bool:
-        """Whether the cut is one piece along every axis, so that it needs no copy."""
-        return all(len(axis) == 1 for axis in self.pieces)
-
-    def of(self, full: Tensor) -> Tensor:
-        """Return the sub-model's part of `full`: a view, or where blocks are cut their concatenation."""
-        part = full
-        for axis, pieces in enumerate(self.pieces):
-            if len(pieces) > 1:
-                part = torch.cat([part.narrow(axis, start, length) for start, length in pieces], axis)
-            elif pieces[0] != (0, full.shape[axis]):
-                part = part.narrow(axis, *pieces[0])
-        # A view even at full size, so that a compiled block sees the same kind of tensor at every setting.
-        return part.view_as(part) if part is full else part
-
-    def runs(self, full_shape: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Yield the (start, length) of the stretches that make up the part, in a full parameter stored row by row.
-
-        Args:
-            full_shape: Shape of the full parameter.
-
-        Returns:
-            Stretches in units of one number, in the order of the part's own numbers.
-        """
-        cut = [axis for axis, size in enumerate(full_shape) if self.pieces[axis] != ((0, size),)]
-        if not cut:
-            yield 0, math.prod(full_shape)
-            return
-        strides = [math.prod(full_shape[axis + 1 :]) for axis in range(len(full_shape))]
-        last = cut[-1]
-        indices = [[i for start, length in axis for i in range(start, start + length)] for axis in self.pieces[:last]]
-        for outer in itertools.product(*indices):
-            offset = sum(index * stride for index, stride in zip(outer, strides, strict=False))
-            for start, length in self.pieces[last]:
-                yield offset + start * strides[last], length * strides[last]
-
-    def mark(self, mask: Tensor, value: bool) -> None:
-        """Write `value` into the sub-model's part of `mask`, a tensor of the full parameter's shape."""
-        regions = [mask]
-        for axis, pieces in enumerate(self.pieces):
-            regions = [region.narrow(axis, start, length) for region in regions for start, length in pieces]
-        for region in regions:
-            region.fill_(value)
 
 
 def refuse_misfits(full: nn.Module, small: nn.Module, layouts: Iterable[Layout] = ()) -> None:
@@ -206,7 +146,7 @@ def cuts_by_shape(full: nn.Module, small: nn.Module, layouts: Iterable[Layout] =
         layouts: As `blocks_of`.
 
     Returns:
-        The cut of each name of `small`.
+        The cut of each name of `small`; of a buffer that is not stored only where the full model has it too.
 
     Raises:
         LayoutError: If a layout does not fit.
@@ -220,7 +160,7 @@ def cuts_by_shape(full: nn.Module, small: nn.Module, layouts: Iterable[Layout] =
                 for axis, size in enumerate(tensor.shape)
             ),
         )
-        for name, tensor in tensors_of(small).items()
+        for name, tensor in shared_tensors(small, full).items()
     }
 
 
@@ -249,6 +189,15 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
         for name, buffer in persistent_buffers(module):
             found[f"{prefix}.{name}" if prefix else name] = buffer
     return found
+
+
+def shared_tensors(model: nn.Module, other: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a model that another one may share: parameters, and buffers of one rank, stored or not."""
+    theirs = {name: buffer.dim() for name, buffer in other.named_buffers(remove_duplicate=False)}
+    more = {
+        name: buffer for name, buffer in model.named_buffers(remove_duplicate=False) if theirs.get(name) == buffer.dim()
+    }
+    return {**more, **tensors_of(model)}
 
 
 def _pieces(in_full: Sequence[int], in_small: Sequence[int]) -> tuple[tuple[int, int], ...]:

@@ -15,11 +15,12 @@ from torch.nn.modules.module import (
 )
 
 from ..errors import BuildError, SortedNetError
+from ..imports.privates.torch import buffers_of
 from ..imports.privates.transformers import keep_weights
 from ..space import Number, Setting
 from .draws import own_draws, undrawn
 
-__all__ = ["call_builder", "check_size", "is_quantised", "outline"]
+__all__ = ["call_builder", "check_size", "is_quantised", "outline", "redrawn"]
 
 
 class _Building(threading.local):
@@ -92,7 +93,32 @@ def outline(build: Callable[..., nn.Module], setting: Setting) -> nn.Module:
 
     with _ONE_AT_A_TIME:
         _watch()
-        return undrawn(make, build)
+        module = undrawn(make, build)
+    _fill_buffers(module, build, setting)
+    return module
+
+
+def redrawn(build: Callable[..., nn.Module], setting: Setting, seed: int) -> dict[str, Tensor]:
+    """Return the buffers of the model at a setting by name, as its constructor makes them with another seed."""
+    with _ONE_AT_A_TIME:
+        _watch()
+        with own_draws(seed), _parameters_on_meta():
+            module = call_builder(build, setting)
+    _fill_buffers(module, build, setting, seed)
+    return dict(module.named_buffers(remove_duplicate=False))
+
+
+def _fill_buffers(module: nn.Module, build: Callable[..., nn.Module], setting: Setting, seed: int = 0) -> None:
+    """Give buffers that were made like a parameter, and so without memory, what they hold beside real ones."""
+    empty = [name for name, buffer in module.named_buffers(remove_duplicate=False) if buffer.is_meta]
+    if not empty:
+        return
+    with _ONE_AT_A_TIME, own_draws(seed):
+        real = dict(call_builder(build, setting).named_buffers(remove_duplicate=False))
+    for name in empty:
+        path, _, own = name.rpartition(".")
+        if name in real and not real[name].is_meta:
+            buffers_of(module.get_submodule(path))[own] = real[name]
 
 
 def check_size(

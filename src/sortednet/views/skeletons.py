@@ -20,14 +20,15 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from ..errors import BuildError
-from ..imports.privates.torch import buffers_of, children_of, parameters_of
+from ..imports.privates.torch import RunningNorm, buffers_of, children_of, parameters_of
 from ..imports.privates.transformers import CHECKPOINTING
 from ..space import Setting
-from .batches import call_with
+from .batches import call_with, to_device
 from .buffers import Private, estimate_statistics
+from .cut import Cut
 from .cuts import Cuts
 from .hooks import follow, take
-from .layouts import Cut, tensors_of
+from .layouts import tensors_of
 from .outlines import is_quantised, outline
 
 __all__ = [
@@ -38,6 +39,9 @@ __all__ = [
     "build_skeleton",
     "refuse_larger",
 ]
+
+
+_ITERATIONS = 30  # of a power iteration that begins anywhere
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ class Skeleton:
         self.module = module
         where, self._undecided = cuts.of(setting, full, module)
         sources = dict(full.named_modules(remove_duplicate=False))
+        stored = tensors_of(full).keys()
         self._children = [
             (one, name, child, type(child)) for one in full.modules() for name, child in children_of(one).items()
         ]
@@ -108,6 +113,8 @@ class Skeleton:
         self.buffers: list[Slot] = []
         self.units: list[ShardedBlock] = []
         self._own_buffers: list[tuple[nn.Module, str, nn.Module]] = []
+        self._iterated: list[tuple[nn.Module, str, str]] = []
+        self._cuts = cuts
         self._bound: list[tuple[Slot, Tensor]] = []
         self._pairs: list[tuple[nn.Module, nn.Module]] = []
         self.shared: set[str] = set()
@@ -131,10 +138,17 @@ class Skeleton:
                 if buffer is None:
                     continue
                 path = f"{prefix}.{name}" if prefix else name
-                if path in where:
+                if path in where and (
+                    isinstance(target, RunningNorm) or cuts.follows(setting, path, buffer, where[path], path in stored)
+                ):
                     self.buffers.append(Slot(target, name, source, path, where[path], id(buffer), is_buffer=True))
                 else:
                     self._own_buffers.append((target, name, source))
+                    if path in cuts.iterated:
+                        self._iterated.append((target, name, path))
+        self._iterating = [one for one in self._iterated if (setting, one[2]) not in cuts.rested]
+        for target, name, path in self._iterated:
+            buffers_of(target)[name] = cuts.rested.get((setting, path), buffers_of(target)[name])
         for path, unit in _sharded_units(full):
             parent, _, leaf = path.rpartition(".")
             block = _submodule(module, path)
@@ -188,6 +202,8 @@ class Skeleton:
             if "gradient_checkpointing" in unit.block.__dict__:
                 unit.block.__dict__["gradient_checkpointing"] = False
         self._bind_buffers(private)
+        if self._iterating:
+            self._settle()
 
     def _refuse_undecided(self) -> None:
         """Refuse to look at the full weights before it is known where.
@@ -197,6 +213,26 @@ class Skeleton:
         """
         if self._undecided is not None:
             raise self._undecided
+
+    def _settle(self) -> None:
+        """Let vectors that follow from the weights alone come to rest, before the sub-model is first used."""
+        iterating, self._iterating = self._iterating, []
+        if self._cuts.example is None:
+            return
+        like = next(iter(self.module.parameters()), None)
+        args, kwargs = to_device(self._cuts.example, None if like is None else like.device)
+        modes = [(one, one.training) for one in self.module.modules()]
+        for one, _ in modes:
+            one.training = any(one is owner for owner, *_ in iterating)
+        try:
+            with torch.no_grad():
+                for _ in range(_ITERATIONS):
+                    self.module(*args, **kwargs)
+        finally:
+            for one, mode in modes:
+                one.training = mode
+        for owner, name, path in iterating:
+            self._cuts.rested[self.setting, path] = owner.get_buffer(name)
 
     def write_back(self) -> None:
         """Give the full model the buffers that the forward has replaced instead of changed in place."""
@@ -229,6 +265,8 @@ class Skeleton:
             slot.put(tied[slot.tie])
         self.module.eval()
         self._bind_buffers(private)
+        if self._iterating:
+            self._settle()
         return self.module
 
     def copy(self, private: Private) -> nn.Module:
@@ -243,6 +281,10 @@ class Skeleton:
         module = self.fill(read)
         for target, source in self._pairs:
             target.training = source.training
+        if self._iterating:
+            self._settle()
+        for target, name, _ in self._iterated:  # of its own from here on
+            buffers_of(target)[name] = target.get_buffer(name).clone()
         return module
 
     def fill(self, read: Callable[[Slot, Tensor], Tensor]) -> nn.Module:

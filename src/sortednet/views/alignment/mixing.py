@@ -67,7 +67,7 @@ def reduction(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
     return [found] * len(ours.outputs)
 
 
-@rule("mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "linear", "_grouped_mm")
+@rule("mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "vdot", "linear", "_grouped_mm")
 def product(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
     """Contracted axes meet, batches meet, the others go out."""
     terms = _all_terms(walk, ours, theirs)
@@ -79,7 +79,7 @@ def product(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
         bias = terms[2] if len(terms) > 2 else []
         walk.meet(one[-1], other[1])
         found = [*one[:-1], other[0]]
-    elif ours.name in ("mv", "addmv", "dot"):
+    elif ours.name in ("mv", "addmv", "dot", "vdot"):
         walk.meet(one[-1], other[-1])
         found = one[:-1]
     else:  # grouped: (tokens, in) x (experts, in, out), in groups of tokens

@@ -55,7 +55,8 @@ class Operation:
         outputs: The tensors it returns.
         module: The path of the module that it happens in, and the number of the call.
         pointwise: Whether each number of its output depends on those at its own place.
-        writes: Whether it changes its first tensor.
+        writes: Whether it changes any of its tensors.
+        written: The keys of those that it changes.
         shape: What it is compared by: its name, and what made its tensors.
     """
 
@@ -77,6 +78,13 @@ class Operation:
         self.name = _SAME.get(name, name)
         self.pointwise = torch.Tag.pointwise in operator.tags
         self.outputs, self.module, self.writes = list(outputs), module, bool(schema.is_mutable)
+        self.written = [
+            found.key
+            for one in schema.arguments
+            if one.alias_info is not None and one.alias_info.is_write
+            for found in tree_flatten(self.arguments[one.name])[0]
+            if isinstance(found, Ref)
+        ]
         self.inputs = [one for one in tree_flatten(list(self.arguments.values()))[0] if isinstance(one, Ref)]
         self.shape = self.name, *(producers.get(one.key, "") for one in self.inputs)
 
@@ -93,6 +101,8 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         keys: Their keys.
         given: Keys of the inputs.
         output: The tensors of what the model returned.
+        iterated: Names of buffers that it changed by its weights alone, whatever the inputs: such as the vectors of a
+            power iteration.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -106,6 +116,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.keys = {name: id(tensor) for name, tensor in held.items()}
         self.given: set[int] = set()
         self.output: list[Ref] = []
+        self.iterated: list[str] = []
         self._alive: list[Any] = [held]  # an id stays a tensor's own only while the tensor lives
         self._copied: dict[int, int] = {}
         self._producers: dict[int, str] = {}
@@ -146,6 +157,24 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if plain and tensor.dim() == 1 and len(tensor) <= _MOST_NUMBERS and key not in self._producers | self._numbers:
             self._numbers[key] = tuple(tensor.tolist())
 
+    def _changed_by_weights(self, model: nn.Module) -> list[str]:
+        """Follow the inputs, and the weights, to the buffers that were changed or replaced."""
+        now = {name: self._ref(tensor).key for name, tensor in model.named_buffers(remove_duplicate=False)}
+        buffers = {name: self.keys[name] for name in now if name in self.keys}
+        of_inputs, of_weights = set(self.given), set(self.keys.values()) - set(buffers.values())
+        changed: set[int] = set()
+        for one in self.operations:
+            sources, made = {ref.key for ref in one.inputs}, {ref.key for ref in one.outputs} | set(one.written)
+            changed |= set(one.written)
+            for held in (of_inputs, of_weights):
+                if sources & held:
+                    held |= made
+        return [
+            name
+            for name, key in buffers.items()
+            if (key in changed or now[name] != key) and now[name] in of_weights and now[name] not in of_inputs
+        ]
+
     @contextmanager
     def _within(self, model: nn.Module) -> Iterator[None]:
         """Note which module each operation happens in."""
@@ -177,13 +206,15 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with self._within(model), self:
             output = model(*args, **kwargs)
         self.output = [self._ref(one) for one in tensors_in(output)]
+        self.iterated = self._changed_by_weights(model)
         self._alive.clear()
 
 
-def record(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tape:
-    """Run a model once, in evaluation mode, and return what it did.
+def record(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, training: bool = False) -> Tape:
+    """Run a model once, and return what it did.
 
-    Its modes, its buffers' values apart from what its forward itself writes, and the random state stay as they were.
+    It runs in evaluation mode unless asked otherwise. Its modes and the random state stay as they were, and so do its
+    buffers, but for what its forward itself writes.
     """
     tape, modes = Tape(model), [(module, module.training) for module in model.modules()]
     # With gradients torch's own attention runs what it consists of, and no kernel of its own.
@@ -196,7 +227,7 @@ def record(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
                 if torch.is_autocast_enabled(device):
                     held.enter_context(torch.autocast(device, enabled=False))
             for module, _ in modes:
-                module.training = False
+                module.training = training
             tape.run(model, args, kwargs)
     finally:
         for module, mode in modes:

@@ -40,20 +40,21 @@ def is_plain(inputs: Inputs) -> bool:
     return all(isinstance(leaf, kinds) for leaf in tree_leaves(inputs))
 
 
-def watch(model: Callable[[], nn.Module], inputs: Inputs, way: str) -> Tape:
+def watch(model: Callable[[], nn.Module], inputs: Inputs, way: str, *, training: bool = False) -> Tape:
     """Run a model on an example in one way, and return what it did.
 
     Args:
         model: Makes one whose parameters are on the meta device and whose buffers are real; it is used up.
         inputs: The example.
         way: One of `WAYS`.
+        training: Whether it runs in training mode.
 
     Raises:
         Unwatchable: If it does not run so.
     """
     try:
         with torch.inference_mode(False):
-            return WAYS[way](model(), inputs)
+            return WAYS[way](model(), inputs, training)
     except Exception as error:  # of the user's code, on tensors of ours
         raise Unwatchable(
             f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
@@ -79,10 +80,10 @@ def _replace(model: nn.Module, change: Callable[[Tensor, bool], Tensor]) -> None
         held[name] = made[id(tensor)][1]
 
 
-def _on_meta(model: nn.Module, inputs: Inputs) -> Tape:
+def _on_meta(model: nn.Module, inputs: Inputs, training: bool) -> Tape:
     _replace(model, lambda tensor, _: tensor.detach().to("meta"))
     args, kwargs = map_tensors(lambda tensor: tensor.to("meta"), inputs)
-    return record(model, args, kwargs)
+    return record(model, args, kwargs, training=training)
 
 
 @contextmanager
@@ -100,7 +101,7 @@ def _unlogged() -> Iterator[None]:
         logger.removeFilter(others)
 
 
-def _on_fakes(model: nn.Module, inputs: Inputs) -> Tape:
+def _on_fakes(model: nn.Module, inputs: Inputs, training: bool) -> Tape:
     with _unlogged(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
 
         def fake(tensor: Tensor, is_parameter: bool = False) -> Tensor:
@@ -110,10 +111,10 @@ def _on_fakes(model: nn.Module, inputs: Inputs) -> Tape:
 
         _replace(model, fake)
         args, kwargs = map_tensors(fake, inputs)
-        return record(model, args, kwargs)
+        return record(model, args, kwargs, training=training)
 
 
-def _on_real(model: nn.Module, inputs: Inputs) -> Tape:
+def _on_real(model: nn.Module, inputs: Inputs, training: bool) -> Tape:
     generator = torch.Generator().manual_seed(0)
 
     def real(tensor: Tensor, is_parameter: bool) -> Tensor:
@@ -126,7 +127,7 @@ def _on_real(model: nn.Module, inputs: Inputs) -> Tape:
 
     _replace(model, real)
     args, kwargs = map_tensors(lambda tensor: tensor.detach().clone().cpu(), _few(inputs))
-    return record(model, args, kwargs)
+    return record(model, args, kwargs, training=training)
 
 
 def _few(inputs: Inputs) -> Inputs:
@@ -139,7 +140,7 @@ def _few(inputs: Inputs) -> Inputs:
     return found
 
 
-WAYS: Mapping[str, Callable[[nn.Module, Inputs], Tape]] = {"meta": _on_meta, "fake": _on_fakes, "real": _on_real}
+WAYS: Mapping[str, Callable[[nn.Module, Inputs, bool], Tape]] = {"meta": _on_meta, "fake": _on_fakes, "real": _on_real}
 """From the cheapest on."""
 
 
