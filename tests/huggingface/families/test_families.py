@@ -18,6 +18,7 @@ from sortednet.errors import BuildError, CheckpointError, ConfigError, SpaceErro
 from sortednet.files import records
 from sortednet.huggingface.families import mobilenet_v2, open_pretrained
 from sortednet.models import resolve
+from sortednet.views.layouts import cuts_by_shape
 
 from ...contracts.pretrained_cases import GROUPS, HEADS, IDS, PRETRAINED, SIZES, TOKENS
 
@@ -519,3 +520,14 @@ def test_the_width_of_deberta_s_pooler_follows():
     config = hf.DebertaV2Config(**{**SIZES, **HEADS, "max_position_embeddings": 16})
     net = sort(hf.DebertaV2ForSequenceClassification(config), hidden_size=[16, 32]).eval()
     assert net.at(hidden_size=16)(input_ids=IDS).logits.shape == (2, 2)
+
+
+@pytest.mark.parametrize("case", PRETRAINED, ids=lambda case: case.name)
+def test_every_traced_cut_is_the_tables(case):
+    net = case.net()
+    assert net.cuts.known
+    for setting in {net.space[0], net.space[len(net.space) // 2]} - {net.space.full}:
+        skeleton = net.skeleton(setting)
+        expected = cuts_by_shape(net.full, skeleton.module, net.builder.layouts(net.full))
+        for slot in (*skeleton.parameters, *skeleton.buffers):
+            assert slot.cut == expected[slot.path], (setting, slot.path)
