@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BuildError, LayoutError
-from ..imports.privates.torch import RunningNorm
+from ..imports.privates.torch import RunningNorm, persistent_buffers
 from ..space import Setting, Space
 from .alignment.aligner import Alignment, Trouble, align
 from .alignment.structure import Axis, Structure, solved
@@ -196,8 +196,10 @@ class Cuts:
 
     def _find_iterated(self, module: nn.Module) -> None:
         """Ask the full model in training which buffers its weights alone change; most models have none to ask of."""
-        kinds = [one for one in module.modules() if any(True for _ in one.buffers(recurse=False))]
-        if self._example is not None and not all(isinstance(one, RunningNorm) for one in kinds):
+        asked = any(
+            True for one in module.modules() if not isinstance(one, RunningNorm) for _ in persistent_buffers(one)
+        )
+        if self._example is not None and asked:
             with suppress(Unwatchable):
                 tape = self._watched(self._space.full, module, self._example, self._way, training=True)
                 self.iterated = frozenset(tape.iterated)
