@@ -334,7 +334,12 @@ class Cuts:
                 term = found.terms[name][axis]
                 if said is not None and (name, axis) not in troubles and stretches_of(term) != pieces:
                     return _contradiction(setting, said, name, term, pieces)
-        left = {axis: one for axis, one in troubles.items() if axis[0] in by_shape and axis not in declared}
+        conflicting = {axis for trouble in found.conflicts for axis in trouble.axes}
+        left = {
+            axis: one
+            for axis, one in troubles.items()
+            if axis[0] in by_shape and (axis not in declared or axis in conflicting)
+        }
         return _undecidable(setting, left) if left else None
 
     def to_json(self) -> dict[str, Any] | None:

@@ -299,29 +299,48 @@ class _Walk:
                 self._doubts.append(("forward: output", what, term))
 
     def _ask_siblings(self) -> None:
-        """Cut what was not read, such as an expert that no token chose, like that of the same name but for numbers."""
+        """Cut what was not read like what stands for the same.
+
+        An expert that no token chose is cut like that of the same name but for numbers; a token that only training puts
+        in, like what lies beside it in its module along the same axis; else all axes of its sizes must agree.
+        """
         found = self.found
         known: dict[tuple[object, ...], str] = {}
+        beside: dict[tuple[object, ...], dict[Stretches, Term]] = defaultdict(dict)
         ends: dict[tuple[int, int], dict[Stretches, Term]] = defaultdict(dict)
         for name, terms in found.terms.items():
             if name not in found.untouched:
                 known[_pattern(name), *map(size, terms)] = name
-                for term in terms:
+                for axis, term in enumerate(terms):
                     ends[size(term)][stretches_of(term)] = term
+                    beside[_place(name, axis, terms)][stretches_of(term)] = term
         for name in list(found.untouched):
-            sizes = [size(term) for term in found.terms[name]]
+            terms = found.terms[name]
+            sizes = [size(term) for term in terms]
             sibling = known.get((_pattern(name), *sizes))
+            near = [beside[_place(name, axis, terms)] for axis in range(len(terms))]
             if sibling is not None:
                 found.terms[name], found.siblings[name] = found.terms[sibling], sibling
+            elif all(small == full or len(own) == 1 for (small, full), own in zip(sizes, near, strict=True)):
+                found.terms[name] = _taken(terms, near)
+                found.siblings[name] = "the same axis of its module's others"
             elif all(small == full or len(ends[small, full]) == 1 for small, full in sizes):
-                found.terms[name] = [
-                    term if pair[0] == pair[1] else next(iter(ends[pair].values()))
-                    for term, pair in zip(found.terms[name], sizes, strict=True)
-                ]
+                found.terms[name] = _taken(terms, [ends[pair] for pair in sizes])
                 found.siblings[name] = "all axes of the same sizes"
             else:
                 continue
             del found.untouched[name]
+
+
+def _place(name: str, axis: int, terms: Terms) -> tuple[object, ...]:
+    """Return what an axis has in common with others of tensors beside it: the module, the rank, the axis, its sizes."""
+    return name.rpartition(".")[0], len(terms), axis, size(terms[axis])
+
+
+def _taken(terms: Terms, others: Sequence[Mapping[Stretches, Term]]) -> Terms:
+    """Return terms, of which those that change are the one term of others."""
+    pairs = zip(terms, others, strict=True)
+    return [next(iter(own.values())) if size(term)[0] != size(term)[1] else term for term, own in pairs]
 
 
 def _pattern(name: str) -> str:

@@ -218,6 +218,8 @@ def channel_norm(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
     x = walk.terms(ours.inputs[0], theirs.inputs[0])
     for a, b in zip(ours.inputs[1:], theirs.inputs[1:], strict=True):
         walk.meet(walk.terms(a, b)[0], x[1])
+    if ours.arguments.get("training", ours.arguments.get("running_mean", x) is None):
+        walk.statistic(x[0], *x[2:])  # such as weights that are standardised
     if ours.name == "native_group_norm":
         groups = ours["group"], theirs["group"]
         walk.statistic(x[1])

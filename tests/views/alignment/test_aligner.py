@@ -1,0 +1,77 @@
+"""What alignment finds beside the models whose cuts are known."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sortednet import Setting, SortedNet, Space
+from sortednet.errors import LayoutError
+
+VECTOR, IMAGE = torch.ones(2, 8), torch.ones(2, 3, 8, 8)
+
+
+def pieces(net: SortedNet, name: str) -> tuple[tuple[tuple[int, int], ...], ...]:
+    skeleton = net.skeleton(net.space.smallest)
+    return next(slot.cut.pieces for slot in skeleton.parameters if slot.path == name)
+
+
+class Masked(nn.Module):
+    """Heads of a fixed number part the width, and one of two tokens is put in only in training."""
+
+    def __init__(self, w: int) -> None:
+        super().__init__()
+        self.token, self.mask = nn.Parameter(torch.ones(1, 1, w)), nn.Parameter(torch.zeros(1, 1, w))
+        self.embed, self.v, self.o = nn.Linear(8, w), nn.Linear(w, w), nn.Linear(w, w)
+        self.up, self.down = nn.Linear(w, w), nn.Linear(w, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)[:, None] + self.token + (self.mask if self.training else 0)
+        heads = self.v(x).view(len(x), 1, 2, -1)
+        x = x + self.o((heads * heads.new_tensor([1.0, 2.0])[:, None]).flatten(2))
+        return self.down(self.up(x).relu())
+
+
+def test_what_only_training_reads_is_cut_like_what_lies_beside_it() -> None:
+    net = SortedNet(Masked, Space(w=[4, 8]), example=VECTOR)
+    assert pieces(net, "v.weight") == (((0, 2), (4, 2)), ((0, 4),))
+    assert pieces(net, "mask") == pieces(net, "token")
+
+
+class Standardised(nn.Conv2d):
+    """A convolution whose weights have mean zero and variance one over what they read."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = F.batch_norm(self.weight.reshape(1, len(self.weight), -1), None, None, training=True)
+        return F.conv2d(x, weight.view_as(self.weight), self.bias)
+
+
+def test_weights_that_are_standardised_are_listed_as_a_statistic() -> None:
+    def build(w: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, w, 1), Standardised(w, 4, 1))
+
+    net = SortedNet(build, Space(w=[2, 4]), example=IMAGE)
+    assert "only a statistic joins units: *: native_batch_norm" in str(net.cuts).replace("_legit", "")
+
+
+class Paired(nn.Module):
+    """An LSTM, whose parameters are known, and halves of a size that has none in one of the models."""
+
+    def __init__(self, w: int) -> None:
+        super().__init__()
+        self.cell, self.head = nn.LSTM(8, w, batch_first=True), nn.Linear(w, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.cell(x[:, None])[0][:, 0].repeat_interleave(2, 1).chunk(2, 1)
+        return self.head(first * second)
+
+
+def test_a_known_layout_hides_no_conflict() -> None:
+    with pytest.raises(LayoutError, match="is parted at 1 of 0"):
+        SortedNet(Paired, Space(w=[3, 4]), example=VECTOR)
+
+
+def test_a_setting_between_those_watched_is_cut_like_them() -> None:
+    net = SortedNet(Masked, Space(w=[4, 6, 8]), example=VECTOR)
+    skeleton = net.skeleton(Setting({"w": 6}))
+    assert next(slot.cut.pieces[0] for slot in skeleton.parameters if slot.path == "v.bias") == ((0, 3), (4, 3))
