@@ -5,8 +5,8 @@
 timm: modules in the order of `timm.list_modules()`. Of each, names in the order of their number of parameters, at most
 six; of a name, its class's first argument of `timm_models.WIDTHS`, at most three. The first of these that timm itself
 builds and runs at all of it and at half of it is on the list; with the first argument of `timm_models.DEPTHS` at which
-it builds and runs with at most 1 and at most 2 blocks in each stage. The first 80; where the modules are fewer, they are
-gone through once more for a second name of each.
+it builds and runs with at most 1 and at most 2 blocks in each stage. The first 80; where the modules are fewer, they
+are gone through once more for a second name of each.
 
 transformers: the model types of its `CONFIG_MAPPING` that have a class for causal, masked, sequence or image
 classification, every fourth, then those behind them, and so on; with the sizes of `hf_models.SIZES`. On the list are
