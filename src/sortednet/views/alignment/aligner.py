@@ -351,8 +351,3 @@ def _keeps_shape(ours: Operation, theirs: Operation) -> bool:
     """Whether all that goes in and comes out has one shape, which is not the full model's."""
     shapes = {ref.shape for ref in (*ours.inputs, *ours.outputs)}
     return bool(ours.inputs and ours.outputs) and len(shapes) == 1 and ours.outputs[0].shape != theirs.outputs[0].shape
-
-
-def describe(terms: Terms) -> str:
-    """Write the terms of a tensor."""
-    return f"[{', '.join(map(text_of, terms))}]"
