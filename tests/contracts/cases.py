@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MethodType
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -78,6 +80,51 @@ class TorchEncoder(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return self.head(x.mean(1))
+
+
+class Pairs(nn.Module):
+    """Blocks that are lists of two layers, with shortcuts around each."""
+
+    def __init__(self, depth: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.ModuleList([MLP(1, width, inputs=5, classes=5), nn.LayerNorm(5)]) for _ in range(depth)
+        )
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for mix, norm in self.layers:
+            x = x + mix(norm(x))
+        return self.head(x)
+
+
+class Keyed(nn.Module):
+    """Blocks that are dictionaries of layers, one of which runs twice."""
+
+    def __init__(self, depth: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict(
+            {
+                f"block_{i}": nn.ModuleDict({"f": MLP(1, width, inputs=5, classes=5), "norm": nn.LayerNorm(5)})
+                for i in range(depth)
+            }
+        )
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.layers.values():
+            x = x + block["f"](block["norm"](block["norm"](x)))
+        return self.head(x)
+
+
+def patched(depth: int, width: int) -> nn.Module:
+    """Put other forwards on the model and its blocks: a closure, and methods."""
+    model: Any = Pairs(depth, width)
+    before = model.forward
+    model.forward = lambda x: before(x.sin())
+    for mix, _ in model.layers:
+        mix.forward = MethodType(lambda self, x: 0.5 * MLP.forward(self, x), mix)
+    return model  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -201,5 +248,16 @@ CASES = [
         Space(hidden=[4, 8], depth=[1, 2]),
         partial(_images, 2, 4, 5),
         ["hidden=4,depth=1", "hidden=4,depth=2", "hidden=8,depth=2"],
+    ),
+    *(
+        Case(
+            name,
+            build,
+            Space(depth=[1, 3], width=[3, 6]),
+            partial(_images, 2, 5),
+            ["depth=1,width=3", "depth=3,width=3", "depth=1,width=6"],
+            [] if name == "patched" else ["depth=3,width=3"],  # a copy of a closure still reads the original
+        )
+        for name, build in {"module_lists": Pairs, "module_dicts": Keyed, "patched": patched}.items()
     ),
 ]

@@ -19,7 +19,7 @@ from ..network.sorted_net import SortedNet
 from ..space import Number
 from ..views.batches import call_with, map_tensors, tensors_of_batch
 from ..views.modes import evaluating
-from ..views.skeletons import Slot, build_skeleton
+from ..views.skeletons import Slot
 
 __all__ = ["count_flops", "count_parameters", "measure_latency", "measure_memory"]
 
@@ -82,7 +82,7 @@ def count_flops(net: SortedNet, setting: Mapping[str, Number] | str, inputs: Any
     def empty(slot: Slot, held: Tensor) -> Tensor:
         return torch.empty(slot.cut.shape, dtype=held.dtype, device="meta")
 
-    module = build_skeleton(net.builder, checked, net.full, net.cuts).fill(empty).to("meta").eval()
+    module = net.skeleton(checked, new=True).fill(empty).to("meta").eval()
     counter = FlopCounterMode(display=False)
     # Fake tensors on the meta device: from them a model can tell that it must not ask for values, such as a mask's.
     # What the forward makes itself, such as positions, goes to the meta device too.

@@ -147,6 +147,10 @@ class AdapterBuilder(Builder):
         """Return the layouts of the fused parameters that are known: the adapter's, and those of the family."""
         return adapter_layouts(full, as_builder(self.base).layouts(full))
 
+    def follow(self, full: nn.Module) -> bool:
+        """Let the model that is adapted be as it is now."""
+        return as_builder(self.base).follow(base_of(full))
+
     def inner(self, full: nn.Module) -> Any:
         """Return the model without what PEFT has put around it."""
         return base_of(full)

@@ -146,7 +146,7 @@ class GatedForward:
         inputs = [(args, {**fixed, **kwargs}) for args, kwargs in inputs]
         inner = _inner(full) if inputs[0][1].get("labels") is not None else None
         try:
-            trunk, readers = self._made(settings, inner)
+            trunk, readers = self._made(full, settings, inner)
             self._try(full, trunk, settings, inner, inputs[0])
             for skeleton in (trunk.skeleton, *(reader.skeleton for reader in readers)):
                 skeleton.bind(self._private, inference)
@@ -183,7 +183,7 @@ class GatedForward:
         if not isinstance(prompts, Tensor) or len(prompts) != len(settings):
             given = len(prompts) if isinstance(prompts, Tensor) else "no"
             raise SettingError(f"There are {len(settings)} settings for {given} texts. Give one for each text.")
-        trunk, _ = self._made(settings, None)
+        trunk, _ = self._made(full, settings, None)
         try:
             if self._problem is None:
                 self._try(full, trunk, settings, None, ((), {"input_ids": prompts, **uncached(base_of(full).forward)}))
@@ -198,16 +198,18 @@ class GatedForward:
         with torch.no_grad(), trunk.gates.at([int(one[RANK]) for one in settings]):
             return module.generate(*args, **kwargs)
 
-    def _made(self, settings: Sequence[Setting], inner: str | None) -> tuple[_Trunk, list[_Reader]]:
+    def _made(self, full: nn.Module, settings: Sequence[Setting], inner: str | None) -> tuple[_Trunk, list[_Reader]]:
         top = Setting({**settings[0], RANK: self._builder.largest})
-        trunk: _Trunk = self._part((top, inner), top, lambda one: _Trunk(one, self._builder, inner))
+        trunk: _Trunk = self._part(full, (top, inner), top, lambda one: _Trunk(one, self._builder, inner))
         if inner is None:
             return trunk, []
         path = inner
-        return trunk, [self._part((one, inner, "reader"), one, lambda held: _Reader(held, path)) for one in settings]
+        return trunk, [
+            self._part(full, (one, inner, "reader"), one, lambda held: _Reader(held, path)) for one in settings
+        ]
 
-    def _part(self, key: Any, setting: Setting, make: Callable[[Skeleton], Any]) -> Any:
-        found = self._parts.get(key)
+    def _part(self, full: nn.Module, key: Any, setting: Setting, make: Callable[[Skeleton], Any]) -> Any:
+        found = self._parts.get(key, full)
         if found is None:
             found = make(self._prepared(setting))
             self._parts.keep(key, found.skeleton, found)

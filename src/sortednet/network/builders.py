@@ -104,6 +104,17 @@ class Builder:
             SettingError: If so.
         """
 
+    def follow(self, full: nn.Module) -> bool:
+        """Let the models that it makes be as the full model is now, such as with more symbols, where it can.
+
+        Args:
+            full: The full model, which a person has changed.
+
+        Returns:
+            Whether it makes others now.
+        """
+        return False
+
     def to_json(self, full: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return what a checkpoint needs to make this builder again, as plain values."""
         return {}

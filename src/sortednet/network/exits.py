@@ -4,6 +4,9 @@ Where a dimension only adds blocks at the end of one list, all its sub-models sh
 the deepest run once (`Trunk`), what they return is kept on the way, and every exit is read by its own sub-model with
 stand-ins for its blocks that return what was kept (`Reader`): its own final norm, head and loss, exactly.
 
+A model may call what lies inside of an entry of its list instead, where the entry is a list or a dictionary of modules
+that runs nothing by itself. So a block is, in what follows, whatever runs: such an entry holds several.
+
 Shapes: with B examples of T positions and width W, a block of a transformer takes and returns hidden states of shape
 (B, T, W), and a block of a convolutional network features of shape (B, C, H, W). Where parts of a batch leave at
 exits, the examples that go deepest come first: behind an exit at which n of B leave, what goes on has shape (B - n,
@@ -27,14 +30,15 @@ from ..imports.privates.torch import (
     tree_flatten,
     tree_map_with_path,
     tree_unflatten,
-    uncompile,
 )
+from ..views.compilation import uncompile
+from ..views.forwards import runs
 from ..views.hooks import put, take
 from ..views.layouts import tensors_of
 from ..views.skeletons import Skeleton
 from .trials import Axes, Unshareable
 
-__all__ = ["Kept", "Reader", "Trunk", "block_list", "prefix_of", "random_state_kept"]
+__all__ = ["Kept", "Reader", "Trunk", "block_list", "disturbed", "prefix_of", "random_state_kept"]
 
 
 def block_list(full: nn.Module, small: nn.Module) -> str | None:
@@ -45,8 +49,8 @@ def block_list(full: nn.Module, small: nn.Module) -> str | None:
         small: The same class with a smaller value of one dimension.
 
     Returns:
-        The path of the `ModuleList` or `Sequential` whose first blocks are the shallower model's, empty for the model
-        itself; None where the dimension changes anything else.
+        The path of the `ModuleList`, `Sequential` or `ModuleDict` whose first blocks are the shallower model's, empty
+        for the model itself; None where the dimension changes anything else.
     """
     theirs, ours = tensors_of(full), tensors_of(small)
     if any(name not in theirs or theirs[name].shape != tensor.shape for name, tensor in ours.items()):
@@ -54,16 +58,16 @@ def block_list(full: nn.Module, small: nn.Module) -> str | None:
     found: list[str] = []
     for path, module in full.named_modules():
         inside = any(path.startswith(prefix_of(one)) for one in found)
-        if isinstance(module, (nn.ModuleList, nn.Sequential)) and not inside:
+        if isinstance(module, (nn.ModuleList, nn.Sequential, nn.ModuleDict)) and not inside:
             try:
                 other = small.get_submodule(path)
             except AttributeError:
                 continue
-            if len(list(other.children())) != len(module):
+            if len(children_of(other)) != len(children_of(module)):
                 found.append(path)
     if len(found) != 1:
         return None
-    kept = len(list(small.get_submodule(found[0]).children()))
+    kept = len(children_of(small.get_submodule(found[0])))
     names = list(children_of(full.get_submodule(found[0])))[kept:]
     dropped = tuple(f"{prefix_of(found[0])}{name}." for name in names)
     return found[0] if all(name in ours or name.startswith(dropped) for name in theirs) and kept else None
@@ -82,22 +86,62 @@ class _Unknown(Exception):  # noqa: N818
     """The blocks take something of which is not known where its examples are."""
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a block is held.
+
+    Attributes:
+        holder: The module that holds it: the list, or what lies in it.
+        name: Its name there.
+        path: Its full name in the model.
+        block: The block.
+        entry: The number of the list's entry that it is, or lies in.
+    """
+
+    holder: nn.Module
+    name: str
+    path: str
+    block: nn.Module
+    entry: int
+
+
+def _places(module: nn.Module, path: str) -> list[_Place]:
+    """Find the blocks of a list: its entries, or what runs inside of those that run nothing by themselves."""
+    found: list[_Place] = []
+
+    def look(holder: nn.Module, prefix: str, entry: int | None) -> None:
+        for place, (name, inner) in enumerate(children_of(holder).items()):
+            if inner is None:
+                continue
+            number = place if entry is None else entry
+            if runs(inner):
+                found.append(_Place(holder, name, f"{prefix}{name}", inner, number))
+            else:
+                look(inner, f"{prefix}{name}.", number)
+
+    look(module.get_submodule(path), prefix_of(path), None)
+    return found
+
+
 @dataclass
 class _Run:
     """One forward of a trunk.
 
     Attributes:
+        entries: By block, the entry of the list that it belongs to; blocks of one entry may run in any order.
         leaving: By number of blocks, how many examples leave behind them; None if all leave and go on.
         axes: Where the examples are, if some leave for good.
         every: Whether to keep what every block returns, not only the last one before an exit.
         disturbed: Whether to add noise to what every block returns.
         record: Where to put what every block takes and returns, if anywhere.
         sizes: The numbers of examples that there have been so far, the present one last.
-        kept: By number of blocks, what was returned behind them.
-        blocks: How many blocks have run.
+        kept: By block, what it returned.
+        ends: By number of blocks, what was returned behind them.
+        ran: The blocks that have run.
     """
 
-    leaving: Mapping[int, int | None]
+    entries: Sequence[int]
+    leaving: Mapping[int, int | None] = field(default_factory=dict)
     axes: Axes | None = None
     every: bool = False
     disturbed: bool = False
@@ -105,19 +149,25 @@ class _Run:
     only_first: bool = False
     sizes: list[int] = field(default_factory=list)
     kept: dict[int, Any] = field(default_factory=dict)
-    blocks: int = 0
+    ends: dict[int, Any] = field(default_factory=dict)
+    ran: set[int] = field(default_factory=set)
+
+    def enter(self, index: int) -> None:
+        """Refuse a block whose turn it is not."""
+        count = len(self.ran)
+        if index in self.ran or count >= len(self.entries) or self.entries[index] != self.entries[count]:
+            raise Unshareable(f"it runs block {index} where block {count} is next")
 
     def call(self, index: int, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a block, and return what goes on."""
-        if index != self.blocks:
-            raise Unshareable(f"it runs block {index} where block {self.blocks} is next")
+        self.enter(index)
         if is_checkpointed(Trunk._call):
             raise Unshareable("it calls its blocks inside of torch.utils.checkpoint; let the blocks call it")
         if self.record is not None:
             self.record.append({"args": args, "kwargs": kwargs})
             if self.only_first:
                 raise _Stop
-        if self.axes is not None and index == 0 and self.axes.unknown(args=args, kwargs=kwargs):
+        if self.axes is not None and not self.ran and self.axes.unknown(args=args, kwargs=kwargs):
             raise _Unknown
         if self.axes is not None and len(self.sizes) > 1:
             args, kwargs = (
@@ -129,15 +179,18 @@ class _Run:
             output = _disturb(output, index)
         if self.record is not None:
             self.record[-1]["output"] = output
-        self.blocks += 1
-        if self.every or self.blocks in self.leaving:
-            self.kept[self.blocks] = output
-        if self.leaving and self.blocks == max(self.leaving):
+        self.ran.add(index)
+        count = len(self.ran)
+        if self.every:
+            self.kept[index] = output
+        if count in self.leaving:
+            self.ends[count] = output
+        if count == max(self.leaving):
             raise _Stop
-        count = self.leaving.get(self.blocks)
-        if count is None or self.axes is None:
+        leave = self.leaving.get(count)
+        if leave is None or self.axes is None:
             return output
-        self.sizes.append(self.sizes[-1] - count)
+        self.sizes.append(self.sizes[-1] - leave)
         return self.axes.rows("output", output, self.sizes, 0, self.sizes[-1])
 
     def found(self) -> dict[int, list[Any]]:
@@ -145,9 +198,8 @@ class _Run:
         found = {}
         end = self.sizes[0] if self.sizes else 0
         for blocks in sorted(self.leaving):
-            held = [output for after, output in self.kept.items() if after <= blocks] if self.every else [
-                self.kept[blocks]
-            ]  # fmt: skip
+            held = [self.kept[index] for index in range(blocks)] if self.every else []
+            held.append(self.ends[blocks])
             count = self.leaving[blocks]
             if count is not None and self.axes is not None:
                 held = [self.axes.rows("output", one, self.sizes, end - count, end) for one in held]
@@ -160,9 +212,42 @@ def _uncompile(module: nn.Module, path: str) -> None:
     """Let all that lies around a list of blocks run as it is written; the blocks stay compiled."""
     parts = path.split(".") if path else []
     for place in range(len(parts) + 1):
-        around = module.get_submodule(".".join(parts[:place]))
-        uncompile(around)
-        around.__dict__.pop("forward", None)
+        uncompile(module.get_submodule(".".join(parts[:place])))
+
+
+def disturbed(skeleton: Skeleton, path: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Return a sub-model's own output with noise behind each of its blocks; nothing stands in their places.
+
+    Args:
+        skeleton: A skeleton of the sub-model, not compiled and for this alone.
+        path: Its list of blocks.
+        args: Inputs of the model. Shapes (B, ...).
+        kwargs: The same by name.
+
+    Raises:
+        Unshareable: If it does not run its blocks one after the other.
+    """
+    places = _places(skeleton.module, path)
+    run = _Run([place.entry for place in places])
+    turns: dict[nn.Module, list[int]] = {}  # a block may stand in several places
+    for index, place in enumerate(places):
+        turns.setdefault(place.block, []).append(index)
+
+    def behind(block: nn.Module, _: Any, output: Any) -> Any:
+        index = next((one for one in turns[block] if one not in run.ran), turns[block][0])
+        run.enter(index)
+        run.ran.add(index)
+        return _disturb(output, index)
+
+    for block in turns:
+        own = take(block)
+        block.register_forward_hook(behind)
+        for hook in own:
+            put(block, hook)
+    output = skeleton.module(*args, **kwargs)
+    if len(run.ran) != len(places):
+        raise Unshareable(f"it ran {len(run.ran)} blocks of its list and not {len(places)}")
+    return output
 
 
 def _disturb(output: Any, index: int) -> Any:
@@ -177,30 +262,42 @@ def _disturb(output: Any, index: int) -> Any:
     return tree_unflatten(leaves, structure)
 
 
-class _Tap(nn.Module):
-    """Stands in a block's place and calls it as part of a trunk's run.
+class _StandIn(nn.Module):
+    """Stands in a block's place; a model that reads the block's attributes, or asks for its class, finds them."""
+
+    def __init__(self, like: nn.Module) -> None:
+        super().__init__()
+        object.__setattr__(self, "_like", like)  # no part of this one
+
+    @property
+    def __class__(self) -> type[Any]:  # models tell kinds of blocks by `isinstance`
+        return type(self.__dict__["_like"]) if "_like" in self.__dict__ else type(self)
+
+    @__class__.setter
+    def __class__(self, kind: type[Any]) -> None:
+        raise TypeError("What stands in a block's place has its class.")
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:  # such as `attention_type`
+            return getattr(self.__dict__["_like"], name)
+
+
+class _Tap(_StandIn):
+    """Calls the block as part of a trunk's run.
 
     It lies outside of the block's activation checkpointing, so that what it keeps is part of the graph, and recomputing
     a block calls no tap.
     """
 
     def __init__(self, block: nn.Module, index: int, run: Callable[[], _Run]) -> None:
-        super().__init__()
-        self._hooks = take(block)  # each exit's reader has its own
+        super().__init__(block)
+        take(block)  # each exit's reader has its own
         self._block, self._index, self._of_run = block, index, run
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:  # models read attributes of their blocks, such as `attention_type`
-            return getattr(super().__getattr__("_block"), name)
-
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        run = self._of_run()
-        output = run.call(self._index, self._block, args, kwargs)
-        for hook in self._hooks if not run.leaving else ():
-            output = hook(self._block, args, kwargs, output)
-        return output
+        return self._of_run().call(self._index, self._block, args, kwargs)
 
 
 class Trunk:
@@ -213,13 +310,12 @@ class Trunk:
 
     def __init__(self, skeleton: Skeleton, path: str) -> None:
         self.skeleton = skeleton
-        self._run = _Run({})
         _uncompile(skeleton.module, path)
-        blocks = skeleton.module.get_submodule(path)
-        for index, (name, block) in enumerate(list(children_of(blocks).items())):
-            assert block is not None
-            blocks.register_module(name, _Tap(block, index, lambda: self._run))
-        self.blocks = len(children_of(blocks))
+        places = _places(skeleton.module, path)
+        self._entries = [place.entry for place in places]
+        self._run = _Run(self._entries)
+        for index, place in enumerate(places):
+            place.holder.register_module(place.name, _Tap(place.block, index, lambda: self._run))
 
     def run(
         self,
@@ -245,14 +341,15 @@ class Trunk:
             record: Where to put what every block takes and returns, if anywhere.
 
         Returns:
-            By number of blocks, what the last of them returned (or each of them), for the n examples that leave: a list
-            of one value (or one a block), whose tensors have shapes (n, ...), (B, ...) where all leave and go on.
+            By number of blocks, what the last of them returned, for the n examples that leave: a list of one value; or
+            before it what each of them returned, in the order of the list. Their tensors have shapes (n, ...),
+            (B, ...) where all leave and go on.
 
         Raises:
             Unshareable: If the model does not run its blocks one after the other.
         """
         sizes = [sum(count or 0 for count in leaving.values())] if axes is not None else []
-        run = _Run(leaving, axes, every, disturbed, record, sizes=sizes)
+        run = _Run(self._entries, leaving, axes, every, disturbed, record, sizes=sizes)
         random_states = _random_states(args, kwargs) if axes is not None else {}
         try:
             self._call(run, args, kwargs)
@@ -265,21 +362,13 @@ class Trunk:
                 torch.set_rng_state(state) if device.type == "cpu" else torch.cuda.set_rng_state(state, device)
             axes.learn(self._first(args, kwargs), self._first(*_one_more(args, kwargs, sizes[0])))
             return self.run(leaving, args, kwargs, every=every, axes=axes, disturbed=disturbed, record=record)
-        raise Unshareable(f"it ran {run.blocks} blocks of its list and not {max(leaving)}")
-
-    def whole(self, args: Sequence[Any], kwargs: Mapping[str, Any], disturbed: bool) -> Any:
-        """Return the model's own output, all blocks run and noise added to what each returns where `disturbed`."""
-        run = _Run({}, disturbed=disturbed)
-        output = self._call(run, args, kwargs)
-        if run.blocks != self.blocks:
-            raise Unshareable(f"it ran {run.blocks} blocks of its list and not {self.blocks}")
-        return output
+        raise Unshareable(f"it ran {len(run.ran)} blocks of its list and not {max(leaving)}")
 
     def _first(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return what the first block takes; no block runs."""
         record: list[dict[str, Any]] = []
         with torch.no_grad(), random_state_kept(args, kwargs), suppress(_Stop):
-            self._call(_Run({}, record=record, only_first=True), args, kwargs)
+            self._call(_Run(self._entries, record=record, only_first=True), args, kwargs)
         return record
 
     def _call(self, run: _Run, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -287,7 +376,7 @@ class Trunk:
         try:
             return self.skeleton.module(*args, **kwargs)
         finally:
-            self._run = _Run({})
+            self._run = _Run(self._entries)
 
 
 def _random_states(*inputs: Any) -> dict[torch.device, Tensor]:
@@ -312,19 +401,12 @@ def _one_more(args: Sequence[Any], kwargs: Mapping[str, Any], batch: int) -> Any
     )
 
 
-class Kept(nn.Module):
-    """Stands in a block's place and returns what the block returned before."""
+class Kept(_StandIn):
+    """Returns what the block returned before."""
 
     def __init__(self, like: nn.Module) -> None:
-        super().__init__()
+        super().__init__(like)
         self.value: Any = None
-        object.__setattr__(self, "_like", like)  # for its attributes only
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.__dict__["_like"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.value
@@ -344,29 +426,31 @@ class Reader:
     def __init__(self, skeleton: Skeleton, path: str) -> None:
         self.skeleton = skeleton
         _uncompile(skeleton.module, path)
-        blocks = skeleton.module.get_submodule(path)
         self._kept = []
-        for name, block in list(children_of(blocks).items()):
-            assert block is not None
-            self._kept.append(Kept(block))
-            hooks = take(block)
-            blocks.register_module(name, self._kept[-1])
+        inside: list[str] = []
+        hooks: list[Any] = []
+        for place in _places(skeleton.module, path):
+            self._kept.append(Kept(place.block))
+            hooks = take(place.block)
+            place.holder.register_module(place.name, self._kept[-1])
+            inside.append(f"{place.path}.")
         for hook in hooks:
             put(self._kept[-1], hook)
         self.blocks = len(self._kept)
-        skeleton.keep_only(lambda name: not name.startswith(prefix_of(path)) or _is_direct(name, path, blocks))
+        within = tuple(inside)
+        skeleton.keep_only(lambda name: not name.startswith(within))
 
     def read(self, values: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Return the sub-model's output.
 
         Args:
-            values: What each block returned; or one value alone, what the last returned. Hidden states of shape
+            values: What the last block returned, and before it what each returned or nothing. Hidden states of shape
                 (n, T, W).
             args: Inputs of the model, for the n examples of the values. Shapes (n, ...).
             kwargs: The same by name.
         """
         for place, kept in enumerate(self._kept):
-            kept.value = values[place] if len(values) == self.blocks else values[-1]
+            kept.value = values[place] if len(values) > 1 else values[-1]
         try:
             return self.skeleton.module(*args, **kwargs)
         finally:
@@ -394,8 +478,3 @@ class Reader:
         finally:
             handle.remove()
         return any(not torch.equal(before, after) for after in found)
-
-
-def _is_direct(name: str, path: str, blocks: nn.Module) -> bool:
-    """Whether a name belongs to what holds the blocks, and to no block."""
-    return name.removeprefix(prefix_of(path)).partition(".")[0] not in children_of(blocks)

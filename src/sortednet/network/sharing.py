@@ -15,12 +15,13 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..errors import BuildError
+from ..errors import BuildError, SortedNetError
 from ..imports.privates.torch import BatchNorm
 from ..space import Setting, Space
 from ..views.batches import batch_size, join_batch
@@ -30,7 +31,7 @@ from ..views.outlines import outline
 from ..views.skeletons import Skeleton, Skeletons
 from .builders import Builder, SharedForward
 from .cache_names import cache_among, uncached
-from .exits import Reader, Trunk, block_list, prefix_of, random_state_kept
+from .exits import Reader, Trunk, block_list, disturbed, prefix_of, random_state_kept
 from .trials import Axes, Inputs, Scope, Unshareable, equal, some_rows
 
 __all__ = ["Sharing"]
@@ -87,7 +88,8 @@ class Sharing:
         plain: Callable[[Setting], Skeleton],
     ) -> None:
         self.head: Any = None
-        self._build, self._space, self._private, self._prepared = build, space, private, prepared
+        self._build, self._space, self._private = build, space, private
+        self._prepared, self._plain = prepared, plain
         self._paths: dict[str, str] | None = None
         self._ways: dict[str, _Way] = {}
         self._parts = Skeletons()
@@ -173,6 +175,42 @@ class Sharing:
             return [(self.gated if len(group) > 1 else None, group) for group in ranks]
         return alone
 
+    def outputs(
+        self,
+        full: nn.Module,
+        settings: Sequence[Setting],
+        inputs: Sequence[Inputs],
+        split: bool,
+        weights: Sequence[float] | None,
+        inference: bool,
+        one_by_one: Callable[[Sequence[Setting], Sequence[Inputs]], list[Any]],
+    ) -> list[Any]:
+        """Run several sub-models, those together that can share a forward.
+
+        Args:
+            full: The full model.
+            settings: The sub-models.
+            inputs: The inputs of each.
+            split: Whether each has examples of its own.
+            weights: In what proportion their losses will be added up; equal where left out.
+            inference: Whether to run in evaluation mode, whatever mode the network is in.
+            one_by_one: Runs sub-models by themselves.
+
+        Returns:
+            The output of each.
+        """
+        outputs: list[Any] = [None] * len(settings)
+        for path, group in self.groups(full, settings, inputs[0][1] if inputs else {}, split, inference):
+            own = [settings[place] for place in group], [inputs[place] for place in group]
+            if path is None:
+                found = one_by_one(*own)
+            else:
+                shares = [1.0 if weights is None else weights[place] for place in group]
+                found = self.run(full, path, *own, split, shares, inference, partial(one_by_one, *own))
+            for place, output in zip(group, found, strict=True):
+                outputs[place] = output
+        return outputs
+
     def run(
         self,
         full: nn.Module,
@@ -182,8 +220,11 @@ class Sharing:
         split: bool,
         weights: Sequence[float],
         inference: bool,
-    ) -> list[Any] | None:
+        alone: Callable[[], list[Any]],
+    ) -> list[Any]:
         """Run sub-models that differ in depth alone in one forward of the deepest, or in rank alone behind gates.
+
+        Where it turns out that they share no forward, a warning says so once, and they run one by one.
 
         Args:
             full: The full model.
@@ -194,53 +235,82 @@ class Sharing:
             split: Whether each has examples of its own.
             weights: In what proportion their losses will be added up. S numbers.
             inference: Whether to run in evaluation mode, whatever mode the network is in.
+            alone: Runs them one by one.
 
         Returns:
-            Their S outputs, each of as many rows as its inputs; None if it turns out that they share no forward, which
-            a warning says once.
+            Their S outputs, each of as many rows as its inputs.
         """
         if not isinstance(path, str):
-            return path.run(full, settings, inputs, inference)
-        way, scopes, tried = self._way(path), _scopes(full, split, inference), False
+            found = path.run(full, settings, inputs, inference)
+            return alone() if found is None else found
+        way, scopes, tried, problem = self._way(path), _scopes(full, split, inference), False, ""
         fixed = uncached(self._build.inner(full).forward)  # an exit has no keys and values of its own
         inputs = [(args, {**fixed, **kwargs}) for args, kwargs in inputs]
         try:
-            readers: list[Reader] = [self._part(Reader, setting, path) for setting in settings]
-            order = sorted(range(len(settings)), key=lambda place: -readers[place].blocks)
-            trunk: Trunk = self._part(Trunk, settings[order[0]], path)
-            if not way.tried.issuperset(reader.blocks for reader in readers):
-                # One trial at a time: it puts the random state back, and another thread may have tried the same.
-                with _TRIALS, torch.no_grad():
-                    untried = [reader for reader in readers if reader.blocks not in way.tried]
-                    if untried:
-                        with random_state_kept(inputs[0]):
-                            self._try(way, path, trunk, untried, inputs[0])
+            readers, trunk = self._made(full, way, path, settings, inputs[0])
             tried = True
             way.refuse(scopes)
-            if split and way.every:
-                return None
-            for skeleton in (trunk.skeleton, *(reader.skeleton for reader in readers)):
-                skeleton.bind(self._private, inference)
-            args, kwargs = join_batch([inputs[place] for place in order]) if split else inputs[0]
-            found = trunk.run(
-                {readers[place].blocks: batch_size(inputs[place]) if split else None for place in order},
-                args,
-                kwargs,
-                every=way.every,
-                axes=way.axes if split else None,
-            )
+            if not (split and way.every):
+                return self._read(way, readers, trunk, inputs, split, weights, inference)
+        except SortedNetError:
+            raise
         except Unshareable as reason:
             # What has been tried, in evaluation, and fails only now does so in training.
-            scope = "training" if reason.scope == "ever" and tried and "training" in scopes else reason.scope
-            way.problems[scope] = str(reason)
-            way.warned.add(scope)
-            where = {"ever": "", "parts": " for parts of a batch", "training": " in training"}[scope]
-            warnings.warn(
-                f"{type(full).__name__} has no exits{where}: {reason}. Its sub-models run one by one, with the same "
-                "results in more time.",
-                stacklevel=2,
-            )
-            return None
+            late = reason.scope == "ever" and tried and "training" in scopes
+            self._give_up(full, way, "training" if late else reason.scope, str(reason))
+        except Exception as error:  # of the model: its own, or because something stands in for its blocks
+            problem = f"it fails where they share its blocks ({type(error).__name__}: {error})"
+        outputs = alone()  # first, so that an error of the model's own is the caller's to see
+        if problem:
+            scope: Scope = next((one for one in ("parts", "training") if tried and one in scopes), "ever")
+            self._give_up(full, way, scope, problem)
+        return outputs
+
+    def _made(
+        self, full: nn.Module, way: _Way, path: str, settings: Sequence[Setting], inputs: Inputs
+    ) -> tuple[list[Reader], Trunk]:
+        """Return what reads each of the exits, and what runs the blocks of the deepest, after trying what is new.
+
+        Raises:
+            Unshareable: If exits give something else than the sub-models.
+        """
+        readers: list[Reader] = [self._part(full, Reader, setting, path) for setting in settings]
+        depths = {reader.blocks for reader in readers}
+        if len(depths) < len(readers) or 0 in depths:
+            raise Unshareable("what lies in its list does not run by itself")
+        deepest = max(range(len(settings)), key=lambda place: readers[place].blocks)
+        trunk: Trunk = self._part(full, Trunk, settings[deepest], path)
+        if not way.tried.issuperset(depths):
+            # One trial at a time: it puts the random state back, and another thread may have tried the same.
+            with _TRIALS, torch.no_grad():
+                untried = [reader for reader in readers if reader.blocks not in way.tried]
+                if untried:
+                    with random_state_kept(inputs):
+                        self._try(way, path, trunk, untried, inputs)
+        return readers, trunk
+
+    def _read(
+        self,
+        way: _Way,
+        readers: Sequence[Reader],
+        trunk: Trunk,
+        inputs: Sequence[Inputs],
+        split: bool,
+        weights: Sequence[float],
+        inference: bool,
+    ) -> list[Any]:
+        """Run the blocks once, and read what every sub-model makes of what they return."""
+        order = sorted(range(len(readers)), key=lambda place: -readers[place].blocks)
+        for skeleton in (trunk.skeleton, *(reader.skeleton for reader in readers)):
+            skeleton.bind(self._private, inference)
+        args, kwargs = join_batch([inputs[place] for place in order]) if split else inputs[0]
+        found = trunk.run(
+            {readers[place].blocks: batch_size(inputs[place]) if split else None for place in order},
+            args,
+            kwargs,
+            every=way.every,
+            axes=way.axes if split else None,
+        )
         values = [found[reader.blocks] for reader in readers]
         head = self.head  # which a trial in another thread may take away
         if head is not None and head.takes(args, kwargs, values):
@@ -248,8 +318,19 @@ class Sharing:
             return list(head.losses(readers, last, batches, weights, self._private))
         return [reader.read(held, *given) for reader, held, given in zip(readers, values, inputs, strict=True)]
 
-    def _part(self, kind: type[Any], setting: Setting, path: str) -> Any:
-        found = self._parts.get((kind, setting, path))
+    def _give_up(self, full: nn.Module, way: _Way, scope: Scope, problem: str) -> None:
+        """Keep in mind why there are no exits, and say it once."""
+        way.problems[scope] = problem
+        way.warned.add(scope)
+        where = {"ever": "", "parts": " for parts of a batch", "training": " in training"}[scope]
+        warnings.warn(
+            f"{type(full).__name__} has no exits{where}: {problem}. Its sub-models run one by one, with the same "
+            "results in more time.",
+            stacklevel=3,
+        )
+
+    def _part(self, full: nn.Module, kind: type[Any], setting: Setting, path: str) -> Any:
+        found = self._parts.get((kind, setting, path), full)
         if found is None:
             found = kind(self._prepared(setting), path)
             self._parts.keep((kind, setting, path), found.skeleton, found)
@@ -264,9 +345,9 @@ class Sharing:
         two, three = (some_rows(inputs, count) for count in (2, 3))
         own: dict[int, Any] = {}
         for reader in readers:
-            alone = Trunk(self._prepared(reader.skeleton.setting), path)
-            alone.skeleton.bind(self._private, inference=True)
-            own[reader.blocks] = alone.whole(two[0], two[1], disturbed=True)
+            alone = self._plain(reader.skeleton.setting)
+            alone.bind(self._private, inference=True)
+            own[reader.blocks] = disturbed(alone, path, *two)
         for skeleton in (trunk.skeleton, *(reader.skeleton for reader in readers)):
             skeleton.bind(self._private, inference=True)
         fewer: list[dict[str, Any]] = []

@@ -6,6 +6,7 @@ import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,8 +20,9 @@ from ..views.buffers import Private, refuse_tied
 from ..views.compilation import Compilation
 from ..views.cuts import Cuts, StoredCuts
 from ..views.layouts import Layout, tensors_of
+from ..views.likeness import Likeness, refuse_unlike
 from ..views.outlines import call_builder
-from ..views.skeletons import Skeleton, Skeletons, build_skeleton, refuse_larger
+from ..views.skeletons import Skeleton, Skeletons, build_skeleton
 from . import checkpoint
 from .builders import PLAIN, SharedForward, as_builder, module_of
 from .sharing import Sharing
@@ -68,7 +70,8 @@ class SortedNet(nn.Module):
         stored: How a saved network was cut; nothing is watched then.
 
     A sub-model is built by `build`; what is done by hand to `full` afterwards (forward hooks, another dropout rate)
-    does not reach it, but its weights, statistics, `requires_grad` and training mode do.
+    does not reach it, but its weights, statistics, `requires_grad` and training mode do. Where its layers, sizes or
+    forwards are changed so that `build` makes others, sub-models are refused.
 
     Attributes:
         full: The full model, an ordinary module; its parameters are all there are but the private ones.
@@ -131,6 +134,7 @@ class SortedNet(nn.Module):
         self._compilation: Compilation | None = None
         self._skeletons = Skeletons()
         self.full = call_builder(self.builder, space.full) if model is None else model
+        self._likeness = Likeness(self.builder, space.full, self.full)
         self.cuts = Cuts(
             self.builder,
             space,
@@ -160,7 +164,7 @@ class SortedNet(nn.Module):
             skeleton = self._skeleton(setting)
             self._skeletons.keep(setting, skeleton, skeleton)
             if model is not None and setting == space.full:
-                refuse_larger(model, skeleton)
+                refuse_unlike(model, skeleton.module, setting)
         if patterns or buffers == "private":
             self._make_private()
 
@@ -263,19 +267,10 @@ class SortedNet(nn.Module):
                 )
         parts = len(chosen) if split is True else split
         inputs = split_batch((args, kwargs), parts) if parts else [(args, kwargs)] * len(chosen)
-        outputs: list[Any] = [None] * len(chosen)
-        for path, group in self._sharing.groups(self.full, chosen, kwargs, bool(parts), inference):
-            found = None
-            if path is not None:
-                shares = [1.0 if weights is None else weights[place] for place in group]
-                own = [chosen[place] for place in group], [inputs[place] for place in group]
-                with self._compiled():
-                    found = self._sharing.run(self.full, path, *own, bool(parts), shares, inference)
-            if found is None:
-                found = [self._run(chosen[place], inputs[place], inference) for place in group]
-            for place, output in zip(group, found, strict=True):
-                outputs[place] = output
-        return outputs
+        with self._compiled():
+            return self._sharing.outputs(
+                self.full, chosen, inputs, bool(parts), weights, inference, partial(self._one_by_one, inference)
+            )
 
     def _watch(self, inputs: Inputs) -> None:
         """Find the cuts on the first inputs that there are, where no example was given."""
@@ -283,6 +278,9 @@ class SortedNet(nn.Module):
         if self.cuts.awaits(inputs) and self.cuts.watch_first(inputs, self.full):
             self._skeletons = Skeletons()
             self._sharing.forget()
+
+    def _one_by_one(self, inference: bool, settings: Sequence[Setting], inputs: Sequence[Inputs]) -> list[Any]:
+        return [self._run(setting, given, inference) for setting, given in zip(settings, inputs, strict=True)]
 
     def _run(self, setting: Setting, inputs: tuple[Sequence[Any], Mapping[str, Any]], inference: bool) -> Any:
         args, kwargs = inputs
@@ -329,7 +327,7 @@ class SortedNet(nn.Module):
         self.builder.refuse_merged(self.full, self.merged)
 
     def _bound(self, setting: Setting, inference: bool = False) -> Skeleton:
-        skeleton: Skeleton | None = self._skeletons.get(setting)
+        skeleton: Skeleton | None = self._skeletons.get(setting, self.full)
         if skeleton is None:
             skeleton = self._prepared(setting)
             self._skeletons.keep(setting, skeleton, skeleton)
@@ -344,6 +342,8 @@ class SortedNet(nn.Module):
 
     def _skeleton(self, setting: Setting) -> Skeleton:
         self._refuse_merged()
+        if self._likeness.changed(self.full) and self._likeness.check(self.full, self.builder.follow):
+            self.cuts.renew(self.full)
         return build_skeleton(self.builder, setting, self.full, self.cuts)
 
     def at(self, setting: Mapping[str, Number] | str | None = None, /, **values: Number) -> SubModel:
@@ -396,10 +396,15 @@ class SortedNet(nn.Module):
         self._refuse_sharded("extract")
         return self._skeleton(self.space.setting(setting, **values)).copy(self.private)
 
-    def skeleton(self, setting: Mapping[str, Number] | str) -> Skeleton:
-        """Build the skeleton of a setting: names, shapes and cuts without any memory. For cost and update rules."""
+    def skeleton(self, setting: Mapping[str, Number] | str, *, new: bool = False) -> Skeleton:
+        """Build the skeleton of a setting: names, shapes and cuts without any memory. For cost and update rules.
+
+        Args:
+            setting: A setting or its text form.
+            new: Whether it is to be one that nobody else uses.
+        """
         checked = self.space.setting(setting)
-        held: Skeleton | None = self._skeletons.get(checked)
+        held: Skeleton | None = None if new else self._skeletons.get(checked, self.full)
         return held or self._skeleton(checked)
 
     def compile(self, *, backend: str | Callable[..., object] = "inductor", mode: str | None = None) -> None:

@@ -11,9 +11,13 @@ from typing import Union
 import torch
 from torch import nn
 
+from ..imports.privates.torch import uncompile as uncompile_call
 from ..imports.privates.torch import unknown_sizes
+from .forwards import runs
 
-__all__ = ["Compilation", "blocks"]
+__all__ = ["Compilation", "blocks", "uncompile"]
+
+_WRITTEN = "_forward_as_written"
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Compilation:
         for block in blocks(module):
             if type(block).__module__.startswith("torch.nn."):
                 # The compiler enters torch's own layers only from a function of somebody else's.
+                block.__dict__[_WRITTEN] = block.__dict__.get("forward")
                 block.forward = torch.compile(
                     _calling(block.forward), dynamic=True, backend=self.backend, mode=self.mode
                 )
@@ -47,6 +52,16 @@ class Compilation:
     def active(self) -> AbstractContextManager[None]:
         """Return the context in which compiled blocks are called: a graph traced at one setting serves others."""
         return unknown_sizes()
+
+
+def uncompile(module: nn.Module) -> None:
+    """Let a module, but not what lies in it, run as it is written."""
+    uncompile_call(module)
+    if _WRITTEN in module.__dict__:
+        written = module.__dict__.pop(_WRITTEN)
+        del module.__dict__["forward"]
+        if written is not None:
+            module.__dict__["forward"] = written
 
 
 def _calling(forward: Callable[..., object]) -> Callable[..., object]:
@@ -67,11 +82,12 @@ def blocks(module: nn.Module) -> list[nn.Module]:
 
 def _elements(module: nn.Module) -> Iterator[nn.Module]:
     for child in module.children():
-        if isinstance(child, (nn.ModuleList, nn.Sequential)):
-            for element in child:
-                if isinstance(element, (nn.ModuleList, nn.Sequential)):
-                    yield from _elements(nn.ModuleList([element]))
-                else:
-                    yield element
+        yield from (_inside(child) if isinstance(child, (nn.ModuleList, nn.Sequential)) else _elements(child))
+
+
+def _inside(holder: nn.Module) -> Iterator[nn.Module]:
+    for element in holder.children():
+        if isinstance(element, (nn.ModuleList, nn.Sequential)) or not runs(element):
+            yield from _inside(element)
         else:
-            yield from _elements(child)
+            yield element

@@ -157,6 +157,16 @@ class Cuts:
             self.unwatchable = str(error)  # so that what is known without serves
         return not self.unwatchable
 
+    def renew(self, full: nn.Module) -> None:
+        """Watch the models again on the same example, as they have other sizes now.
+
+        Raises:
+            LayoutError: If an axis cannot be cut.
+        """
+        self.constructed, self.rested = Constructed(self._build, self._space.full), {}
+        if self._example is not None and self.known:
+            self._watch(self._example, full)
+
     def awaits(self, inputs: Inputs) -> bool:
         """Whether these inputs would be the first that tell anything."""
         return (

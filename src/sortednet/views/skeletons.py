@@ -20,15 +20,17 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from ..errors import BuildError
-from ..imports.privates.torch import RunningNorm, buffers_of, children_of, parameters_of
+from ..imports.privates.torch import RunningNorm, buffers_of, parameters_of
 from ..imports.privates.transformers import CHECKPOINTING
 from ..space import Setting
 from .batches import call_with, to_device
 from .buffers import Private, estimate_statistics
 from .cut import Cut
 from .cuts import Cuts
+from .forwards import GIVEN_BLOCK, take_forward
 from .hooks import follow, take
 from .layouts import tensors_of
+from .likeness import Snapshot
 from .outlines import is_quantised, outline
 
 __all__ = [
@@ -37,7 +39,6 @@ __all__ = [
     "Skeletons",
     "Slot",
     "build_skeleton",
-    "refuse_larger",
 ]
 
 
@@ -103,12 +104,10 @@ class Skeleton:
     def __init__(self, setting: Setting, module: nn.Module, full: nn.Module, cuts: Cuts) -> None:
         self.setting = setting
         self.module = module
+        self._full = full
         where, self._undecided = cuts.of(setting, full, module)
         sources = dict(full.named_modules(remove_duplicate=False))
         stored = tensors_of(full).keys()
-        self._children = [
-            (one, name, child, type(child)) for one in full.modules() for name, child in children_of(one).items()
-        ]
         self.parameters: list[Slot] = []
         self.buffers: list[Slot] = []
         self.units: list[ShardedBlock] = []
@@ -130,6 +129,7 @@ class Skeleton:
                     "each call, so that a sub-model has its own."
                 )
             self._pairs.append((target, source))
+            take_forward(target, source, prefix)
             for name, parameter in parameters_of(target).items():
                 if parameter is not None:
                     path = f"{prefix}.{name}" if prefix else name
@@ -157,6 +157,7 @@ class Skeleton:
                 self.parameters = [slot for slot in self.parameters if not slot.path.startswith(f"{path}.")]
                 self.units.append(ShardedBlock(setting, unit, block, inside))
                 module.get_submodule(parent).register_module(leaf, self.units[-1])
+        self._seen = Snapshot([full, *(source for _, source in self._pairs)])
 
     def slots(self) -> Iterator[tuple[str, Cut]]:
         """Yield the full name and the cut of every parameter."""
@@ -171,12 +172,9 @@ class Skeleton:
         self._own_buffers = [one for one in self._own_buffers if one[0] in present]
         self._pairs = [one for one in self._pairs if one[0] in present]
 
-    def fits(self) -> bool:
-        """Whether the full model still consists of the modules that the slots look at."""
-        return all(
-            children_of(parent).get(name) is child and type(child) is kind
-            for parent, name, child, kind in self._children
-        )
+    def fits(self, full: nn.Module) -> bool:
+        """Whether the full model is the one that the slots look at, with the same modules and sizes there."""
+        return self._full is full and self._seen.holds()
 
     def bind(self, private: Private, inference: bool = False) -> None:
         """Let every slot look at the full model's tensors as they are now.
@@ -348,6 +346,11 @@ class Skeleton:
 
 def _bind_slot(slot: Slot, private: Private, setting: Setting) -> None:
     own = private.find(setting, slot.path)
+    if own is not None and own.shape != slot.cut.shape:
+        raise BuildError(
+            f"{slot.path} of {setting} is its own, of shape {tuple(own.shape)}, and the full model's was changed to "
+            f"another: the sub-model's would be {slot.cut.shape}. Make a new SortedNet of the changed model."
+        )
     slot.put(slot.cut.of(slot.full()) if own is None else own)
 
 
@@ -372,8 +375,8 @@ class ShardedBlock(nn.Module):
         object.__setattr__(self, "unit", unit)  # not a part of the skeleton
         object.__setattr__(self, "private", None)
         take(unit)  # the skeleton's block has its own
-        if "_runs_given_block" not in unit.__dict__:
-            object.__setattr__(unit, "_runs_given_block", True)
+        if GIVEN_BLOCK not in unit.__dict__:
+            object.__setattr__(unit, GIVEN_BLOCK, True)
             object.__setattr__(unit, "forward", _running_given_block(unit.forward))
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -444,10 +447,10 @@ class Skeletons(threading.local):
     def __init__(self) -> None:
         self._of: OrderedDict[Any, tuple[Skeleton, Any]] = OrderedDict()
 
-    def get(self, key: Any) -> Any:
+    def get(self, key: Any, full: nn.Module) -> Any:
         """Return what is held for a key, if its skeleton still fits the full model."""
         found = self._of.get(key)
-        if found is None or not found[0].fits():
+        if found is None or not found[0].fits(full):
             return None
         self._of.move_to_end(key)
         return found[1]
@@ -490,19 +493,3 @@ def build_skeleton(build: Callable[..., nn.Module], setting: Setting, full: nn.M
         return Skeleton(setting, module, full, cuts)
     except BuildError as error:
         raise BuildError(f"At {setting}: {error}") from None
-
-
-def refuse_larger(model: nn.Module, full: Skeleton) -> None:
-    """Refuse a given model that is larger than what the builder makes at the full setting.
-
-    Raises:
-        BuildError: If it is.
-    """
-    ours = {slot.path: slot.cut.shape for slot in (*full.parameters, *full.buffers)}
-    for name, tensor in tensors_of(model).items():
-        if name not in full.shared and ours.get(name) != tuple(tensor.shape):
-            raise BuildError(
-                f"The given model is not the full model: {name} is {tuple(tensor.shape)} in it and "
-                f"{ours.get(name, 'missing')} in build({full.setting}). Let the builder make the given model at the "
-                "full setting, or give the space its sizes."
-            )

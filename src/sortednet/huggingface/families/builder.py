@@ -24,6 +24,8 @@ from .table import Family, Heads, family_of
 
 __all__ = ["PretrainedBuilder", "canonical", "head_size", "holder", "is_causal", "last_block", "text_config"]
 
+# Sizes that a person changes in a trained model.
+_FOLLOWED = ("vocab_size", "max_position_embeddings", "type_vocab_size", "id2label", "label2id")
 _GROUPS = ("num_key_value_heads", "num_kv_heads")
 
 
@@ -102,6 +104,18 @@ class PretrainedBuilder(Builder):
     def head(self, full: nn.Module) -> ChunkedHead | None:
         """Return what reads the exits of a causal language model."""
         return ChunkedHead() if is_causal(full) else None
+
+    def follow(self, full: Any) -> bool:
+        """Take over from the model's config how many symbols, positions and labels there are now."""
+        changed = False
+        configs = self.config, full.config
+        for ours, theirs in (configs, tuple(map(text_config, configs))):
+            for name in _FOLLOWED:
+                new = getattr(theirs, name, None)
+                if new != getattr(ours, name, None):
+                    setattr(ours, name, copy.deepcopy(new))
+                    changed = True
+        return changed
 
     def to_json(self, full: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return what a checkpoint needs beside the config to make this builder again, as plain values."""

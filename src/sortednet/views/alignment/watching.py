@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import DataError
-from ...imports.privates.torch import FakeTensorMode, buffers_of, parameters_of, tree_leaves
+from ...imports.privates.torch import FakeTensorMode, buffers_of, forward_hooks, parameters_of, tree_leaves
 from ..batches import batch_size, map_tensors, split_batch
+from ..forwards import own_forward
 from .tape import Tape, record
 
 __all__ = ["WAYS", "Inputs", "Unwatchable", "example_of", "is_plain", "watch"]
@@ -146,6 +147,8 @@ WAYS: Mapping[str, Callable[[nn.Module, Inputs, bool], Tape]] = {"meta": _on_met
 
 def copied(model: nn.Module, build: Callable[[], nn.Module]) -> nn.Module:
     """Return a copy of a model without memory that may be used up; built anew where it cannot be copied."""
+    if any(own_forward(module) is not None or forward_hooks(module) for module in model.modules()):
+        return build()  # functions are not copied, and may hold the model itself
     try:
         return copy.deepcopy(model)
     except Exception:  # non-leaf tensors, locks, generators: whatever a user's module may hold
