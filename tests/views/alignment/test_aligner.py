@@ -71,6 +71,27 @@ def test_a_known_layout_hides_no_conflict() -> None:
         SortedNet(Paired, Space(w=[3, 4]), example=VECTOR)
 
 
+class Filled(nn.Module):
+    """Memory is made like another tensor, and written in parts before it is read."""
+
+    def __init__(self, w: int) -> None:
+        super().__init__()
+        self.a, self.b, self.o = nn.Linear(8, w), nn.Linear(8, 2), nn.Linear(w + 2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.a(x), self.b(x)
+        joined = first.new_empty(len(x), first.shape[1] + 2)
+        joined[:, :2] = second
+        joined[:, 2:] = first * first.new_ones(first.shape)
+        return self.o(joined.relu())
+
+
+def test_memory_that_is_written_in_parts_is_cut_in_parts() -> None:
+    net = SortedNet(Filled, Space(w=[3, 6]), example=VECTOR)
+    assert pieces(net, "o.weight")[1] == ((0, 5),)
+    assert net.cuts.traces
+
+
 def test_a_setting_between_those_watched_is_cut_like_them() -> None:
     net = SortedNet(Masked, Space(w=[4, 6, 8]), example=VECTOR)
     skeleton = net.skeleton(Setting({"w": 6}))

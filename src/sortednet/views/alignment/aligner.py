@@ -15,6 +15,9 @@ from .terms import Conflict, Leaf, Solver, Stretches, Term, is_fixed, leaves_of,
 
 __all__ = ["Alignment", "align"]
 
+_PARTS = frozenset(
+    ("view", "slice", "select", "transpose", "permute", "unsqueeze", "squeeze", "expand", "narrow", "split")
+)
 _RULED = mixing, moving  # whose import fills the table of rules
 
 
@@ -90,6 +93,7 @@ class _Walk:
         self._conflicts: list[tuple[str, str, list[Term]]] = []
         self._read: set[int] = set()
         self._unwritten: set[int] = set()
+        self._seen_through: dict[int, int] = {}  # of a part of a tensor that is to be written, that tensor
         for name, shape in small.names.items():
             big = full.names.get(name)
             if big is not None and len(big) == len(shape):
@@ -144,7 +148,7 @@ class _Walk:
         for ours, theirs in pairs_of(self.small, self.full):
             self.origin = f"{ours.module[0] or 'forward'}: {ours.name}"
             if ours.writes and ours.inputs:
-                self._unwritten.discard(ours.inputs[0].key)
+                self._note_written(ours.inputs[0].key)
             if theirs is None:
                 self._alone(ours)
                 continue
@@ -182,7 +186,10 @@ class _Walk:
 
     def _watch_memory(self, ours: Operation, theirs: Operation) -> None:
         """Doubt what reads memory that no operation wrote, or tensors made elsewhere: a kernel behind torch's back."""
-        if not ours.writes and not ours.name.endswith("like"):
+        if ours.name in _PARTS and ours.inputs[0].key in self._unwritten:
+            self._unwritten.update(ref.key for ref in ours.outputs)
+            self._seen_through.update(dict.fromkeys((ref.key for ref in ours.outputs), ours.inputs[0].key))
+        elif not ours.writes and not ours.name.endswith("like"):
             for ref, big in zip(ours.inputs, theirs.inputs, strict=False):
                 elsewhere = ref.key not in self._terms and ref.key not in self.small.given
                 if ref.shape != big.shape and (ref.key in self._unwritten or elsewhere):
@@ -194,6 +201,12 @@ class _Walk:
                     self._doubts += [(self.origin, what, t) for t in self._terms_or_none(ref, big)]
         if ours.name.startswith(("empty", "new_empty")):
             self._unwritten.update(ref.key for ref in ours.outputs)
+
+    def _note_written(self, key: int) -> None:
+        """Note that a tensor is written, or a part of it: what of it is not, nobody is to read."""
+        while key in self._unwritten:
+            self._unwritten.discard(key)
+            key = self._seen_through.get(key, key)
 
     def _terms_or_none(self, ours: Ref, theirs: Ref) -> Terms:
         return self.terms(ours, theirs) if len(ours.shape) == len(theirs.shape) else []

@@ -208,7 +208,21 @@ def glu(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
     return [terms]
 
 
-@rule("nonzero", "_unique2", "unique_dim", "masked_select", "histc", "bincount", "multinomial", "randperm")
+@rule(
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "new_empty",
+    "new_empty_strided",
+    "nonzero",
+    "_unique2",
+    "unique_dim",
+    "masked_select",
+    "histc",
+    "bincount",
+    "multinomial",
+    "randperm",
+)
 def anew(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
     """What comes out has places of its own."""
     return []
