@@ -149,5 +149,8 @@ FAMILIES: dict[str, Family] = {
 def family_of(config: Any) -> Family:
     """Return the family of a config; one without particulars where it is not in the table."""
     computed = isinstance(getattr(type(config), "head_dim", None), property)
-    unknown = Family(head_size=getattr(config, "head_dim", None) is not None and not computed)
+    unknown = Family(
+        head_size=getattr(config, "head_dim", None) is not None and not computed,
+        follows={"hidden_size": ("embedding_size", "word_embed_proj_dim", "pooler_hidden_size")},
+    )
     return FAMILIES.get(str(config.model_type), unknown)
