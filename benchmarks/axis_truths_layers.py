@@ -367,7 +367,6 @@ def weight_norm_new(w: int) -> nn.Module:
     return _normalised(w, nn.utils.parametrizations.weight_norm)
 
 
-@truth("spectral_norm new", WIDTH, VECTOR, """
-b.parametrizations.weight.original[1] b.parametrizations.weight.0._v[0]: 4/8 + 4/8""", padded=False)  # fmt: skip
+@truth("spectral_norm new", WIDTH, VECTOR, "b.parametrizations.weight.original[1]: 4/8 + 4/8", padded=False)
 def spectral_norm(w: int) -> nn.Module:
     return _normalised(w, nn.utils.parametrizations.spectral_norm)
