@@ -265,7 +265,7 @@ def test_an_extracted_model_names_its_own_rank():
 
 def test_at_rank_0_the_model_is_the_one_without_adapter():
     net = spread(sn.dylora(plain_seeded(), LoraConfig(r=4, target_modules=["0", "2"])))
-    skeleton = build_skeleton(net.builder, sn.Setting({"r": 0}), net.full, net.layouts)
+    skeleton = build_skeleton(net.builder, sn.Setting({"r": 0}), net.full, net.cuts)
     skeleton.bind(net.private)
     assert torch.equal(skeleton.module(torch.ones(3, 7)), plain_seeded()(torch.ones(3, 7)))
 

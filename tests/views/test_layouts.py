@@ -207,13 +207,34 @@ def test_equal_blocks_equal_slicing_every_chunk(blocks, small, more, other):
 
 
 def test_multihead_attention_is_cut_per_query_key_and_value():
+    found = cuts_by_shape(nn.MultiheadAttention(8, 2), nn.MultiheadAttention(4, 1))
+    for name in ("in_proj_weight", "in_proj_bias"):
+        assert found[name].pieces[0] == ((0, 4), (8, 4), (16, 4))
+    assert found["out_proj.weight"].pieces == (((0, 4),), ((0, 4),))
+
+
+def test_as_many_heads_of_fewer_units_are_cut_one_by_one_as_they_are_traced():
     def build(width):
         return nn.MultiheadAttention(width, 2, batch_first=True)
 
     found = cuts_by_shape(build(8), build(4))
     for name in ("in_proj_weight", "in_proj_bias"):
-        assert found[name].pieces[0] == ((0, 4), (8, 4), (16, 4))
-    assert found["out_proj.weight"].pieces == (((0, 4),), ((0, 4),))
+        assert found[name].pieces[0] == tuple((start, 2) for start in range(0, 24, 4))
+    assert found["out_proj.weight"].pieces == (((0, 4),), ((0, 2), (4, 2)))
+    x = torch.ones(1, 3, 8)
+
+    class Net(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.first, self.attention, self.last = nn.Linear(8, width), build(width), nn.Linear(width, 8)
+
+        def forward(self, x):
+            x = self.first(x)
+            return self.last(self.attention(x, x, x, need_weights=False)[0])
+
+    net = SortedNet(Net, Space(width=[4, 8]), example=x)
+    traced = {path.removeprefix("attention."): cut for path, cut in net.skeleton("width=4").slots() if "att" in path}
+    assert traced == found
 
 
 @pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])

@@ -123,8 +123,8 @@ def blocks_of(
     """
     theirs, ours = tensors_of(full), tensors_of(small)
     found: dict[tuple[str, int], tuple[list[int], list[int]]] = {}
-    for (name, axis), layout in _declared(full, layouts).items():
-        if name not in ours or theirs[name].shape[axis] == ours[name].shape[axis]:
+    for (name, axis), layout in _declared(full, small, layouts).items():
+        if name not in ours or name not in theirs or theirs[name].shape[axis] == ours[name].shape[axis]:
             continue
         in_full = layout.sizes(full, name, theirs[name].shape[axis])
         in_small = layout.sizes(small, name, ours[name].shape[axis])
@@ -167,16 +167,16 @@ def cuts_by_shape(full: nn.Module, small: nn.Module, layouts: Iterable[Layout] =
 def suspicion(full: nn.Module, small: nn.Module, layouts: Iterable[Layout] = ()) -> LayoutError | None:
     """Say which axis looks fused by its shape though no layout covers it; None where none does."""
     try:
-        _report_undeclared(full, tensors_of(full), tensors_of(small), _declared(full, layouts))
+        _report_undeclared(full, tensors_of(full), tensors_of(small), _declared(full, small, layouts))
     except LayoutError as found:
         return found
     return None
 
 
-def _declared(full: nn.Module, layouts: Iterable[Layout]) -> dict[tuple[str, int], Layout]:
+def _declared(full: nn.Module, small: nn.Module, layouts: Iterable[Layout]) -> dict[tuple[str, int], Layout]:
     given = tuple(layouts)
     return {
-        **_torch_layouts(full),
+        **_torch_layouts(full, small),
         **{(name, one.axis): one for name, big in tensors_of(full).items() for one in given
            if one.axis < big.dim() and one.covers(name, one.axis)},
     }  # fmt: skip
@@ -213,15 +213,26 @@ def _pieces(in_full: Sequence[int], in_small: Sequence[int]) -> tuple[tuple[int,
     return tuple(pieces) or ((0, 0),)
 
 
-def _torch_layouts(model: nn.Module) -> dict[tuple[str, int], Layout]:
+def _torch_layouts(full: nn.Module, small: nn.Module) -> dict[tuple[str, int], Layout]:
     """Return the layouts of torch's own fused modules."""
     found: dict[tuple[str, int], Layout] = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
+    others = dict(small.named_modules(remove_duplicate=False))
+    for prefix, module in full.named_modules(remove_duplicate=False):
+        if isinstance(module, nn.MultiheadAttention):
+            # Heads that are fewer go from the end; as many heads of fewer units each lose some in every one.
+            other = others.get(prefix)
+            heads = module.num_heads if isinstance(other, nn.MultiheadAttention) and _as_many(module, other) else 1
+            at = f"{prefix}." if prefix else ""
+            for name, axis, blocks in (
+                ("in_proj_weight", 0, 3 * heads), ("in_proj_bias", 0, 3 * heads), ("q_proj_weight", 0, heads),
+                ("k_proj_weight", 0, heads), ("v_proj_weight", 0, heads), ("out_proj.weight", 1, heads),
+                ("bias_k", 2, heads), ("bias_v", 2, heads),
+            ):  # fmt: skip
+                if blocks > 1:
+                    found[at + name, axis] = Layout(at + name, axis, blocks)
         for name, _ in module.named_parameters(recurse=False, remove_duplicate=False):
             path = f"{prefix}.{name}" if prefix else name
-            if isinstance(module, nn.MultiheadAttention) and name.startswith("in_proj_"):
-                found[path, 0] = Layout(path, 0, 3)
-            elif isinstance(module, nn.RNNBase):
+            if isinstance(module, nn.RNNBase):
                 gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
                 if name.startswith("weight_hr"):
                     found.update({(path, axis): Layout(path, axis, 1) for axis in (0, 1)})
@@ -230,6 +241,10 @@ def _torch_layouts(model: nn.Module) -> dict[tuple[str, int], Layout]:
                 if module.bidirectional and name.startswith("weight_ih_l") and not name.startswith("weight_ih_l0"):
                     found[path, 1] = Layout(path, 1, 2)
     return found
+
+
+def _as_many(one: nn.MultiheadAttention, other: nn.MultiheadAttention) -> bool:
+    return bool(one.num_heads == other.num_heads and one.embed_dim != other.embed_dim)
 
 
 def _report_undeclared(

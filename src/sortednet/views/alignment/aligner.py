@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from . import mixing, moving
 from .rules import RULES, Terms, Unknown, size
 from .tape import Operation, Ref, Tape, pairs_of
-from .terms import Conflict, Leaf, Solver, Stretches, Term, is_fixed, leaves_of, size_of, stretches_of, text_of
+from .terms import Conflict, Leaf, Solver, Stretches, Sum, Term, is_fixed, leaves_of, size_of, stretches_of, text_of
 
 __all__ = ["Alignment", "align"]
 
@@ -166,6 +166,8 @@ class _Walk:
         Pointwise operations can be: axes of one size in both models are one; where they are not, the full model could
         not do it, such as a shortcut between two widths that only the small model has equal.
         """
+        if ours.name == "slice" and self._alone_slice(ours):
+            return
         rank = len(ours.outputs[0].shape)
         known = [self._terms[ref.key] for ref in ours.inputs if ref.key in self._terms]
         if not ours.pointwise or not known or any(len(terms) != rank for terms in known):
@@ -183,6 +185,21 @@ class _Walk:
                 if size(one) == size(other):
                     with suppress(Conflict), self.solver.attempt():
                         self.meet(one, other)
+
+    def _alone_slice(self, ours: Operation) -> bool:
+        """Follow a slice that the full model has no need of, as it takes all of an axis that nothing changes."""
+        source, shape = ours.inputs[0], ours.outputs[0].shape
+        if source.key in self.small.given and source.key not in self._terms:
+            self._terms[source.key] = [self.leaf(count, count) for count in source.shape]
+        terms = self._terms.get(source.key)
+        dim = ours["dim"] % max(1, len(shape))
+        if terms is None or len(terms) != len(shape) or ours["step"] != 1 or not is_fixed(terms[dim]):
+            return False
+        whole, start = size(terms[dim])[0], ours["start"] or 0
+        start = max(0, min(whole, start + whole if start < 0 else start))
+        parts = Leaf(0, start), Leaf(shape[dim], shape[dim]), Leaf(0, whole - start - shape[dim])
+        self._terms[ours.outputs[0].key] = [*terms[:dim], Sum(parts), *terms[dim + 1 :]]
+        return True
 
     def _watch_memory(self, ours: Operation, theirs: Operation) -> None:
         """Doubt what reads memory that no operation wrote, or tensors made elsewhere: a kernel behind torch's back."""
