@@ -96,3 +96,20 @@ def test_a_setting_between_those_watched_is_cut_like_them() -> None:
     net = SortedNet(Masked, Space(w=[4, 6, 8]), example=VECTOR)
     skeleton = net.skeleton(Setting({"w": 6}))
     assert next(slot.cut.pieces[0] for slot in skeleton.parameters if slot.path == "v.bias") == ((0, 3), (4, 3))
+
+
+class Lost(nn.Module):
+    """Blocks of four cut through what no parameter holds: the padding on both sides."""
+
+    def __init__(self, w: int) -> None:
+        super().__init__()
+        self.w, self.o = w, nn.Linear(w // 2 + 2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = F.pad(x, (self.w, self.w))
+        return self.o(padded.view(len(x), -1, 4).sum(-1))
+
+
+def test_a_conflict_that_no_parameter_led_to_refuses_those_behind_it() -> None:
+    with pytest.raises(LayoutError, match=r"o\.weight\[1\]: forward: view"):
+        SortedNet(Lost, Space(w=[2, 4]), example=VECTOR)

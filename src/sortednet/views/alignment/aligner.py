@@ -230,7 +230,7 @@ class _Walk:
 
     def _step(self, ours: Operation, theirs: Operation) -> None:
         terms: Sequence[Terms] | None = None
-        why = "has no rule"
+        why, lost = "has no rule", None
         rule = RULES.get(ours.name)
         if rule is None and (ours.pointwise or _keeps_shape(ours, theirs)):
             rule = mixing.pointwise
@@ -242,7 +242,8 @@ class _Walk:
                 inputs = [
                     term for a, b in zip(ours.inputs, theirs.inputs, strict=False) for term in self._terms_or_none(a, b)
                 ]
-                self._conflicts.append((self.origin, str(conflict), inputs))
+                lost = inputs
+                self._conflicts.append((self.origin, str(conflict), lost))
                 terms = []
             except (Unknown, KeyError, IndexError, TypeError, ValueError) as error:
                 why = f"cannot be followed: {error}"
@@ -256,6 +257,8 @@ class _Walk:
             self._doubts += [(self.origin, why, term) for a, b in pairs for term in self._terms_or_none(a, b)]
             return
         self._note(ours, theirs, terms or [])
+        if lost is not None:  # what comes out begins anew, and is no more certain than what went in
+            lost += [term for ref in ours.outputs for term in self._terms.get(ref.key, ())]
 
     def _note(self, ours: Operation, theirs: Operation, terms: Sequence[Terms]) -> None:
         """Note the terms of what comes out; where they do not have its sizes, it begins anew."""
