@@ -367,6 +367,6 @@ def weight_norm_new(w: int) -> nn.Module:
     return _normalised(w, nn.utils.parametrizations.weight_norm)
 
 
-@truth("spectral_norm new", WIDTH, VECTOR, "b.parametrizations.weight.original[1]: 4/8 + 4/8", padded=False)
+@truth("spectral_norm new", WIDTH, VECTOR, "b.parametrizations.weight.original[1]: 4/8 + 4/8")
 def spectral_norm(w: int) -> nn.Module:
     return _normalised(w, nn.utils.parametrizations.spectral_norm)
