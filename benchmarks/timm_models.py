@@ -11,6 +11,7 @@ gives names for it while timm is imported.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import enum
 import importlib
@@ -173,6 +174,7 @@ def with_value(arguments: Any, path: Path, change: Any) -> Any:
 def build(name: str, width: Path, depth: Path | None, share: float, cap: int) -> nn.Module:
     """Build the class of a name at a share of its width, with at most some blocks."""
     plain, arguments = taken(name)
+    arguments = copy.deepcopy(dict(arguments))  # some hold a module
     changed = with_value(arguments, width, lambda value: scaled(value, share))
     if depth is not None:
         changed = with_value(changed, depth, lambda value: capped(value, cap))
