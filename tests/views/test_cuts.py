@@ -51,6 +51,7 @@ class Gated(nn.Module):
 
 
 SPACE = sn.Space(width=[2, 3, 4], depth=[1, 2, 3])
+X_ONE = torch.ones(2, 1)
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -377,3 +378,39 @@ def test_threads_that_come_first_at_once_find_the_same():
     assert len(found) == 4
     for one in found:
         torch.testing.assert_close(one, expected, rtol=0, atol=0)
+
+
+def test_no_numbers_of_the_example_are_kept():
+    net = unet()
+    net(IMAGES)
+    args, _ = net.cuts.example
+    assert args[0].is_meta
+    assert args[0].shape == IMAGES.shape
+
+
+def test_what_could_not_be_told_is_told_by_an_example(tmp_path):
+    class Two(nn.Module):
+        """The sizes of a joined axis do not tell those of its parts."""
+
+        def __init__(self, a, b):
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(a + b))
+            self.register_buffer("a", torch.zeros(a), persistent=False)
+
+        def forward(self, x):
+            one, other = self.table[: len(self.a)], self.table[len(self.a) :]
+            return x * (one.sum() - other.sum())
+
+    space = sn.Space([{"a": 4, "b": 6}, {"a": 2, "b": 3}, {"a": 3, "b": 4}])
+    net = sn.SortedNet(Two, space, example=X_ONE)
+    expected = {setting: net.submodel(setting)(X_ONE) for setting in space}
+    assert pieces(net, "a=3,b=4", "table")[0] == ((0, 3), (4, 4))
+    fresh = sn.SortedNet(Two, space, example=X_ONE)
+    fresh.load_state_dict(net.state_dict())
+    fresh.save_pretrained(tmp_path / "net")
+    again = sn.load(tmp_path / "net", Two)
+    with pytest.raises(LayoutError, match=r"does not tell how axis 0 of table is cut .*net\.cuts\.watch\(inputs"):
+        again.at("a=3,b=4")(X_ONE)
+    again.cuts.watch(X_ONE, again.full)
+    for setting in space:
+        torch.testing.assert_close(again.at(setting)(X_ONE), expected[setting])

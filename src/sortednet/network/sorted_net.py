@@ -276,7 +276,6 @@ class SortedNet(nn.Module):
         """Find the cuts on the first inputs that there are, where no example was given."""
         self.cuts.note(inputs)
         if self.cuts.awaits(inputs) and self.cuts.watch_first(inputs, self.full):
-            self._skeletons = Skeletons()
             self._sharing.forget()
 
     def _one_by_one(self, inference: bool, settings: Sequence[Setting], inputs: Sequence[Inputs]) -> list[Any]:

@@ -24,7 +24,7 @@ from .alignment.aligner import Alignment, Trouble, align
 from .alignment.structure import Axis, Structure, solved
 from .alignment.tape import Tape
 from .alignment.terms import Leaf, Stretches, Sum, Term, is_fixed, leaves_of, size_of, stretches_of, text_of
-from .alignment.watching import WAYS, Inputs, Unwatchable, copied, example_of, is_plain, watch
+from .alignment.watching import WAYS, Inputs, Unwatchable, copied, example_of, is_plain, kept, watch
 from .constructed import Constructed
 from .cut import Cut
 from .layouts import Layout, blocks_of, cuts_by_shape, refuse_misfits, shared_tensors, suspicion, tensors_of
@@ -77,6 +77,7 @@ class Cuts:
         iterated: Names of buffers that a model in training changes by its weights alone, such as the vectors of
             spectral norm: each sub-model has its own.
         rested: These, by setting and name.
+        version: How often the cuts were found; a skeleton of another version looks elsewhere.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Cuts:
         self.constructed = Constructed(build, space.full)
         self.iterated: frozenset[str] = frozenset()
         self.rested: dict[tuple[Setting, str], Tensor] = {}
+        self.version = 0
         self._build, self._space, self._groups = build, space, groups
         self._example: Inputs | None = None
         self._way = ""
@@ -143,7 +145,7 @@ class Cuts:
     def note(self, inputs: Inputs) -> None:
         """Keep the first inputs of a loaded network, for vectors that have to come to rest before they are used."""
         if self.iterated and self._example is None and is_plain(inputs):
-            self._example = inputs
+            self._example = kept(inputs)
 
     def watch_first(self, inputs: Inputs, full: nn.Module) -> bool:
         """Watch models run on inputs that nobody gave as an example; return whether they did.
@@ -195,7 +197,8 @@ class Cuts:
             refusals = (self._refusal(setting, one, full, outlines[setting]) for setting, one in found.items())
             refused = next((one for one in refusals if one is not None), None)
             if refused is None:
-                self._example, self._way, self._full = inputs, way, whole
+                self._example, self._way, self._full = kept(inputs, way), way, whole
+                self.version += 1
                 self._structures = {setting: self._structure(setting, one) for setting, one in found.items()}
                 self._checked, self._notes = set(found), {setting: _notes(one) for setting, one in found.items()}
                 self._find_iterated(outlines[self._space.full])
@@ -259,7 +262,7 @@ class Cuts:
 
     @property
     def example(self) -> Inputs | None:
-        """The inputs that the models were watched on, if they were."""
+        """The inputs that the models were watched on, if they were; without numbers where these did not matter."""
         return self._example
 
     def follows(self, setting: Setting, name: str, made: Tensor, cut: Cut, stored: bool) -> bool:
@@ -345,10 +348,14 @@ class Cuts:
                 if said is not None and (name, axis) not in troubles and stretches_of(term) != pieces:
                     return _contradiction(setting, said, name, term, pieces)
         conflicting = {axis for trouble in found.conflicts for axis in trouble.axes}
+        made = dict(small.named_buffers(remove_duplicate=False))
+        stored = tensors_of(small).keys()
         left = {
             axis: one
             for axis, one in troubles.items()
-            if axis[0] in by_shape and (axis not in declared or axis in conflicting)
+            if axis[0] in stored
+            and (axis not in declared or axis in conflicting)
+            and (axis[0] not in made or self.follows(setting, axis[0], made[axis[0]], by_shape[axis[0]], stored=True))
         }
         return _undecidable(setting, left) if left else None
 

@@ -23,7 +23,7 @@ from ..errors import BuildError
 from ..imports.privates.torch import RunningNorm, buffers_of, parameters_of
 from ..imports.privates.transformers import CHECKPOINTING
 from ..space import Setting
-from .batches import call_with, to_device
+from .batches import call_with, map_tensors
 from .buffers import Private, estimate_statistics
 from .cut import Cut
 from .cuts import Cuts
@@ -113,7 +113,7 @@ class Skeleton:
         self.units: list[ShardedBlock] = []
         self._own_buffers: list[tuple[nn.Module, str, nn.Module]] = []
         self._iterated: list[tuple[nn.Module, str, str]] = []
-        self._cuts = cuts
+        self._cuts, self._version = cuts, cuts.version
         self._bound: list[tuple[Slot, Tensor]] = []
         self._pairs: list[tuple[nn.Module, nn.Module]] = []
         self.shared: set[str] = set()
@@ -174,7 +174,7 @@ class Skeleton:
 
     def fits(self, full: nn.Module) -> bool:
         """Whether the full model is the one that the slots look at, with the same modules and sizes there."""
-        return self._full is full and self._seen.holds()
+        return self._version == self._cuts.version and self._full is full and self._seen.holds()
 
     def bind(self, private: Private, inference: bool = False) -> None:
         """Let every slot look at the full model's tensors as they are now.
@@ -218,7 +218,12 @@ class Skeleton:
         if self._cuts.example is None:
             return
         like = next(iter(self.module.parameters()), None)
-        args, kwargs = to_device(self._cuts.example, None if like is None else like.device)
+        device = torch.device("cpu") if like is None else like.device
+        args, kwargs = map_tensors(
+            # What the inputs are does not matter to what follows from the weights alone.
+            lambda one: torch.zeros_like(one, device=device) if one.is_meta else one.to(device),
+            self._cuts.example,
+        )
         modes = [(one, one.training) for one in self.module.modules()]
         for one, _ in modes:
             one.training = any(one is owner for owner, *_ in iterating)

@@ -18,7 +18,7 @@ from ..batches import batch_size, map_tensors, split_batch
 from ..forwards import own_forward
 from .tape import Tape, record
 
-__all__ = ["WAYS", "Inputs", "Unwatchable", "example_of", "is_plain", "watch"]
+__all__ = ["WAYS", "Inputs", "Unwatchable", "copied", "example_of", "is_plain", "kept", "watch"]
 
 Inputs = tuple[Sequence[Any], Mapping[str, Any]]
 _INITIAL = 0.02  # standard deviation of the weights that a real run is given
@@ -39,6 +39,15 @@ def is_plain(inputs: Inputs) -> bool:
     """Whether inputs are tensors and plain values alone, which a trial cannot change."""
     kinds = (Tensor, str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device, torch.Size)
     return all(isinstance(leaf, kinds) for leaf in tree_leaves(inputs))
+
+
+def kept(inputs: Inputs, way: str = "meta") -> Inputs:
+    """Return what has to be kept of an example: two examples of it, or nothing but its sizes."""
+    if way == "real":
+        args, kwargs = map_tensors(lambda tensor: tensor.detach().cpu().clone(), _few(inputs))
+    else:
+        args, kwargs = map_tensors(lambda tensor: tensor.detach().to("meta"), inputs)
+    return args, kwargs
 
 
 def watch(model: Callable[[], nn.Module], inputs: Inputs, way: str, *, training: bool = False) -> Tape:
@@ -106,7 +115,7 @@ def _on_fakes(model: nn.Module, inputs: Inputs, training: bool) -> Tape:
     with _unlogged(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
 
         def fake(tensor: Tensor, is_parameter: bool = False) -> Tensor:
-            if tensor.is_meta:
+            if tensor.is_meta:  # a parameter, or an example that was kept
                 return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
             return mode.from_tensor(tensor.detach())
 
