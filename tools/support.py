@@ -33,6 +33,7 @@ FEATURES = {
     "core": [
         "contracts/test_sub_models.py",
         "contracts/test_objectives.py",
+        "contracts/test_containers.py",
         "test_space.py",
         "network/test_sorted_net.py",
         "views/test_layouts.py",

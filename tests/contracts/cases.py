@@ -242,13 +242,6 @@ CASES = [
         [Layout("head.weight", axis=1, blocks=2)],
         tolerance=1e-6,
     ),
-    Case(
-        "torch_encoder",
-        TorchEncoder,
-        Space(hidden=[4, 8], depth=[1, 2]),
-        partial(_images, 2, 4, 5),
-        ["hidden=4,depth=1", "hidden=4,depth=2", "hidden=8,depth=2"],
-    ),
     *(
         Case(
             name,
@@ -259,5 +252,12 @@ CASES = [
             [] if name == "patched" else ["depth=3,width=3"],  # a copy of a closure still reads the original
         )
         for name, build in {"module_lists": Pairs, "module_dicts": Keyed, "patched": patched}.items()
+    ),
+    Case(
+        "torch_encoder",
+        TorchEncoder,
+        Space(hidden=[4, 8], depth=[1, 2]),
+        partial(_images, 2, 4, 5),
+        ["hidden=4,depth=1", "hidden=4,depth=2", "hidden=8,depth=2"],
     ),
 ]

@@ -13,7 +13,7 @@ from .rules import RULES, Terms, Unknown, size
 from .tape import Operation, Ref, Tape, pairs_of
 from .terms import Conflict, Leaf, Solver, Stretches, Sum, Term, is_fixed, leaves_of, size_of, stretches_of, text_of
 
-__all__ = ["Alignment", "align"]
+__all__ = ["Alignment", "Trouble", "align"]
 
 _PARTS = frozenset(
     ("view", "slice", "select", "transpose", "permute", "unsqueeze", "squeeze", "expand", "narrow", "split")

@@ -6,7 +6,21 @@ from .rules import UNIT, Rule, Terms, Unknown, Walk, divided, kept_where_equal, 
 from .tape import Operation, Ref
 from .terms import Leaf, Product, Sum, Term, is_fixed, normal, quotient
 
-__all__ = ["pointwise"]
+__all__ = [
+    "along",
+    "attention",
+    "channel_norm",
+    "convolution",
+    "distance",
+    "fourier",
+    "layer_norm",
+    "pointwise",
+    "product",
+    "recurrent",
+    "reduction",
+    "trilinear",
+    "weight_norm",
+]
 
 
 @rule("copy", "masked_fill", "where", "fill", "zero", "triu", "tril", "bernoulli", "isin", "bucketize",

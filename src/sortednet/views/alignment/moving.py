@@ -9,7 +9,29 @@ from .rules import UNIT, Terms, Unknown, Walk, divided, kept_where_equal, rule, 
 from .tape import Operation
 from .terms import Leaf, Product, Size, Sum, Term, is_fixed, normal, size_of
 
-__all__: list[str] = []
+__all__ = [
+    "anew",
+    "diagonal",
+    "embedding",
+    "expand",
+    "glu",
+    "index",
+    "join",
+    "pad",
+    "permute",
+    "pick",
+    "repeat",
+    "select",
+    "shuffle",
+    "slice_",
+    "split",
+    "squeeze",
+    "unfold",
+    "unsqueeze",
+    "view",
+    "view_as_complex",
+    "view_as_real",
+]
 
 
 def _only(walk: Walk, ours: Operation, theirs: Operation) -> tuple[Terms, tuple[int, ...], tuple[int, ...]]:

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar, Union
 from .tape import Operation, Ref
 from .terms import Leaf, Size, Solver, Term, normal, quotient, size_of
 
-__all__ = ["RULES", "UNIT", "Rule", "Terms", "Unknown", "Walk", "kept_where_equal", "rule", "size"]
+__all__ = ["RULES", "UNIT", "Rule", "Terms", "Unknown", "Walk", "divided", "kept_where_equal", "rule", "size"]
 
 Terms = list[Term]
 """Of the axes of one tensor."""
