@@ -9,7 +9,8 @@ may differ by one factor, the root of a width again. Everything runs in float64,
 rounding.
 
 It says nothing where a pooling, softmax or other statistic that is no norm runs over units, or where only the small
-model does something: `net.cuts` lists both when printed, and `Verdict.valid` reads it there.
+model does something: `net.cuts` lists both when printed, and `Verdict.valid` reads it there. Nor where the small model
+itself gives no finite numbers without its norms.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sortednet import Setting, SortedNet
-from sortednet.views.alignment.aligner import align
+from sortednet.views.alignment.aligner import Alignment, align
+from sortednet.views.alignment.terms import Stretches, stretches_of
 from sortednet.views.alignment.watching import WAYS, Unwatchable, watch
 from sortednet.views.batches import map_tensors
 from sortednet.views.layouts import Cut, tensors_of
@@ -168,23 +170,23 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**tensors_of(model), **dict(model.named_buffers(remove_duplicate=False))}
 
 
-def computed(net: SortedNet, setting: Setting, inputs: tuple[Any, Any]) -> dict[str, Cut]:
+def aligned(net: SortedNet, setting: Setting, inputs: tuple[Any, Any]) -> Alignment:
+    """Watch a sub-model and the full model, for what the network keeps to itself: of buffers, and of outputs."""
+    for way in WAYS:
+        with suppress(Unwatchable):
+            return align(*(watch(partial(outline, net.builder, one), inputs, way) for one in (setting, net.space.full)))
+    return Alignment()
+
+
+def computed(net: SortedNet, setting: Setting, found: Alignment) -> dict[str, Cut]:
     """Return where what layers compute for themselves at another size, such as frequencies, lies in the full one's."""
     small, full = (outline(net.builder, one) for one in (setting, net.space.full))
     shapes = {name: one.shape for name, one in full.named_buffers(remove_duplicate=False)}
-    names = {
-        name: tuple(one.shape)
+    return {
+        name: Cut(tuple(one.shape), found.stretches(name))
         for name, one in small.named_buffers(remove_duplicate=False)
-        if name in shapes and one.shape != shapes[name] and one.dim() == len(shapes[name])
+        if name in found.terms and name in shapes and one.shape != shapes[name]
     }
-    if not names:
-        return {}
-    for way in WAYS:
-        with suppress(Unwatchable):
-            tapes = [watch(partial(outline, net.builder, one), inputs, way) for one in (setting, net.space.full)]
-            found = align(*tapes)
-            return {name: Cut(shape, found.stretches(name)) for name, shape in names.items() if name in found.terms}
-    return {}
 
 
 def pad(small: nn.Module, full: nn.Module, cuts: Mapping[str, Cut]) -> None:
@@ -232,9 +234,26 @@ def difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
 
 
 def pad_error(
-    small: nn.Module, full: nn.Module, cuts: Mapping[str, Cut], inputs: tuple[Any, Any], seed: int = 0
+    small: nn.Module,
+    full: nn.Module,
+    cuts: Mapping[str, Cut],
+    inputs: tuple[Any, Any],
+    seen: Sequence[tuple[Stretches, ...] | None] = (),
+    seed: int = 0,
 ) -> float:
-    """Return how far the padded full model is from the small one, in float64 where the models run in it."""
+    """Return how far the padded full model is from the small one, in float64 where the models run in it.
+
+    Args:
+        small: The small model.
+        full: The full one.
+        cuts: Where the small one's tensors lie in the full one's.
+        inputs: Positional and keyword arguments of both.
+        seen: Where the small one's outputs lie in the full one's, for the axes of each.
+        seed: Of the weights.
+
+    Returns:
+        The largest difference, by the largest output; not a number where the small model's outputs are none either.
+    """
     for number in (torch.float64, torch.float32):
         small, full = (model.eval().to(number) for model in (small, full))
         randomise(small, torch.Generator().manual_seed(seed))
@@ -246,8 +265,20 @@ def pad_error(
             if number is torch.float32:
                 raise
             continue  # it mixes in numbers of its own type, or a kernel has none for this one
+        theirs = _parts(theirs, ours, seen)
+        if not all(bool(one.isfinite().all()) for one in ours):
+            return math.nan
         return min(difference(theirs, ours), difference(_alike(theirs, ours), ours))
     raise AssertionError
+
+
+def _parts(one: Sequence[Tensor], other: Sequence[Tensor], seen: Sequence[Any]) -> list[Tensor]:
+    """Return those units of outputs that the small model has too, where it has fewer."""
+    found = list(one)
+    for place, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a.shape != b.shape and len(one) == len(seen) and seen[place] is not None:
+            found[place] = Cut(tuple(b.shape), seen[place]).of(a)
+    return found
 
 
 def _alike(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[Tensor]:
@@ -301,9 +332,12 @@ def verdict(net: SortedNet, setting: Setting, inputs: tuple[Any, Any]) -> Verdic
     larger = Setting({**net.space.full, **whole})
     if larger == setting:
         return Verdict(0.0)
-    cuts = {**computed(net, setting, inputs), **cuts_of(net, setting)}
-    error = pad_error(net.builder(**setting), net.builder(**larger), cuts, inputs)
+    found = aligned(net, setting, inputs)
+    cuts = {**computed(net, setting, found), **cuts_of(net, setting)}
+    seen = [None if terms is None else tuple(map(stretches_of, terms)) for terms in found.outputs]
+    error = pad_error(net.builder(**setting), net.builder(**larger), cuts, inputs, seen)
     reasons = [] if error <= TOLERANCE else _reasons(net)
+    reasons += ["without norms the small model's numbers grow past all bounds"] if math.isnan(error) else []
     return Verdict(error, not reasons, "; ".join(reasons[:3]))
 
 
