@@ -39,6 +39,7 @@ import torch
 from axis_truths import TRUTHS
 from plain_models import plain_models
 from torch import nn
+from unet import intersection_over_union
 
 import sortednet as sn
 from sortednet import Setting, SortedNet, Space
@@ -55,6 +56,7 @@ VALUES = {
 """Rows whose forward computes with the width itself, read by hand: another function of the same units."""
 PROGRAMS = 5000
 NETWORKS = 20
+SEEDS = 5
 
 Measured = tuple[dict[str, float], dict[str, Any]]
 """Figures, and what stands behind them."""
@@ -265,6 +267,14 @@ def families() -> Measured:
     return {"families_exact": share}, {"families": {"of": len(outcomes), "not_right": left}}
 
 
+def unet() -> Measured:
+    """Train a U-Net in every width, aligned and cut by shape."""
+    aligned, by_shape = ([intersection_over_union(seed, way) for seed in range(SEEDS)] for way in (True, False))
+    gains = [one[0] - other[0] for one, other in zip(aligned, by_shape, strict=True)]
+    described = {"aligned": aligned, "by_shape": by_shape, "gains": gains}
+    return {"unet_gain": statistics.median(gains)}, {"unet": described}
+
+
 PARTS: dict[str, Callable[[], Measured]] = {
     "hand_written": hand_written,
     "construction": construction,
@@ -274,6 +284,7 @@ PARTS: dict[str, Callable[[], Measured]] = {
     "hf": hf,
     "programs": programs,
     "timm": timm,
+    "unet": unet,
 }
 
 
