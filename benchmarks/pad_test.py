@@ -15,6 +15,7 @@ itself gives no finite numbers without its norms.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -132,8 +133,8 @@ def _root(root: Callable[[Any], Any], value: Any) -> Any:
 
 
 @contextmanager
-def plain(*models: nn.Module) -> Iterator[None]:
-    """Take what depends on sizes and not on units out of models."""
+def plain(*models: nn.Module, roots: bool = False) -> Iterator[None]:
+    """Take what depends on sizes and not on units out of models; roots of sizes stay if they have to."""
     own = [module for model in models for module in model.modules() if _is_own_norm(module)]
     fast = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as held:
@@ -142,7 +143,7 @@ def plain(*models: nn.Module) -> Iterator[None]:
             held.callback(delattr, module, "forward")
         F.scaled_dot_product_attention = _attention
         held.callback(setattr, F, "scaled_dot_product_attention", _SDPA)
-        for library in (math, numpy):
+        for library in () if roots else (math, numpy):
             held.callback(setattr, library, "sqrt", library.sqrt)
             library.sqrt = partial(_root, library.sqrt)
         torch.backends.mha.set_fastpath_enabled(False)
@@ -254,15 +255,16 @@ def pad_error(
     Returns:
         The largest difference, by the largest output; not a number where the small model's outputs are none either.
     """
-    for number in (torch.float64, torch.float32):
+    # Roots of whole numbers are sizes, but where they make out the sides of an image.
+    for number, roots in itertools.product((torch.float64, torch.float32), (False, True)):
         small, full = (model.eval().to(number) for model in (small, full))
         randomise(small, torch.Generator().manual_seed(seed))
         pad(small, full, cuts)
         args, kwargs = map_tensors(partial(_cast, number=number), inputs)
         try:
-            theirs, ours = (_run(model, (args, kwargs), seed) for model in (full, small))
+            theirs, ours = (_run(model, (args, kwargs), seed, roots) for model in (full, small))
         except RuntimeError:
-            if number is torch.float32:
+            if number is torch.float32 and roots:
                 raise
             continue  # it mixes in numbers of its own type, or a kernel has none for this one
         theirs = _parts(theirs, ours, seen)
@@ -290,9 +292,9 @@ def _alike(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[Tensor]:
     return [a * (both / size if size else 1.0) for a in one]
 
 
-def _run(model: nn.Module, inputs: tuple[Any, Any], seed: int) -> list[Tensor]:
+def _run(model: nn.Module, inputs: tuple[Any, Any], seed: int, roots: bool) -> list[Tensor]:
     torch.manual_seed(seed)
-    with plain(model):
+    with plain(model, roots=roots):
         return outputs(model(*inputs[0], **inputs[1]))
 
 
