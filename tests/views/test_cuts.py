@@ -253,9 +253,9 @@ def test_a_setting_between_those_watched_that_turns_out_otherwise_is_refused_whe
         net.at(width=3)(torch.ones(2, 4))
 
 
-def test_a_setting_between_that_is_cut_otherwise_keeps_its_own():
+def test_a_setting_whose_program_is_another_is_cut_alike_where_it_does_the_same():
     class Odd(nn.Module):
-        """At the middle width its halves are read the other way about."""
+        """At the middle width its halves are taken by slices."""
 
         def __init__(self, width):
             super().__init__()
@@ -414,3 +414,23 @@ def test_what_could_not_be_told_is_told_by_an_example(tmp_path):
     again.cuts.watch(X_ONE, again.full)
     for setting in space:
         torch.testing.assert_close(again.at(setting)(X_ONE), expected[setting])
+
+
+def test_a_shortcut_that_only_the_smaller_model_has_does_not_hide_what_the_other_branch_is():
+    class Shortcut(nn.Module):
+        """Where both widths are equal, as they are in the smaller model alone, there is a shortcut."""
+
+        def __init__(self, width):
+            super().__init__()
+            self.first = nn.Linear(4, 4 if width == 2 else 2 * width - 1)
+            self.left, self.right = (nn.Linear(self.first.out_features, width) for _ in range(2))
+            self.last = nn.Linear(2 * width, 3)
+
+        def forward(self, x):
+            x = self.first(x)
+            joined = torch.cat([self.left(x), self.right(x)], -1)
+            return self.last(x + joined if x.shape == joined.shape else joined)
+
+    net = sn.SortedNet(Shortcut, sn.Space(width=[2, 4]), example=torch.ones(2, 4))
+    assert pieces(net, "width=2", "last.weight")[1] == ((0, 2), (4, 2))
+    assert "only the smaller model does it: forward: add (1)" in str(net.cuts)

@@ -14,7 +14,6 @@ from ..space import Setting
 from .style import (
     ACCENT,
     INK,
-    LINE,
     MUTED,
     SMALL_FONT,
     drawable,
@@ -23,6 +22,7 @@ from .style import (
     name_axes,
     optional,
     place_ticks,
+    rule,
     span,
     start,
     ticks_of,
@@ -222,14 +222,9 @@ def draw_line(axes: Any, table: Table, *, recovery: bool = False) -> list[Points
                         color=INK,
                         parse_math=False,
                     )
-    _lined(axes)
+    rule(axes)
     name_axes(axes, name, worth_title(table))
     return [Points(axes, places, qualities, [_tip(table, row) for row in rows])]
-
-
-def _lined(axes: Any) -> None:
-    axes.grid(color=LINE)
-    axes.set_axisbelow(True)
 
 
 def cost_figure(table: Table, marked: Mapping[str, Row]) -> Figure:
@@ -269,7 +264,7 @@ def draw_cost(axes: Any, table: Table, cost: str, marked: Mapping[str, Row]) -> 
     room = 0.22 * (high - low) if marked else 0.0
     axes.set_ylim(*((low, high + room) if table.higher_is_better else (low - room, high)))
     _name_marked(axes, table, labels, cost, log)
-    _lined(axes)
+    rule(axes)
     axes.legend(loc="lower right" if table.higher_is_better else "upper right", fontsize=8, frameon=False)
     name_axes(axes, COSTS[cost] + (" (log scale)" if log else ""), worth_title(table))
     names = dict(labels)
@@ -358,7 +353,7 @@ def curves_figure(table: Table, curves: Mapping[str, Curve], marked: Mapping[str
         marks = ticks_of(losses)
         place_ticks(axes.yaxis, marks, [f"{mark:.3g}" for mark in marks])
     axes.set_xlim(left=0)
-    _lined(axes)
+    rule(axes)
     name_axes(axes, "update", "loss (log scale)" if log else "loss")
     return Figure([Choice("", picture, tips)])
 

@@ -14,7 +14,6 @@ from .figures import draw_cells, norm_of, worth_title
 from .style import (
     COLOURS,
     INK,
-    LINE,
     LINE_FONT,
     MUTED,
     SMALL_FONT,
@@ -23,6 +22,7 @@ from .style import (
     legend,
     legend_width,
     name_axes,
+    rule,
     start,
     ticks_of,
     wrapped,
@@ -171,8 +171,7 @@ def write_lines(
         for place, (name, points) in enumerate(curves.items())
     ]
     _number_across([across for points in curves.values() for across, _ in points], axes, log)
-    axes.grid(color=LINE)
-    axes.set_axisbelow(True)
+    rule(axes)
     name_axes(axes, f"{x} (log scale)" if log else x, y)
     head(axes, title, 12, _LINES_WIDTH)
     legend(axes, drawn, curves)
@@ -269,8 +268,7 @@ def write_bars(
     axes.axhline(0, color=MUTED, linewidth=1)
     axes.set_xlim(-0.5, len(groups) - 0.5)
     axes.margins(y=0.2 if upright else 0.09)
-    axes.grid(axis="y", color=LINE)
-    axes.set_axisbelow(True)
+    rule(axes, "y")
     name_axes(axes, "", y)
     axes.tick_params(axis="x", length=0, labelsize=LINE_FONT)
     names = [wrapped(group, group_width - 0.1, LINE_FONT) for group in groups]

@@ -31,6 +31,7 @@ __all__ = [
     "name_axes",
     "optional",
     "place_ticks",
+    "rule",
     "span",
     "start",
     "ticks_of",
@@ -94,6 +95,12 @@ def name_axes(axes: Any, across: str, up: str) -> None:
     axes.tick_params(labelsize=8, colors=INK)
     for side in axes.spines.values():
         side.set_color(MUTED)
+
+
+def rule(axes: Any, axis: str = "both") -> None:
+    """Draw light lines at the numbers of a plot, behind all that is drawn."""
+    axes.grid(axis=axis, color=LINE)
+    axes.set_axisbelow(True)
 
 
 def legend_width(names: Iterable[str]) -> float:

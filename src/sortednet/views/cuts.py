@@ -7,7 +7,6 @@ corner; an axis whose shape looks like several blocks is then not cut before an 
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -22,7 +21,7 @@ from ..imports.privates.torch import RunningNorm, persistent_buffers
 from ..space import Setting, Space
 from .alignment.aligner import Alignment, Trouble, align
 from .alignment.structure import Axis, Structure, solved
-from .alignment.tape import Tape
+from .alignment.tape import Tape, pattern_of
 from .alignment.terms import Leaf, Stretches, Sum, Term, is_fixed, leaves_of, size_of, stretches_of, text_of
 from .alignment.watching import WAYS, Inputs, Unwatchable, copied, example_of, is_plain, kept, watch
 from .constructed import Constructed
@@ -403,7 +402,7 @@ class Cuts:
             for (name, axis), term in structure.terms.items():
                 pieces = stretches_of(term)
                 if len(pieces) > 1 or pieces[0][0]:
-                    groups[f"{_pattern(name)}[{axis}]", text_of(term), _origin(term)] += 1
+                    groups[f"{pattern_of(name)}[{axis}]", text_of(term), _origin(term)] += 1
             lines.append(f"At {setting}: {'plain corners' if not groups else ''}".rstrip())
             for (where, text, why), count in groups.items():
                 note = ", ".join([*([why] if why else []), *([f"{count} axes"] if count > 1 else [])])
@@ -423,7 +422,7 @@ def _notes(found: Alignment) -> list[str]:
 def _by_pattern(counts: Mapping[str, int]) -> Iterable[tuple[str, int]]:
     joined: dict[str, int] = defaultdict(int)
     for where, count in counts.items():
-        joined[_pattern(where)] += count
+        joined[pattern_of(where)] += count
     return joined.items()
 
 
@@ -446,10 +445,10 @@ def _contradiction(setting: Setting, said: Layout, name: str, term: Term, pieces
 def _undecidable(setting: Setting, undecided: Mapping[tuple[str, int], Trouble]) -> LayoutError:
     groups: dict[tuple[str, str], list[tuple[str, int]]] = defaultdict(list)
     for axis, trouble in undecided.items():
-        groups[_pattern(trouble.where), trouble.what].append(axis)
+        groups[pattern_of(trouble.where), trouble.what].append(axis)
     lines = []
     for (where, what), axes in list(groups.items())[:_MOST_SHOWN]:
-        names = list(dict.fromkeys(f"{_pattern(name)}[{axis}]" for name, axis in axes))
+        names = list(dict.fromkeys(f"{pattern_of(name)}[{axis}]" for name, axis in axes))
         more = f" and {len(names) - 4} more" if len(names) > 4 else ""
         lines.append(f"\n- {', '.join(names[:4])}{more}: {where} {what}")
     more = f"\n- and {len(groups) - _MOST_SHOWN} more" if len(groups) > _MOST_SHOWN else ""
@@ -461,12 +460,8 @@ def _undecidable(setting: Setting, undecided: Mapping[tuple[str, int], Trouble])
     )
 
 
-def _pattern(name: str) -> str:
-    return re.sub(r"\d+", "*", name)
-
-
 def _origin(term: Term) -> str:
-    origins = dict.fromkeys(_pattern(leaf.origin) for leaf in leaves_of(term) if leaf.origin and not is_fixed(leaf))
+    origins = dict.fromkeys(pattern_of(leaf.origin) for leaf in leaves_of(term) if leaf.origin and not is_fixed(leaf))
     return ", ".join(list(origins)[:2])
 
 

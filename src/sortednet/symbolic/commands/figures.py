@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...imports.packages import needs
-from ...report.style import ACCENT, INK, LINE, MUTED, name_axes, place_ticks, span, start
+from ...report.style import ACCENT, INK, MUTED, name_axes, place_ticks, rule, span, start
 from ...report.svg import PAGE_WIDTH, Choice, Figure, Line, Points
 from .record import EXACT, FormulaRecord, error_text, shortened
 
@@ -101,8 +101,7 @@ def draw_data(axes: Any, record: FormulaRecord, formula: Any) -> list[Points | L
         name_axes(axes, f"{record.target}, measured", f"{record.target} by the formula")
         tips = [Points(axes, record.y.tolist(), given.tolist(), _measured(record), ("", "by the formula"))]
     axes.set_ylim(low, high)
-    axes.grid(color=LINE)
-    axes.set_axisbelow(True)
+    rule(axes)
     return tips
 
 
@@ -142,8 +141,7 @@ def left_figure(record: FormulaRecord) -> Figure:
         )
         axes.axhline(0, color=MUTED, linewidth=1)
         axes.set_ylim(min(low, 0), max(high, 0))
-        axes.grid(color=LINE)
-        axes.set_axisbelow(True)
+        rule(axes)
         name_axes(axes, name, f"{record.target} less the formula")
         choices.append(Choice(name, picture, [Points(axes, record.x[:, place].tolist(), left.tolist(), told)]))
     return Figure(choices, "Against")
@@ -177,8 +175,7 @@ def draw_front(axes: Any, record: FormulaRecord) -> list[Points]:
     axes.set_ylim(0.5 * min(*errors, *marks), 2 * max(*errors, *marks))
     axes.set_xlim(0, max(lengths) + max(2, 0.12 * max(lengths)))
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(color=LINE)
-    axes.set_axisbelow(True)
+    rule(axes)
     name_axes(axes, "complexity (nodes of the formula)", "error (share of the variance)")
     told = [f"{shortened(str(one), 90)}\ncomplexity {one.complexity}\nerror {error_text(one.error)}" for one in shown]
     return [Points(axes, lengths, errors, told)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 
 from . import mixing, moving
 from .rules import RULES, Terms, Unknown, size
-from .tape import Operation, Ref, Tape, pairs_of
+from .tape import Operation, Ref, Tape, pairs_of, pattern_of
 from .terms import Conflict, Leaf, Solver, Stretches, Sum, Term, is_fixed, leaves_of, size_of, stretches_of, text_of
 
 __all__ = ["Alignment", "Trouble", "align"]
@@ -48,7 +47,6 @@ class Alignment:
         untouched: Axes of what neither model read, which no other axis of its kind tells either.
         alone: How often the small model alone puts tensors together, by place: it is another function there.
         statistics: How often numbers are put together along a changing axis, by place: norms, pooling over channels.
-        siblings: Tensors that were not read, by the name of those whose cut they take.
     """
 
     terms: dict[str, Terms] = field(default_factory=dict)
@@ -58,7 +56,6 @@ class Alignment:
     untouched: dict[str, tuple[int, ...]] = field(default_factory=dict)
     alone: Counter[str] = field(default_factory=Counter)
     statistics: Counter[str] = field(default_factory=Counter)
-    siblings: dict[str, str] = field(default_factory=dict)
 
     def stretches(self, name: str) -> tuple[Stretches, ...]:
         """Return for each axis of a tensor the stretches of the full one that make it up."""
@@ -118,6 +115,9 @@ class _Walk:
         known = self._terms.get(ours.key)
         if known is None or len(known) != len(pairs):
             known = self._terms[ours.key] = [self.leaf(*pair) for pair in pairs]
+        other = self._other_terms.get(ours.key, known)
+        if [size(term) for term in other] == pairs:  # what the full model has of what only the small one puts together
+            return other
         return [term if size(term) == pair else self.leaf(*pair) for term, pair in zip(known, pairs, strict=True)]
 
     def meet(self, one: Term, other: Term) -> None:
@@ -343,23 +343,21 @@ class _Walk:
         ends: dict[tuple[int, int], dict[Stretches, Term]] = defaultdict(dict)
         for name, terms in found.terms.items():
             if name not in found.untouched:
-                known[_pattern(name), *map(size, terms)] = name
+                known[pattern_of(name), *map(size, terms)] = name
                 for axis, term in enumerate(terms):
                     ends[size(term)][stretches_of(term)] = term
                     beside[_place(name, axis, terms)][stretches_of(term)] = term
         for name in list(found.untouched):
             terms = found.terms[name]
             sizes = [size(term) for term in terms]
-            sibling = known.get((_pattern(name), *sizes))
+            sibling = known.get((pattern_of(name), *sizes))
             near = [beside[_place(name, axis, terms)] for axis in range(len(terms))]
             if sibling is not None:
-                found.terms[name], found.siblings[name] = found.terms[sibling], sibling
+                found.terms[name] = found.terms[sibling]
             elif all(small == full or len(own) == 1 for (small, full), own in zip(sizes, near, strict=True)):
                 found.terms[name] = _taken(terms, near)
-                found.siblings[name] = "the same axis of its module's others"
             elif all(small == full or len(ends[small, full]) == 1 for small, full in sizes):
                 found.terms[name] = _taken(terms, [ends[pair] for pair in sizes])
-                found.siblings[name] = "all axes of the same sizes"
             else:
                 continue
             del found.untouched[name]
@@ -374,10 +372,6 @@ def _taken(terms: Terms, others: Sequence[Mapping[Stretches, Term]]) -> Terms:
     """Return terms, of which those that change are the one term of others."""
     pairs = zip(terms, others, strict=True)
     return [next(iter(own.values())) if size(term)[0] != size(term)[1] else term for term, own in pairs]
-
-
-def _pattern(name: str) -> str:
-    return re.sub(r"\d+", "*", name)
 
 
 def _keeps_shape(ours: Operation, theirs: Operation) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .tape import pattern_of
 from .terms import Leaf, Product, Stretches, Sum, Term, is_fixed, leaves_of, normal, size_of, stretches_of
 
 __all__ = ["Axis", "Structure", "solved"]
@@ -146,7 +147,7 @@ def solved(
 
     def kind(axis: Axis) -> tuple[str, int, int, int]:
         name, place = axis
-        return re.sub(r"\d+", "*", name), place, small[name][place], full[name][place]
+        return pattern_of(name), place, small[name][place], full[name][place]
 
     for axis, pieces in found.items():
         alike[kind(axis)].add(pieces)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ...imports.privates.torch import TorchDispatchMode, schema_of, tree_flatten, tree_map
+from ..batches import tensors_of_batch
 
-__all__ = ["Operation", "Ref", "Tape", "pairs_of", "record", "tensors_in"]
+__all__ = ["Operation", "Ref", "Tape", "pairs_of", "pattern_of", "record"]
 
 # What a model does at one size and not at another: a reshape copies or does not.
 _SAME = {
@@ -202,10 +203,10 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def run(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Run a model, which is to be in evaluation mode, and record it."""
-        self.given = {id(one) for one in tensors_in((tuple(args), dict(kwargs)))}
+        self.given = {id(one) for one in tensors_of_batch((tuple(args), dict(kwargs)))}
         with self._within(model), self:
             output = model(*args, **kwargs)
-        self.output = [self._ref(one) for one in tensors_in(output)]
+        self.output = [self._ref(one) for one in tensors_of_batch(output)]
         self.iterated = self._changed_by_weights(model)
         self._alive.clear()
 
@@ -233,14 +234,6 @@ def record(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, 
         for module, mode in modes:
             module.training = mode
     return tape
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    """Return all tensors of a value: mappings and sequences are opened."""
-    if isinstance(value, Tensor):
-        return [value]
-    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
-    return [one for part in inner for one in tensors_in(part)]
 
 
 def pairs_of(small: Tape, full: Tape) -> list[tuple[Operation, Operation | None]]:
@@ -290,9 +283,9 @@ def _pair_elsewhere(
             continue
         for (other, _), others in reversed(list(theirs.items())):
             left = [one for one in others if id(one) not in taken]
-            if not left or _pattern(other) != _pattern(path):
+            if not left or pattern_of(other) != pattern_of(path):
                 continue
-            keys, other_keys = ([tuple(map(_pattern, one.shape)) for one in side] for side in (alone, left))
+            keys, other_keys = ([tuple(map(pattern_of, one.shape)) for one in side] for side in (alone, left))
             blocks = SequenceMatcher(None, keys, other_keys, autojunk=False).get_matching_blocks()
             if sum(count for *_, count in blocks) == len(alone):
                 for x, y, count in blocks:
@@ -301,5 +294,6 @@ def _pair_elsewhere(
                 break
 
 
-def _pattern(path: str) -> str:
-    return re.sub(r"\d+", "*", path)
+def pattern_of(name: str) -> str:
+    """Return a name, or a path, without its numbers: the same for what stands for the same in every block."""
+    return re.sub(r"\d+", "*", name)
