@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from .generation.policies import EarlyExit, FixedDepth, SelfSpeculative
     from .lora.ranks import dylora, load_adapter, merge, order_ranks, save_adapter, unmerge
     from .network.loading import load
-    from .network.sorted_net import SortedNet, SubModel
+    from .network.sorted_net import SortedNet
+    from .network.sub_model import SubModel
     from .space import Setting, Space, Support
     from .training import importance, recipes
     from .training.classifiers import adjust_classifiers
@@ -107,7 +108,8 @@ _HOMES = {
     "generation.policies": ["EarlyExit", "FixedDepth", "SelfSpeculative"],
     "lora.ranks": ["dylora", "load_adapter", "merge", "order_ranks", "save_adapter", "unmerge"],
     "network.loading": ["load"],
-    "network.sorted_net": ["SortedNet", "SubModel"],
+    "network.sorted_net": ["SortedNet"],
+    "network.sub_model": ["SubModel"],
     "space": ["Setting", "Space", "Support"],
     "training.classifiers": ["adjust_classifiers"],
     "training.layer_dropout": ["drop_layers"],

@@ -1,6 +1,7 @@
 """Whose a buffer is: a part of the full model's, the small model's own, or vectors that follow from the weights."""
 
 import threading
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 import sortednet as sn
+from sortednet.errors import BuildError
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 SPACE = sn.Space(width=[2, 4])
@@ -80,6 +82,41 @@ class Alike(Base):
         return self.last(self.first(x) * self.one + self.two)
 
 
+class Copied(Base):
+    """What is computed where the weights are goes into a buffer that is elsewhere, as in timm's Swin V2."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        self.register_buffer("table", torch.zeros(width), persistent=False)
+        self.table.copy_(torch.arange(width, device=self.first.weight.device) / width)
+
+    def forward(self, x):
+        return self.last(self.first(x) + self.table)
+
+
+class Reads(Base):
+    """A number that is read off the weights."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        nn.init.ones_(self.first.weight)
+        self.register_buffer("norm", torch.tensor(self.first.weight.norm().item()))
+
+    def forward(self, x):
+        return self.last(self.first(x) / self.norm)
+
+
+class Anchored(Base):
+    """The initial weights are kept."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        self.register_buffer("anchor", self.first.weight.detach().clone())
+
+    def forward(self, x):
+        return self.last(self.first(x) + x @ self.anchor.T)
+
+
 class Statistics(Base):
     """Statistics of one's own."""
 
@@ -96,7 +133,7 @@ class Statistics(Base):
 
 
 @pytest.mark.parametrize("example", [None, X], ids=["first forward", "example"])
-@pytest.mark.parametrize("build", [Features, Unsaved, Order, Scale, Index, Alike, Statistics])
+@pytest.mark.parametrize("build", [Features, Unsaved, Order, Scale, Index, Alike, Copied, Reads, Anchored, Statistics])
 def test_a_sub_model_is_the_same_in_every_place_and_thread(build, example):
     net = sn.SortedNet(build, SPACE, example=example)
     net(X)
@@ -116,6 +153,37 @@ def test_what_is_drawn_is_the_full_models(build):
     assert torch.equal(net.extract(width=2).features, net.full.features[:, :2])
 
 
+def test_initial_weights_that_are_kept_are_the_full_models():
+    net = sn.SortedNet(Anchored, SPACE, example=X)
+    assert torch.equal(net.extract(width=2).anchor, net.full.anchor[:2])
+
+
+def test_what_is_read_off_the_weights_is_the_small_models_own():
+    assert sn.SortedNet(Reads, SPACE, example=X).extract(width=2).norm == pytest.approx(8**0.5)
+    assert sn.SortedNet(Copied, SPACE, example=X).extract(width=2).table.tolist() == [0, 0.5]
+
+
+class Shared(Base):
+    """One activation for all models, as the default of an argument makes it."""
+
+    def __init__(self, width, act=nn.Sequential(nn.GELU(), nn.Dropout(0.5))):  # noqa: B008
+        super().__init__(width)
+        self.act = act
+
+    def forward(self, x):
+        return self.last(self.act(self.first(x)))
+
+
+def test_a_module_without_tensors_may_be_one_for_all_models():
+    net = sn.SortedNet(Shared, SPACE, example=X)
+    assert net.submodel(width=2).act is not net.full.act
+    assert net.full.training
+    assert net.full.act[1].training
+    assert not net.submodel(width=2).act[1].training
+    with pytest.raises(BuildError, match="is the same module at every call"):
+        sn.SortedNet(partial(Shared, act=nn.BatchNorm1d(4)), sn.Space(width=[4]))
+
+
 def test_a_drawn_order_of_constant_size_is_the_full_models():
     net = sn.SortedNet(Order, SPACE, example=X)
     assert torch.equal(net.extract(width=2).order, net.full.order)
@@ -123,7 +191,7 @@ def test_a_drawn_order_of_constant_size_is_the_full_models():
 
 def test_what_is_computed_from_the_size_is_the_small_models_own():
     assert sn.SortedNet(Scale, SPACE, example=X).extract(width=2).scale == pytest.approx(2**-0.5)
-    assert sn.SortedNet(Index, SPACE).extract(width=2).places.tolist() == [0, 0]
+    assert sn.SortedNet(Index, SPACE, example=X).extract(width=2).places.tolist() == [0, 0]
 
 
 def test_statistics_of_ones_own_are_shared():

@@ -157,7 +157,7 @@ def test_a_plain_model_keeps_its_views():
     )
     assert all(cut.is_view for _, cut in net.skeleton("width=2").slots())
     assert str(net.cuts) == "At width=2: plain corners"
-    assert net.cuts.to_json() == {"structures": {}, "iterated": []}
+    assert net.cuts.to_json(net.full) == {"structures": {}, "iterated": []}
 
 
 def test_the_cuts_are_shown_by_pattern_with_what_made_them():
@@ -334,8 +334,19 @@ def test_a_saved_network_is_cut_as_it_was_without_being_watched(tmp_path):
     assert json.loads(first)["cuts"] == json.loads(second)["cuts"]
 
 
-def test_a_network_saved_before_anything_ran_is_cut_by_its_shapes(tmp_path):
+def test_a_network_saved_before_anything_ran_waits_for_its_first_forward(tmp_path):
     unet().save_pretrained(tmp_path / "net")
+    net = sn.load(tmp_path / "net", UNet)
+    net(IMAGES)
+    assert pieces(net, SPACE.smallest, "up.0.weight")[1] == ((0, 2), (4, 2))
+
+
+def test_a_network_of_an_earlier_version_is_cut_by_its_shapes(tmp_path):
+    unet().save_pretrained(tmp_path / "net")
+    weights = tmp_path / "net" / "model.safetensors"
+    described = records.read(tmp_path / "net" / "sortednet.json")
+    del described["cuts"]
+    save_file(load_file(weights), weights, {"sortednet": json.dumps(described)})
     net = sn.load(tmp_path / "net", UNet)
     net(IMAGES)
     assert net.cuts.traces == 0
@@ -434,3 +445,125 @@ def test_a_shortcut_that_only_the_smaller_model_has_does_not_hide_what_the_other
     net = sn.SortedNet(Shortcut, sn.Space(width=[2, 4]), example=torch.ones(2, 4))
     assert pieces(net, "width=2", "last.weight")[1] == ((0, 2), (4, 2))
     assert "only the smaller model does it: forward: add (1)" in str(net.cuts)
+
+
+# --- depth: shallow models stand for deeper ones --------------------------------------------------------------------
+
+
+class Halves(nn.Module):
+    def __init__(self, width, gated):
+        super().__init__()
+        self.inner, self.outer, self.gated = nn.Linear(6, 2 * width), nn.Linear(2 * width, 6), gated
+        self.own = nn.Linear(width, 6)
+
+    def forward(self, x):
+        x = self.inner(x)
+        if self.gated:
+            value, gate = x.chunk(2, -1)
+            return self.outer(x) + self.own(value * gate)
+        return self.outer(x) + self.own(x.flip(-1)[..., : self.own.in_features])
+
+
+class Repeated(nn.Module):
+    """Blocks of the same names and shapes; those after `alike` do something else."""
+
+    def __init__(self, width, depth, alike=9):
+        super().__init__()
+        self.blocks = nn.ModuleList([Halves(width, place < alike) for place in range(depth)])
+
+    def forward(self, x):
+        for one in self.blocks:
+            x = x + one(x)
+        return x
+
+
+DEEP = sn.Space(width=[2, 3, 4], depth=[1, 2, 6])
+
+
+def deep(alike=9):
+    torch.manual_seed(0)
+    return sn.SortedNet(lambda width, depth: Repeated(width, depth, alike), DEEP, example=torch.ones(2, 6))
+
+
+def test_blocks_that_repeat_are_watched_once():
+    net = deep()
+    assert net.cuts.traces == 2  # one block, of both widths
+    assert pieces(net, "width=2,depth=1", "blocks.0.inner.weight")[0] == ((0, 2), (4, 2))
+    assert pieces(net, "width=3,depth=6", "blocks.5.inner.weight")[0] == ((0, 3), (4, 3))
+
+
+def test_a_deeper_block_that_does_something_else_is_found_before_it_is_used():
+    net = deep(alike=1)
+    with pytest.raises(LayoutError, match="blocks"):
+        net.at(width=2, depth=6)(torch.ones(2, 6))
+
+
+class Plain(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(6, 2 * width), nn.Linear(2 * width, 6)
+        self.own = nn.Linear(width, 6)
+
+    def forward(self, x):
+        x = self.inner(x)
+        return self.outer(x) + self.own(x[..., ::2])
+
+
+def test_what_is_saved_was_watched_at_full_depth(tmp_path):
+    def build(width, depth):
+        model = Repeated(width, depth)
+        for block in model.blocks[1:]:
+            block.forward = Plain.forward.__get__(block)  # pairs of units, in place of halves
+        return model
+
+    net = sn.SortedNet(build, DEEP, example=torch.ones(2, 6))
+    net.save_pretrained(tmp_path)
+    again = sn.load(tmp_path, build)
+    for one in (again, net):
+        assert pieces(one, "width=2,depth=6", "blocks.0.inner.weight")[0] == ((0, 2), (4, 2))
+        assert pieces(one, "width=2,depth=6", "blocks.5.inner.weight")[0] == ((0, 4),)
+    assert again.cuts.traces == 0
+
+
+def test_a_kind_of_block_that_only_deeper_models_have_is_watched_at_once():
+    def build(width, depth):
+        return nn.Sequential(*(Halves(width, True) if place < 2 else Plain(width) for place in range(depth)))
+
+    net = sn.SortedNet(build, DEEP, example=torch.ones(2, 6))
+    assert net.cuts.traces == 4
+    assert pieces(net, "width=2,depth=6", "5.inner.weight")[0] == ((0, 4),)
+
+
+def test_heads_that_change_no_shape_are_no_depth():
+    class Heads(nn.Module):
+        def __init__(self, heads, width):
+            super().__init__()
+            self.first = nn.Linear(6, width)
+            self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+
+        def forward(self, x):
+            x = self.first(x)
+            return self.attention(x, x, x, need_weights=False)[0].mean(-1)
+
+    with pytest.raises(LayoutError, match="cannot be cut"):
+        sn.SortedNet(Heads, sn.Space(heads=[2, 4], width=[16]), example=torch.ones(2, 3, 6))
+
+
+# --- before anything ran --------------------------------------------------------------------------------------------
+
+
+def test_parts_of_a_trained_model_that_are_taken_before_anything_ran_come_with_a_warning(tmp_path):
+    net = unet(model=UNet(4, 3))
+    for take in (net.extract, net.submodel, lambda _: net.save_pretrained(tmp_path / "net")):
+        with pytest.warns(UserWarning, match="Nothing has run yet"):
+            take(SPACE.smallest)
+    for one in (net, sn.load(tmp_path / "net", UNet)):
+        one.observe(IMAGES)
+        assert pieces(one, SPACE.smallest, "up.0.weight")[1] == ((0, 2), (4, 2))
+        one.extract(SPACE.smallest)
+
+
+def test_evaluation_observes_its_first_batch():
+    net = unet()
+    sn.evaluate(net, [(IMAGES, torch.zeros(2, 8, 8, dtype=torch.long))], lambda y, _: y.mean((1, 2, 3)), measure=())
+    assert net.cuts.known

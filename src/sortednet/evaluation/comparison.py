@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple, get_args
@@ -93,6 +94,12 @@ def compare_submodels(
         (('depth=1,width=8', 'depth=1,width=16', 'depth=2,width=8'), (0,), (4,))
     """
     _check(net, batches, measures, max_positions=max_positions, chunk_tokens=chunk_tokens)
+    stream = iter(batches)
+    first = list(itertools.islice(stream, 1))
+    for one in (net, other):
+        if isinstance(one, SortedNet) and first:
+            device = next(one.full.parameters()).device
+            call_with(one.observe, to_device(_parted(first[0])[0], device))
     with ExitStack() as stack, torch.no_grad():
         pairs, reference = _pairs(net, other, against, settings, stack)
         totals: dict[Measure, list[Tensor]] = {
@@ -100,7 +107,7 @@ def compare_submodels(
         }
         counts = torch.zeros(0, dtype=torch.float64)
         read = functools.partial(_read, measures=measures, hidden=hidden, shift=shift, most=max_positions)
-        for batch in batches:
+        for batch in itertools.chain(first, stream):
             for place, (setting, ours, theirs) in enumerate(pairs):
                 # One reference of all rows is run once a batch.
                 if place == 0 or theirs is not pairs[place - 1][2]:
@@ -202,6 +209,11 @@ class _Read(NamedTuple):
     states: Tensor | None  # (N, W)
 
 
+def _parted(batch: Any) -> tuple[Any, Any]:
+    """Part a batch into inputs and targets; a tensor has none."""
+    return (batch, None) if isinstance(batch, Tensor) else inputs_and_targets(batch)
+
+
 def _read(
     module: nn.Module,
     batch: Any,
@@ -214,7 +226,7 @@ def _read(
     """Run a model, and keep the outputs that count."""
     parameter = next(module.parameters(), None)
     batch = batch if parameter is None else to_device(batch, parameter.device)
-    inputs, targets = (batch, None) if isinstance(batch, Tensor) else inputs_and_targets(batch)
+    inputs, targets = _parted(batch)
     asked = "cosine" in measures and hidden is None
     if asked and not hasattr(getattr(module, "config", None), "output_hidden_states"):
         raise ConfigError(

@@ -105,6 +105,7 @@ def evaluate(
     if first is None:
         raise DataError("The data to evaluate on are empty. Give at least one batch of (inputs, targets).")
     inputs = to_device(inputs_and_targets(first)[0], next(net.full.parameters()).device)
+    call_with(net.observe, inputs)
     wanted = list(
         dict.fromkeys([*(net.space if settings is None else map(net.space.setting, settings)), net.space.full])
     )

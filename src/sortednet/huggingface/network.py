@@ -50,6 +50,7 @@ class PretrainedNet(SortedNet):
         layouts: Layout | Iterable[Layout] = (),
         buffers: BufferPolicy = "shared",
         private: str | Sequence[str] = (),
+        example: Any = None,
         **supports: Sequence[Number],
     ) -> PretrainedNet:
         """Make a pretrained model many-in-one; see `SortedNet.from_pretrained`."""
@@ -62,7 +63,13 @@ class PretrainedNet(SortedNet):
         given = (layouts,) if isinstance(layouts, Layout) else tuple(layouts)
         with builder.reading(full):
             return cls(
-                builder, space, model=full, layouts=(*builder.layouts(full), *given), buffers=buffers, private=private
+                builder,
+                space,
+                model=full,
+                layouts=(*builder.layouts(full), *given),
+                buffers=buffers,
+                private=private,
+                example=example,
             )
 
     def __getattr__(self, name: str) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -27,26 +26,10 @@ from . import checkpoint
 from .builders import PLAIN, SharedForward, as_builder, module_of
 from .sharing import Sharing
 from .storing import write_network
+from .sub_model import SubModel
 from .trials import Inputs
 
-__all__ = ["SortedNet", "SubModel"]
-
-
-@dataclass(frozen=True)
-class SubModel:
-    """The sub-model at one setting, for training: calling it runs it, and gradients land in the network's weights.
-
-    Attributes:
-        net: The network.
-        setting: The setting, the same for life.
-    """
-
-    net: nn.Module
-    setting: Setting
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the sub-model's own `forward`."""
-        return self.net(*args, setting=self.setting, **kwargs)
+__all__ = ["SortedNet"]
 
 
 class SortedNet(nn.Module):
@@ -142,6 +125,7 @@ class SortedNet(nn.Module):
             known=self.builder.layouts(self.full),
             unwatchable=self.builder.unwatchable,
             groups=self.builder.kind != PLAIN,
+            trained=model is not None,
         )
         patterns = (private,) if isinstance(private, str) else tuple(private)
         trainable = {name: p.requires_grad for name, p in self.full.named_parameters(remove_duplicate=False)}
@@ -179,6 +163,7 @@ class SortedNet(nn.Module):
         layouts: Layout | Iterable[Layout] = (),
         buffers: BufferPolicy = "shared",
         private: str | Sequence[str] = (),
+        example: Any = None,
         **supports: Sequence[Number],
     ) -> SortedNet:
         """Make a pretrained Hugging Face model many-in-one, with its own weights as the full model.
@@ -193,6 +178,7 @@ class SortedNet(nn.Module):
             layouts: Layouts of fused parameters, beside those known of the family.
             buffers: Whose the running statistics are: `shared`, `private` or `reestimated`.
             private: Shell patterns of parameters that every sub-model has for itself, such as `classifier.*`.
+            example: Inputs that it runs on, in place of those that are made up from its config.
             supports: By field of the config (`num_hidden_layers`, `intermediate_size`, `num_attention_heads`,
                 `hidden_size`, ...) the values that it may take. The largest is the model's own. Key and value heads
                 follow the heads, entries per layer follow the depth, and a head keeps its size.
@@ -217,8 +203,9 @@ class SortedNet(nn.Module):
             2
         """
         return module_of("pretrained").from_pretrained(  # type: ignore[no-any-return]
-            model, space=space, readout=readout, layouts=layouts, buffers=buffers, private=private, **supports
-        )
+            model, space=space, readout=readout, layouts=layouts, buffers=buffers, private=private, example=example,
+            **supports,
+        )  # fmt: skip
 
     def forward(
         self,
@@ -254,7 +241,7 @@ class SortedNet(nn.Module):
             SettingError: If a setting is not in the space.
         """
         self._refuse_merged()
-        self._watch((args, kwargs))
+        self.observe(*args, **kwargs)
         if settings is None:
             return self._run(self.space.setting(setting), (args, kwargs), inference)
         if setting is not None:
@@ -272,8 +259,12 @@ class SortedNet(nn.Module):
                 self.full, chosen, inputs, bool(parts), weights, inference, partial(self._one_by_one, inference)
             )
 
-    def _watch(self, inputs: Inputs) -> None:
-        """Find the cuts on the first inputs that there are, where no example was given."""
+    def observe(self, *args: Any, **kwargs: Any) -> None:
+        """Find where sub-models lie on first inputs of the model's own `forward`, where no example was given.
+
+        The first forward does so by itself. What uses sub-models on their own, such as `evaluate`, asks for it before.
+        """
+        inputs = args, kwargs
         self.cuts.note(inputs)
         if self.cuts.awaits(inputs) and self.cuts.watch_first(inputs, self.full):
             self._sharing.forget()
@@ -377,7 +368,9 @@ class SortedNet(nn.Module):
             SettingError: If the setting is not in the space.
         """
         self._refuse_sharded("submodel")
-        return self._skeleton(self.space.setting(setting, **values)).freeze(self.private)
+        chosen = self.space.setting(setting, **values)
+        self.cuts.warn_if_untold(chosen)
+        return self._skeleton(chosen).freeze(self.private)
 
     def extract(self, setting: Mapping[str, Number] | str | None = None, /, **values: Number) -> nn.Module:
         """Copy a sub-model out as a plain, independent model of the builder's class.
@@ -393,7 +386,9 @@ class SortedNet(nn.Module):
             SettingError: If the setting is not in the space.
         """
         self._refuse_sharded("extract")
-        return self._skeleton(self.space.setting(setting, **values)).copy(self.private)
+        chosen = self.space.setting(setting, **values)
+        self.cuts.warn_if_untold(chosen)
+        return self._skeleton(chosen).copy(self.private)
 
     def skeleton(self, setting: Mapping[str, Number] | str, *, new: bool = False) -> Skeleton:
         """Build the skeleton of a setting: names, shapes and cuts without any memory. For cost and update rules.
@@ -470,6 +465,7 @@ class SortedNet(nn.Module):
         """
         self._refuse_sharded("save_pretrained")
         self._refuse_merged()
+        self.cuts.warn_if_untold()
         self.write(path, self.full.state_dict(), max_shard_size=max_shard_size)
 
     def write(
@@ -483,7 +479,7 @@ class SortedNet(nn.Module):
         held, policy = self.private, self.private.policy
         described = {"space": self.space.to_json(), "buffers": policy, "private": list(held.patterns)}
         tensors = held.tensors() if private is None else private
-        options = {"cuts": self.cuts.to_json(), **options}
+        options = {"cuts": self.cuts.to_json(self.full), **options}
         write_network(path, self.builder, self.full, state, described, self.layouts, tensors, **options)
 
     def _refuse_sharded(self, method: str) -> None:

@@ -66,6 +66,8 @@ def adjust_classifiers(
             f"{[name for name, _ in net.full.named_parameters()][-4:]}; give a pattern of these, such as 'head.*'."
         )
     held = list(batches)
+    if held:
+        call_with(net.observe, inputs_and_targets(held[0])[0])
     for one in net.space if settings is None else settings:
         setting = net.space.setting(one)
         if setting == net.space.full:

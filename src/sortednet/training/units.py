@@ -118,6 +118,7 @@ class Outputs:
 
     def __init__(self, net: SortedNet, inputs: Any) -> None:
         self.net, self.inputs = net, inputs
+        call_with(net.observe, inputs)
         self.tensors = self._run()
         if not self.tensors or any(one.isnan().any() or not one.isfinite().any() for one in self.tensors):
             raise DataError(

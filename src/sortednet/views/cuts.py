@@ -7,7 +7,7 @@ corner; an axis whose shape looks like several blocks is then not cut before an 
 
 from __future__ import annotations
 
-from collections import defaultdict
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -22,16 +22,15 @@ from ..space import Setting, Space
 from .alignment.aligner import Alignment, Trouble, align
 from .alignment.structure import Axis, Structure, solved
 from .alignment.tape import Tape, pattern_of
-from .alignment.terms import Leaf, Stretches, Sum, Term, is_fixed, leaves_of, size_of, stretches_of, text_of
+from .alignment.terms import Leaf, Stretches, Sum, Term, size_of, stretches_of
 from .alignment.watching import WAYS, Inputs, Unwatchable, copied, example_of, is_plain, kept, watch
 from .constructed import Constructed
 from .cut import Cut
+from .explaining import contradiction, described, notes, undecidable
 from .layouts import Layout, blocks_of, cuts_by_shape, refuse_misfits, shared_tensors, suspicion, tensors_of
 from .outlines import outline
 
 __all__ = ["Cuts", "Found", "StoredCuts"]
-
-_MOST_SHOWN = 8
 
 
 class Found(NamedTuple):
@@ -50,7 +49,7 @@ class StoredCuts(NamedTuple):
     """How a saved network was cut.
 
     Attributes:
-        found: What `Cuts.to_json` returned; None if it was cut by layouts and shapes.
+        found: What `Cuts.to_json` returned; None if it was cut by layouts and shapes, or an earlier version wrote it.
     """
 
     found: Mapping[str, Any] | None
@@ -67,10 +66,12 @@ class Cuts:
         unwatchable: Why the models cannot be watched, so that layouts and shapes serve; empty where they can.
         groups: Whether the groups of group norms are to stay those of the full model where they can: as a pretrained
             model was trained.
+        trained: Whether the weights are more than initial ones.
 
     Attributes:
         layouts: As given.
         unwatchable: Why the models cannot be watched; empty where they can, or it was not tried.
+        trained: As given.
         traces: How often a model was watched so far.
         constructed: The full model's buffers as its constructor makes them.
         iterated: Names of buffers that a model in training changes by its weights alone, such as the vectors of
@@ -88,6 +89,7 @@ class Cuts:
         known: Iterable[Layout] = (),
         unwatchable: str = "",
         groups: bool = False,
+        trained: bool = False,
     ) -> None:
         self.layouts = tuple(layouts)
         believed = tuple(known)
@@ -98,10 +100,12 @@ class Cuts:
         self.iterated: frozenset[str] = frozenset()
         self.rested: dict[tuple[Setting, str], Tensor] = {}
         self.version = 0
-        self._build, self._space, self._groups = build, space, groups
+        self._build, self._space, self._groups, self.trained = build, space, groups, trained
         self._example: Inputs | None = None
         self._way = ""
-        self._full: Tape | None = None
+        # By setting, of models without a narrower axis: what others are held against.
+        self._wholes: dict[Setting, Tape] = {}
+        self._deeper: list[Setting] = []  # that stand for all, of whose like only shallower ones were watched
         # Those of the settings that stand for all, and of others that these do not tell.
         self._structures: dict[Setting, Structure] | None = None
         self._checked: set[Setting] = set()
@@ -115,8 +119,8 @@ class Cuts:
     def watch(self, example: Any, full: nn.Module) -> None:
         """Find the cuts by watching models run on an example.
 
-        The full model and the settings that stand for all are watched at once: the smallest of each dimension alone,
-        and of all together. The others are when they are first used.
+        The settings that stand for all are watched at once: the smallest of each dimension alone, and of all together,
+        as shallow as they come where depth only repeats what its blocks do. The others are when they are first used.
 
         Args:
             example: A tensor, a tuple of positional or a mapping of keyword arguments; two examples of a batch suffice.
@@ -158,6 +162,15 @@ class Cuts:
             self.unwatchable = str(error)  # so that what is known without serves
         return not self.unwatchable
 
+    def warn_if_untold(self, setting: Setting | None = None) -> None:
+        """Warn before parts of a trained model are used that only shapes tell how to cut, as nothing has run yet."""
+        if self.trained and not self.known and not self.unwatchable and setting != self._space.full:
+            warnings.warn(
+                "Nothing has run yet that tells how axes are made up: sub-models are cut by layouts and shapes. Give "
+                "the network an example: SortedNet(..., example=inputs), or net.observe(inputs) before.",
+                stacklevel=3,
+            )
+
     def renew(self, full: nn.Module) -> None:
         """Watch the models again on the same example, as they have other sizes now.
 
@@ -179,7 +192,7 @@ class Cuts:
         )
 
     def _watch(self, inputs: Inputs, full: nn.Module) -> None:
-        outlines = {setting: outline(self._build, setting) for setting in self._stand_ins()}
+        outlines, whole, idle = self._stand_ins()
         failure: BuildError | LayoutError | None = None
         for way in WAYS:  # a dearer one may run, or tell, what a cheaper one did not
             try:
@@ -191,41 +204,69 @@ class Cuts:
                         "tensor, a tuple of positional or a mapping of keyword arguments."
                     )
                 continue
-            whole = tapes.pop(self._space.full)
-            found = {setting: self._align(tape, whole, full, outlines[setting]) for setting, tape in tapes.items()}
+            against = tapes.pop(whole)
+            found = {setting: self._align(tape, against, full, outlines[setting]) for setting, tape in tapes.items()}
             refusals = (self._refusal(setting, one, full, outlines[setting]) for setting, one in found.items())
             refused = next((one for one in refusals if one is not None), None)
             if refused is None:
-                self._example, self._way, self._full = kept(inputs, way), way, whole
+                self._example, self._way, self._wholes = kept(inputs, way), way, {whole: against}
                 self.version += 1
-                self._structures = {setting: self._structure(setting, one) for setting, one in found.items()}
-                self._checked, self._notes = set(found), {setting: _notes(one) for setting, one in found.items()}
-                self._find_iterated(outlines[self._space.full])
+                self._structures = {setting: Structure(frozenset(self._changed(setting)), {}) for setting in idle}
+                self._structures |= {setting: self._structure(setting, one) for setting, one in found.items()}
+                self._checked, self._notes = set(found), {setting: notes(one) for setting, one in found.items()}
+                self._find_iterated(full)
                 return
             failure = refused
         assert failure is not None
         raise failure
 
-    def _find_iterated(self, module: nn.Module) -> None:
+    def _find_iterated(self, full: nn.Module) -> None:
         """Ask the full model in training which buffers its weights alone change; most models have none to ask of."""
-        asked = any(
-            True for one in module.modules() if not isinstance(one, RunningNorm) for _ in persistent_buffers(one)
-        )
+        asked = any(True for one in full.modules() if not isinstance(one, RunningNorm) for _ in persistent_buffers(one))
         if self._example is not None and asked:
+            module = outline(self._build, self._space.full)
             with suppress(Unwatchable):
                 tape = self._watched(self._space.full, module, self._example, self._way, training=True)
                 self.iterated = frozenset(tape.iterated)
 
-    def _stand_ins(self) -> list[Setting]:
-        """Return the full setting, the smallest, and those smallest in one dimension alone."""
+    def _stand_ins(self) -> tuple[dict[Setting, nn.Module], Setting, list[Setting]]:
+        """Return the models that stand for all, that of them which others are held against, and what is not watched.
+
+        A dimension that alone leaves out whole layers, and changes no shape, is a depth. Where the layers that are left
+        stand for all, models that have no others are watched; deeper ones are when they are first used.
+        """
         space = self._space
-        alone = [Setting({**space.full, name: value}) for name, value in space.smallest.items()]
         smallest = space.smallest if space.smallest in space else space[0]
-        return list(dict.fromkeys([space.full, smallest, *(one for one in alone if one in space)]))
+        alone = [one for one in (Setting({**space.full, name: space.smallest[name]}) for name in space.supports)
+                 if one in space and one != space.full]  # fmt: skip
+        outlines = {one: outline(self._build, one) for one in (space.full, smallest, *alone)}
+        idle = [one for one in alone if _is_shallower(outlines[one], outlines[space.full])]
+        shallow = {name: one[name] for one in idle for name in self._changed(one)}
+        whole = Setting({**space.full, **shallow})
+        if idle and whole in space:
+            outlines[whole] = outlines[whole] if whole in outlines else outline(self._build, whole)
+            if all(smallest[name] == value for name, value in shallow.items()) and _stands_for(
+                outlines[whole], outlines[space.full]
+            ):
+                narrow = [Setting({**one, **shallow}) for one in alone if one not in idle]
+                chosen = [whole, smallest, *(one for one in narrow if one in space)]
+                self._deeper = alone
+                return {one: outlines.get(one) or outline(self._build, one) for one in chosen}, whole, idle
+        self._deeper = []
+        return {one: outlines[one] for one in (space.full, smallest, *alone)}, space.full, []
 
     def _watched(self, setting: Setting, module: nn.Module, inputs: Inputs, way: str, training: bool = False) -> Tape:
         self.traces += 1
         return watch(lambda: copied(module, partial(outline, self._build, setting)), inputs, way, training=training)
+
+    def _whole(self) -> Tape:
+        """Return what the full model does on the example; it is watched once."""
+        setting = self._space.full
+        if setting not in self._wholes:
+            module = outline(self._build, setting)
+            assert self._example is not None
+            self._wholes[setting] = self._watched(setting, module, self._example, self._way)
+        return self._wholes[setting]
 
     def _changed(self, setting: Setting) -> list[str]:
         return [name for name, value in setting.items() if value != self._space.full[name]]
@@ -283,19 +324,19 @@ class Cuts:
     def _check(self, setting: Setting, full: nn.Module, small: nn.Module) -> LayoutError | None:
         """Watch a setting when it is first used: what those that stand for all tell of it need not be right."""
         assert self._structures is not None
-        if self._example is None or self._full is None or setting in self._checked:
+        if self._example is None or setting in self._checked:
             return None
         try:
-            tape = self._watched(setting, small, self._example, self._way)
+            tape, whole = self._watched(setting, small, self._example, self._way), self._whole()
         except Unwatchable as failure:
             return LayoutError(f"At {setting} the model does not run on the example: {failure}.")
-        found = self._align(tape, self._full, full, small)
+        found = self._align(tape, whole, full, small)
         refused = self._refusal(setting, found, full, small)
         if refused is None:
             told, missing = self._solve(setting, full, small)
             if missing or any(cut.pieces != found.stretches(name) for name, cut in told.items() if name in found.terms):
                 self._structures[setting] = self._structure(setting, found)
-                self._notes[setting] = _notes(found)
+                self._notes[setting] = notes(found)
             self._checked.add(setting)
         return refused
 
@@ -345,7 +386,7 @@ class Cuts:
                 said = next((one for one in reversed(self._given) if one.covers(name, axis)), None)
                 term = found.terms[name][axis]
                 if said is not None and (name, axis) not in troubles and stretches_of(term) != pieces:
-                    return _contradiction(setting, said, name, term, pieces)
+                    return contradiction(setting, said, name, term, pieces)
         conflicting = {axis for trouble in found.conflicts for axis in trouble.axes}
         made = dict(small.named_buffers(remove_duplicate=False))
         stored = tensors_of(small).keys()
@@ -356,12 +397,18 @@ class Cuts:
             and (axis not in declared or axis in conflicting)
             and (axis[0] not in made or self.follows(setting, axis[0], made[axis[0]], by_shape[axis[0]], stored=True))
         }
-        return _undecidable(setting, left) if left else None
+        return undecidable(setting, left) if left else None
 
-    def to_json(self) -> dict[str, Any] | None:
-        """Return what was found as plain values, from which no trace is needed; None where nothing was watched."""
+    def to_json(self, full: nn.Module) -> dict[str, Any] | None:
+        """Return what was found as plain values, from which no trace is needed; None where it cannot be watched.
+
+        What stands for all is watched at full depth before, where only shallow models were: afterwards, nobody can.
+        """
         if self._structures is None:
-            return None
+            return None if self.unwatchable else {}  # nothing has run yet
+        for setting in self._deeper:
+            self._check(setting, full, outline(self._build, setting))
+        self._deeper = []
         moved = any(
             len(pieces) > 1 or pieces[0][0]
             for structure in self._structures.values()
@@ -378,6 +425,7 @@ class Cuts:
         """
         if stored.found is None:
             self.unwatchable = "it was not watched before it was saved"
+        if not stored.found:
             return
         shapes = {name: tuple(tensor.shape) for name, tensor in full.named_parameters(remove_duplicate=False)}
         shapes |= {name: tuple(tensor.shape) for name, tensor in full.named_buffers(remove_duplicate=False)}
@@ -396,34 +444,28 @@ class Cuts:
     def __str__(self) -> str:
         if self._structures is None:
             return f"By layouts and shapes: {self.unwatchable or 'no example has run yet'}."
-        lines = [] if self._structures else ["Plain corners."]
-        for setting, structure in self._structures.items():
-            groups: dict[tuple[str, str, str], int] = defaultdict(int)
-            for (name, axis), term in structure.terms.items():
-                pieces = stretches_of(term)
-                if len(pieces) > 1 or pieces[0][0]:
-                    groups[f"{pattern_of(name)}[{axis}]", text_of(term), _origin(term)] += 1
-            lines.append(f"At {setting}: {'plain corners' if not groups else ''}".rstrip())
-            for (where, text, why), count in groups.items():
-                note = ", ".join([*([why] if why else []), *([f"{count} axes"] if count > 1 else [])])
-                lines.append(f"  {where}: {text}{f' ({note})' if note else ''}")
-            lines += self._notes.get(setting, [])
-        return "\n".join(lines)
+        return "\n".join(described(self._structures, self._notes))
 
 
-def _notes(found: Alignment) -> list[str]:
-    """Say what is no matter of cuts: what the smaller model alone does, and what joins units by a statistic."""
-    return [
-        *(f"  only the smaller model does it: {where} ({count})" for where, count in _by_pattern(found.alone)),
-        *(f"  only a statistic joins units: {where} ({count})" for where, count in _by_pattern(found.statistics)),
-    ]
+def _is_shallower(small: nn.Module, full: nn.Module) -> bool:
+    """Whether a model is the full model without some layers: fewer tensors, and each of the same shape."""
+    ours, theirs = ({name: one.shape for name, one in tensors_of(model).items()} for model in (small, full))
+    return len(ours) < len(theirs) and all(theirs.get(name) == shape for name, shape in ours.items())
 
 
-def _by_pattern(counts: Mapping[str, int]) -> Iterable[tuple[str, int]]:
-    joined: dict[str, int] = defaultdict(int)
-    for where, count in counts.items():
-        joined[pattern_of(where)] += count
-    return joined.items()
+def _stands_for(shallow: nn.Module, full: nn.Module) -> bool:
+    """Whether every layer that a model lacks has its like among those that it has, of the same name but for numbers."""
+
+    def kinds(model: nn.Module) -> set[tuple[object, ...]]:
+        types = {name: type(module) for name, module in model.named_modules(remove_duplicate=False)}
+        found: set[tuple[object, ...]] = set()
+        for name, tensor in tensors_of(model).items():
+            steps = name.split(".")
+            above = tuple(types[".".join(steps[:count])] for count in range(len(steps)))
+            found.add((pattern_of(name), tuple(tensor.shape), above))
+        return found
+
+    return kinds(full) == kinds(shallow)
 
 
 def _undecided(found: Alignment) -> dict[tuple[str, int], Trouble]:
@@ -433,38 +475,3 @@ def _undecided(found: Alignment) -> dict[tuple[str, int], Trouble]:
         for axis in axes:
             troubles.setdefault((name, axis), Trouble("forward", "does not read it", frozenset([(name, axis)])))
     return troubles
-
-
-def _contradiction(setting: Setting, said: Layout, name: str, term: Term, pieces: Stretches) -> LayoutError:
-    return LayoutError(
-        f"At {setting}, {said} cuts axis {said.axis} of {name} at {_said(pieces)}. But as the model runs on the "
-        f"example, it is {text_of(term)}, which is {_said(stretches_of(term))}. Leave the layout out, or correct it."
-    )
-
-
-def _undecidable(setting: Setting, undecided: Mapping[tuple[str, int], Trouble]) -> LayoutError:
-    groups: dict[tuple[str, str], list[tuple[str, int]]] = defaultdict(list)
-    for axis, trouble in undecided.items():
-        groups[pattern_of(trouble.where), trouble.what].append(axis)
-    lines = []
-    for (where, what), axes in list(groups.items())[:_MOST_SHOWN]:
-        names = list(dict.fromkeys(f"{pattern_of(name)}[{axis}]" for name, axis in axes))
-        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-        lines.append(f"\n- {', '.join(names[:4])}{more}: {where} {what}")
-    more = f"\n- and {len(groups) - _MOST_SHOWN} more" if len(groups) > _MOST_SHOWN else ""
-    first, place = next(iter(undecided))
-    return LayoutError(
-        f"At {setting} these axes cannot be cut, as no part of them does what the smaller model's do:{''.join(lines)}"
-        f"{more}\nSort another size, or say how an axis is made up: "
-        f'layouts=[Layout("{first}", axis={place}, blocks=...)].'
-    )
-
-
-def _origin(term: Term) -> str:
-    origins = dict.fromkeys(pattern_of(leaf.origin) for leaf in leaves_of(term) if leaf.origin and not is_fixed(leaf))
-    return ", ".join(list(origins)[:2])
-
-
-def _said(pieces: Stretches) -> str:
-    shown = ", ".join(f"{start}:{start + length}" for start, length in pieces[:4])
-    return shown + (", ..." if len(pieces) > 4 else "")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +17,16 @@ from torch.nn.modules.module import (
 )
 
 from ..errors import BuildError, SortedNetError
-from ..imports.privates.torch import buffers_of
+from ..imports.privates.torch import buffers_of, children_of, parameters_of
 from ..imports.privates.transformers import keep_weights
 from ..space import Number, Setting
 from .draws import own_draws, undrawn
 
 __all__ = ["call_builder", "check_size", "is_quantised", "outline", "redrawn"]
+
+
+class _ReadsNumbers(BuildError):  # noqa: N818
+    """A builder needs numbers of parameters."""
 
 
 class _Building(threading.local):
@@ -80,30 +86,61 @@ def _parameters_on_meta() -> Iterator[None]:
         _BUILDING.made = before
 
 
-def outline(build: Callable[..., nn.Module], setting: Setting) -> nn.Module:
+def outline(build: Callable[..., nn.Module], setting: Setting, beside: nn.Module | None = None) -> nn.Module:
     """Build the model at a setting with its parameters on the meta device and its buffers real.
+
+    Args:
+        build: Makes the model.
+        setting: The setting.
+        beside: A model that it shall share no module with. A module without tensors may be the same one at every call,
+            such as the activation that is the default of an argument: the outline gets one of its own.
 
     Raises:
         BuildError: If the builder fails or returns no module.
     """
-
-    def make() -> nn.Module:
-        with _parameters_on_meta():
-            return call_builder(build, setting)
-
     with _ONE_AT_A_TIME:
         _watch()
-        module = undrawn(make, build)
+        module = undrawn(partial(_without_memory, build, setting), build)
     _fill_buffers(module, build, setting)
+    if beside is not None:
+        _part(module, beside)
     return module
+
+
+def _without_memory(build: Callable[..., nn.Module], setting: Setting) -> nn.Module:
+    """Build the model at a setting with its parameters on the meta device.
+
+    A builder that reads numbers of them, or puts what it computes from them into a buffer, gets real ones first.
+    """
+    try:
+        with _parameters_on_meta():
+            return call_builder(build, setting)
+    except _ReadsNumbers:
+        module = call_builder(build, setting)
+    with _parameters_on_meta():
+        for one in module.modules():
+            for name, parameter in parameters_of(one).items():
+                stand_in = None if parameter is None else _to_meta(one, name, parameter)
+                parameters_of(one)[name] = parameter if stand_in is None else stand_in
+    return module
+
+
+def _part(module: nn.Module, other: nn.Module) -> None:
+    """Copy the modules without tensors that two models share."""
+    theirs = set(map(id, other.modules()))
+    for parent in list(module.modules()):
+        for name, child in children_of(parent).items():
+            if child is not None and id(child) in theirs and not [*child.parameters(), *child.buffers()]:
+                with suppress(Exception):  # whatever it holds; then it is refused as it is
+                    children_of(parent)[name] = copy.deepcopy(child)
 
 
 def redrawn(build: Callable[..., nn.Module], setting: Setting, seed: int) -> dict[str, Tensor]:
     """Return the buffers of the model at a setting by name, as its constructor makes them with another seed."""
     with _ONE_AT_A_TIME:
         _watch()
-        with own_draws(seed), _parameters_on_meta():
-            module = call_builder(build, setting)
+        with own_draws(seed):
+            module = _without_memory(build, setting)
     _fill_buffers(module, build, setting, seed)
     return dict(module.named_buffers(remove_duplicate=False))
 
@@ -163,7 +200,7 @@ def call_builder(build: Callable[..., nn.Module], setting: Mapping[str, Number])
         raise
     except Exception as error:
         if "meta" in str(error):
-            raise BuildError(
+            raise _ReadsNumbers(
                 f"The builder reads the value of a tensor at {setting} ({error}). Sub-models are built without memory: "
                 "compute such values from the arguments, or keep them in buffers."
             ) from error

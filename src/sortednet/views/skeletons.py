@@ -493,7 +493,7 @@ def build_skeleton(build: Callable[..., nn.Module], setting: Setting, full: nn.M
         BuildError: If the builder fails, returns no module, or makes a parameter that is no corner of the full one.
         LayoutError: If a layout does not fit.
     """
-    module = outline(build, setting)
+    module = outline(build, setting, full)
     try:
         return Skeleton(setting, module, full, cuts)
     except BuildError as error:

@@ -161,9 +161,11 @@ class Recipe:
         """
         wrapped = build if self.wrap is None else self.wrap(build)
         full = wrapped(**self.space.full) if model is None else model
-        return SortedNet(
+        net = SortedNet(
             wrapped, self.space, model=full, layouts=layouts, buffers=self.buffers, private=self.private(full)
         )
+        net.cuts.trained = model is not None
+        return net
 
     def parts(self, net: SortedNet, output: str | Path) -> Iterator[Part]:
         """Yield the stages in order, to be trained one after another.
