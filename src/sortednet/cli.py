@@ -194,10 +194,17 @@ def _parser() -> Any:
         "--batch_size", type=int | None, default=None, help="examples in a batch: 256 images, 32 texts"
     )
     evaluate.add_argument("--cost_batch", type=int, default=1, help="examples that latency and memory are measured on")
+    evaluate.add_argument(
+        "--report_share", type=float, default=0.0,
+        help="share of the examples that is reported on alone, such as 0.5; nothing is chosen by it",
+    )  # fmt: skip
     _add_trust(evaluate)
     select = command("select", "Choose the best sub-model under budgets, such as: select RUN max_params=50000")
     select.add_argument("run", type=str, help=run)
-    select.add_argument("budgets", nargs="+", type=str, help="max_COLUMN=number or min_COLUMN=number")
+    select.add_argument("budgets", nargs="*", type=str, help="max_COLUMN=number or min_COLUMN=number")
+    select.add_argument(
+        "--within_error", type=bool, default=False, help="the smallest that is not measurably worse than the best"
+    )
     select.add_argument("--name", type=str | None, default=None, help="label in the report; the budgets where left out")
     extract = command("extract", "Write a sub-model as an ordinary model.")
     extract.add_argument("run", type=str, help=run)
@@ -297,12 +304,13 @@ def _run_command(command: str, given: Any) -> None:
         measure = [one.strip() for one in given.measure.strip("[] ").split(",") if one.strip()]
         evaluate(
             given.run, console,
-            measure=measure, batch_size=given.batch_size, cost_batch=given.cost_batch, trust=trust,
+            measure=measure, batch_size=given.batch_size, cost_batch=given.cost_batch,
+            report_share=given.report_share, trust=trust,
         )  # fmt: skip
     elif command == "select":
         from .jobs.selection import select
 
-        select(given.run, given.budgets, given.name)
+        select(given.run, given.budgets, given.name, within_error=given.within_error)
     elif command == "extract":
         from .jobs.extraction import extract
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import sortednet as sn
-from sortednet.errors import DataError, SettingError
+from sortednet.errors import ConfigError, DataError, SettingError
 from sortednet.models import MLP, PreResNet
 
 
@@ -215,6 +215,80 @@ def test_a_single_batch_in_place_of_a_list_is_refused() -> None:
 def test_a_model_that_is_not_sorted_is_refused() -> None:
     with pytest.raises(DataError, match=r"measures a SortedNet, not a MLP"):
         sn.evaluate(MLP(), batches())
+
+
+@pytest.mark.parametrize("empty", [{"loader": []}, {"loader": iter([])}, {"loader": batches(), "report": []}])
+def test_each_empty_split_is_named(empty) -> None:
+    which = "report" if "report" in empty else "evaluate"
+    with pytest.raises(DataError, match=f"The data to {which} on are empty"):
+        sn.evaluate(make_net(), **empty)
+
+
+def test_what_is_reported_is_measured_on_the_other_split() -> None:
+    net = make_net()
+    one, other = batches()[:1], batches()[1:]
+    table = sn.evaluate(net, one, measure=(), report=other)
+    for row in table:
+        assert row.quality == sn.evaluation.quality(net.submodel(row.setting), one)
+        assert row.reported == sn.evaluation.quality(net.submodel(row.setting), other)
+        assert row.reported_low <= row.reported <= row.reported_high
+    assert (table.conditions["examples"], table.conditions["reported examples"]) == (4, 6)
+
+
+def test_conditions_say_where_and_on_how_much_it_was_measured() -> None:
+    table = sn.evaluate(make_net(), batches(), cost_batch=3, conditions={"seed": 7, "split": "test"})
+    held = table.conditions
+    assert held["threads"] == torch.get_num_threads()
+    assert held["costs of"] == "FLOPs of 1 example, the others of 3"
+    assert (held["examples"], held["seed"], held["split"], held["precision"]) == (10, 7, "test", "float32")
+    assert held["processor"]
+    assert f"torch {torch.__version__}" in held["versions"]
+
+
+def test_costs_of_a_batch_without_single_examples_are_those_of_the_batch() -> None:
+    class Graph(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(5, width), nn.Linear(width, 3)
+
+        def forward(self, x, edge_index):
+            return self.head(self.body(x).index_add(0, edge_index[1], self.body(x)[edge_index[0]]))
+
+    net = sn.SortedNet(Graph, sn.Space(width=[2, 4]))
+    table = sn.evaluate(net, [(torch.randn(6, 5), torch.randint(0, 6, (2, 9)), torch.arange(6) % 3)])
+    assert table.row("width=2").flops == 2 * 6 * (5 * 2 + 5 * 2 + 2 * 3)
+    assert table.conditions["costs of"] == "the first batch as it is (6x5, 2x9)"
+
+
+def test_a_cost_that_cannot_be_measured_stays_empty_with_the_reason() -> None:
+    class Asks(nn.Linear):
+        def forward(self, x):
+            return super().forward(x if x.sum() > 0 else -x)
+
+    table = sn.evaluate(sn.SortedNet(lambda width: Asks(5, width), sn.Space(width=[3, 4])), batches())
+    assert [row.flops for row in table] == [None, None]
+    assert all(row.memory_bytes and row.latency_ms for row in table)
+    assert table.notes["flops"].startswith("ConfigError at width=3: The forward of the sub-model at width=3 failed")
+
+
+@pytest.mark.parametrize("bad", [{"measure": ("speed",)}, {"cost_batch": 0}])
+def test_measurements_that_are_none_are_refused(bad) -> None:
+    with pytest.raises(ConfigError, match=r"may hold flops, latency, memory, and cost_batch=\d is at least 1"):
+        sn.evaluate(make_net(), batches(), **bad)
+
+
+@pytest.mark.parametrize(
+    "metric", [nn.functional.cross_entropy, lambda o, y: -nn.functional.cross_entropy(o, y, reduction="none")]
+)
+def test_there_is_no_recovery_of_losses_and_of_what_is_below_zero(metric) -> None:
+    table = sn.evaluate(make_net(), batches(), metric, measure=(), metric_name="neg_log_loss")
+    assert all(row.recovery is None for row in table)
+
+
+def test_the_margins_of_a_table_are_paired() -> None:
+    table = sn.evaluate(make_net(), batches(), measure=())
+    alone = [(row.quality_high - row.quality_low) / 2 for row in table[:2]]
+    assert 0 < table.differ_by(*table[:2]) < sum(alone)
 
 
 def test_batches_without_examples_are_refused() -> None:

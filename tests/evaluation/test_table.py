@@ -2,12 +2,14 @@ import csv
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sortednet.errors import CheckpointError, SettingError
+from sortednet.evaluation.margins import Margins
 from sortednet.evaluation.table import Row, Table, readable
 from sortednet.space import Setting
 
@@ -312,3 +314,98 @@ def test_a_quality_is_shown_to_three_digits(quality, text):
 
 def test_a_value_that_was_not_measured_is_a_dash():
     assert small().text(small()[0], "flops") == "-"
+
+
+def measured(*qualities, margins=None, width=None, **more):
+    rows = [row(2**place, one, 100 * (place + 1)) for place, one in enumerate(qualities)]
+    if width is not None:
+        rows = [replace(one, quality_low=one.quality - width, quality_high=one.quality + width) for one in rows]
+    held = None if margins is None else Margins([one.setting for one in rows], margins)
+    return Table(rows, margins=held, **more)
+
+
+def test_the_smallest_within_error_is_not_measurably_worse_than_the_best():
+    table = measured(90.0, 98.0, 99.0, margins=[[], [1.0], [1.0, 1.5]])
+    assert table.select() == {"depth": 4}
+    assert table.select(within_error=True) == {"depth": 2}
+
+
+def test_within_error_goes_by_the_best_within_the_budgets():
+    table = measured(90.0, 92.0, 99.0, margins=[[], [3.0], [3.0, 3.0]])
+    assert table.select(within_error=True) == {"depth": 4}
+    assert table.select(within_error=True, max_depth=2) == {"depth": 1}
+
+
+def test_within_error_takes_lower_ones_where_lower_is_better():
+    table = measured(0.30, 0.35, 0.29, margins=[[], [0.1], [0.02, 0.02]], metric="loss")
+    assert table.select(within_error=True) == {"depth": 1}
+
+
+def test_without_pairs_the_intervals_of_both_count():
+    assert measured(96.0, 98.0, 99.0, width=1.0).select(within_error=True) == {"depth": 2}
+
+
+def test_within_error_without_any_interval_says_what_to_do():
+    with pytest.raises(SettingError, match=r"by how much .* several batches; or leave out within_error"):
+        small().select(within_error=True)
+
+
+@pytest.mark.parametrize("ask", [lambda t: t.select(), lambda t: t.above(1), lambda t: t.pareto()])
+def test_a_metric_that_nobody_knows_is_asked_for_where_it_matters(ask):
+    table = small(metric="points")
+    assert table.higher_is_better is None
+    with pytest.raises(SettingError, match=r"more points is better. Say so: evaluate\(..., higher_is_better=True\)"):
+        ask(table)
+    table.higher_is_better = True
+    assert ask(table)
+
+
+@pytest.mark.parametrize(("metric", "better"), [("F1", True), ("val_loss", False), ("points", None)])
+def test_the_name_of_the_metric_tells_what_is_better(metric, better, tmp_path):
+    table = small(metric=metric)
+    table.to_json(tmp_path / "table.json")
+    assert table.higher_is_better is better
+    assert Table.from_json(tmp_path / "table.json").higher_is_better is better
+
+
+def test_conditions_notes_and_margins_are_kept_with_the_table(tmp_path):
+    table = measured(
+        90.0, 98.0, margins=[[], [1.23456789]], conditions={"examples": 540, "processor": "A"}, notes={"flops": "no"}
+    )
+    table.to_json(tmp_path / "table.json")
+    read = Table.from_json(tmp_path / "table.json")
+    assert (read, read.conditions, read.notes) == (table, table.conditions, table.notes)
+    assert read.differ_by(read[0], read[1]) == table.differ_by(table[0], table[1])
+    assert "examples: 540, processor: A\nflops has gaps: no" in str(read)
+
+
+def test_a_part_of_a_table_keeps_its_conditions_and_margins():
+    table = measured(90.0, 98.0, margins=[[], [9.0]], conditions={"examples": 5})
+    part = table.with_rows(table[:2])
+    assert (part.conditions, part.select(within_error=True)) == ({"examples": 5}, {"depth": 1})
+
+
+def test_intervals_and_what_is_reported_come_last_in_the_csv(tmp_path):
+    Table([row(2, 90.0, 1, quality_low=88.0, quality_high=91.0, reported=89.0)]).to_csv(tmp_path / "a.csv")
+    head = next(csv.reader((tmp_path / "a.csv").open()))
+    assert head[:3] == ["depth", "quality", "recovery"]
+    assert head[-3:] == ["reported", "quality_low", "quality_high"]
+    small().to_csv(tmp_path / "b.csv")
+    assert "reported" not in (tmp_path / "b.csv").read_text()
+
+
+def test_intervals_are_printed_beside_the_quality():
+    table = measured(98.9, width=0.75)
+    assert table.interval(table[0]) == "98.2 to 99.7"
+    assert [line.split()[:2] for line in str(table).split("\n")[:1]] == [["depth", "accuracy"]]
+    assert "98.2 to 99.7" in str(table)
+
+
+@pytest.mark.parametrize("bad", [{"margins": {"settings": ["depth=1"], "values": [[1.0]]}}, {"conditions": {"a": []}}])
+def test_a_damaged_margin_or_condition_is_named(bad, tmp_path):
+    small().to_json(tmp_path / "table.json")
+    held = json.loads((tmp_path / "table.json").read_text()) | bad
+    held.pop("digest")
+    (tmp_path / "table.json").write_text(json.dumps(held))
+    with pytest.raises(CheckpointError, match="table.json is damaged"):
+        Table.from_json(tmp_path / "table.json")

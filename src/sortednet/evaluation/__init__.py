@@ -7,6 +7,7 @@ from ..imports.lazy import attach
 if TYPE_CHECKING:
     from .comparison import compare_submodels
     from .cost import count_flops, count_parameters, measure_latency, measure_memory
+    from .directions import direction_of
     from .evaluator import accuracy, evaluate, quality
     from .judging import Judgement, exact_match, exact_match_judge, final_answer, judge_pairs
     from .similarity import Similarity
@@ -23,6 +24,7 @@ __all__ = [
     "count_flops",
     "count_parameters",
     "curvature",
+    "direction_of",
     "distance_bound",
     "evaluate",
     "exact_match",
@@ -40,6 +42,7 @@ __all__ = [
 _HOMES = {
     "comparison": ["compare_submodels"],
     "cost": ["count_flops", "count_parameters", "measure_latency", "measure_memory"],
+    "directions": ["direction_of"],
     "evaluator": ["accuracy", "evaluate", "quality"],
     "judging": ["Judgement", "exact_match", "exact_match_judge", "final_answer", "judge_pairs"],
     "similarity": ["Similarity"],

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,14 +17,85 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..errors import ConfigError
 from ..imports.privates.torch import FakeTensorMode, TorchDispatchMode, tree_leaves
 from ..network.sorted_net import SortedNet
-from ..space import Number
-from ..views.batches import call_with, map_tensors, tensors_of_batch
+from ..space import Number, Setting
+from ..views.batches import batch_size, call_with, map_tensors, split_batch, tensors_of_batch
 from ..views.modes import evaluating
 from ..views.skeletons import Slot
 
-__all__ = ["count_flops", "count_parameters", "measure_latency", "measure_memory"]
+__all__ = [
+    "MEASUREMENTS",
+    "Measurement",
+    "count_flops",
+    "count_parameters",
+    "examples_of",
+    "measure_costs",
+    "measure_latency",
+    "measure_memory",
+]
 
+Measurement = Literal["flops", "latency", "memory"]
+MEASUREMENTS: dict[Measurement, str] = {"flops": "flops", "latency": "latency_ms", "memory": "memory_bytes"}
+"""The columns of what may be measured."""
+_MOST_REASON = 300
 _Sizes = WeakKeyDictionary[torch.UntypedStorage, int]
+
+
+def examples_of(net: SortedNet, inputs: Any, count: int) -> Any:
+    """Return the first examples of a batch, or all of it as it is where they cannot be told apart.
+
+    A batch has no single examples where its tensors have different numbers of rows, as the nodes and the edges of a
+    graph, or where the full model takes no part of it.
+
+    Args:
+        net: The network.
+        inputs: Of its model, on its device.
+        count: How many examples, at least 1.
+    """
+    rows = [len(tensor) for tensor in tensors_of_batch(inputs) if tensor.dim()]
+    size = batch_size(inputs) if rows else 1
+    if size <= count:
+        return inputs
+    try:
+        some = split_batch(inputs, [count, size - count])[0]
+        with torch.no_grad():
+            call_with(net.submodel(net.space.full), some)
+    except Exception:
+        # Whatever the model says of a part, the batch itself is what it takes.
+        return inputs
+    return some
+
+
+def measure_costs(
+    net: SortedNet, setting: Setting, example: Any, examples: Any, measure: Collection[Measurement]
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Measure costs of a sub-model as it would be shipped.
+
+    Args:
+        net: The network.
+        setting: The sub-model.
+        example: Inputs that FLOPs are counted on.
+        examples: Inputs that latency and memory are measured on.
+        measure: Which costs.
+
+    Returns:
+        The costs by their columns, and for each column that stays empty the reason.
+    """
+    # A sub-model may put fused parameters together at each call; the extracted one does not.
+    module = cache(lambda: net.extract(setting).eval())
+    ways: dict[Measurement, Callable[[], float]] = {
+        "flops": lambda: count_flops(net, setting, example),
+        "latency": lambda: measure_latency(module(), examples),
+        "memory": lambda: measure_memory(module(), examples),
+    }
+    found, reasons = {}, {}
+    for name, way in ways.items():
+        if name in measure:
+            try:
+                found[MEASUREMENTS[name]] = way()
+            except Exception as error:
+                reason = " ".join(f"{type(error).__name__} at {setting}: {error}".split())
+                reasons[MEASUREMENTS[name]] = reason[:_MOST_REASON]
+    return found, reasons
 
 
 def count_parameters(net: SortedNet, setting: Mapping[str, Number] | str) -> int:
@@ -82,7 +154,8 @@ def count_flops(net: SortedNet, setting: Mapping[str, Number] | str, inputs: Any
     def empty(slot: Slot, held: Tensor) -> Tensor:
         return torch.empty(slot.cut.shape, dtype=held.dtype, device="meta")
 
-    module = net.skeleton(checked, new=True).fill(empty).to("meta").eval()
+    # What a forward gives back of its parameters, such as a view, would ask for a gradient.
+    module = net.skeleton(checked, new=True).fill(empty).to("meta").eval().requires_grad_(False)
     counter = FlopCounterMode(display=False)
     # Fake tensors on the meta device: from them a model can tell that it must not ask for values, such as a mask's.
     # What the forward makes itself, such as positions, goes to the meta device too.

@@ -6,31 +6,34 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache, partial
 from inspect import signature
-from operator import itemgetter
-from typing import Any, Literal, Protocol, final
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..network.sorted_net import SortedNet
 from ..space import Number, Setting
 from ..training.objectives import Batch
-from ..views.batches import call_with, inputs_and_targets, map_tensors, tensors_of_batch, to_device
+from ..views.batches import call_with, inputs_and_targets, tensors_of_batch, to_device
 from . import cost
+from .conditions import processor, versions
+from .cost import MEASUREMENTS, Measurement
+from .directions import direction_of, name_of
+from .row import INTERVALS
+from .scores import Collected, Scores, intervals, margins
 from .table import Row, Table
 
 __all__ = ["Meter", "accuracy", "evaluate", "qualities", "quality", "tabulate"]
 
-Measurement = Literal["flops", "latency", "memory"]
-Metric = Callable[[Any, Any], Tensor]
+Metric = Callable[[Any, Any], Any]
 
 
 def accuracy(output: Any, targets: Any) -> Tensor:
     """Score each example 100 if the largest logit is its class, and 0 otherwise.
 
     Args:
-        output: Logits, or an object that has `logits`. Shape (B, classes).
+        output: Logits, or an object or mapping that has `logits`. Shape (B, classes).
         targets: Class of each example. Shape (B,), int64. Of a mapping, its `labels`.
 
     Returns:
@@ -42,7 +45,8 @@ def accuracy(output: Any, targets: Any) -> Tensor:
     """
     if isinstance(targets, Mapping):
         targets = targets.get("labels")
-    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    held = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    logits = output if isinstance(output, Tensor) else held
     if not isinstance(logits, Tensor) or not isinstance(targets, Tensor) or logits.shape[:-1] != targets.shape:
         raise DataError(
             "accuracy compares logits of shape (B, classes) with the class of each example, and this batch or output "
@@ -58,10 +62,12 @@ def evaluate(
     metric: Metric = accuracy,
     *,
     settings: Iterable[Mapping[str, Number] | str] | None = None,
-    measure: Collection[Measurement] = ("flops", "latency", "memory"),
+    measure: Collection[Measurement] = tuple(MEASUREMENTS),
     cost_batch: int = 1,
     metric_name: str | None = None,
-    higher_is_better: bool = True,
+    higher_is_better: bool | None = None,
+    report: Iterable[Batch] | None = None,
+    conditions: Mapping[str, str | Number] | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Table:
     """Measure sub-models as they are, without any further training.
@@ -75,18 +81,24 @@ def evaluate(
             (B,), or their mean, shape ().
         settings: Which sub-models; all of the space where left out. The full model is always among them.
         measure: Which costs beside the parameters: FLOPs of one example, median latency in milliseconds and peak memory
-            in bytes of `cost_batch` examples.
+            in bytes of `cost_batch` examples. Of a batch that has no single examples, such as a graph, all three are
+            those of the first batch as it is. Where one cannot be measured it stays empty, and `Table.notes` says why.
         cost_batch: Examples of the first batch that latency and memory are measured on, at least 1.
         metric_name: The name of the metric; the function's own where left out.
-        higher_is_better: Whether a larger quality is the better one.
+        higher_is_better: Whether a larger quality is the better one; where left out, the metric or its name tells
+            (`direction_of`), and where they do not, `Table.select` asks.
+        report: Batches to report on, of which nothing is chosen: the quality that is chosen by looks better than it is.
+        conditions: More to keep with the table, such as `{"seed": 0, "split": "validation"}`.
         progress: Called with the number of sub-models done and their total.
 
     Returns:
-        One row for each sub-model: quality, parameters, the costs measured, and the recovery in per cent of the full
-        model's quality.
+        One row for each sub-model: quality, parameters, the costs measured, intervals that hold the true quality 19
+        times of 20 where there are scores of examples or of several batches, and the recovery in per cent of the full
+        model's quality, where more is better and it is above 0.
 
     Raises:
-        DataError: If the loader is empty.
+        ConfigError: If `measure` or `cost_batch` is out of range.
+        DataError: If the loader is empty, or the metric gives no scores.
         SettingError: If a setting is not in the space.
 
     Example:
@@ -98,76 +110,111 @@ def evaluate(
     """
     if not isinstance(net, SortedNet):
         raise DataError(f"evaluate measures a SortedNet, not a {type(net).__name__}. Use quality(module, batches).")
-    if isinstance(loader, tuple) and all(isinstance(one, Tensor) for one in loader):
-        raise DataError("A single batch was given. Give a list of batches, such as [(inputs, targets)].")
-    batches = list(loader) if isinstance(loader, Iterator) else loader
+    if set(measure) - set(MEASUREMENTS) or cost_batch < 1:
+        raise ConfigError(
+            f"measure={list(measure)} may hold {', '.join(MEASUREMENTS)}, and cost_batch={cost_batch} is at least 1."
+        )
+    batches, held_out = (_batches(one) for one in (loader, report))
     first = next(iter(batches), None)
-    if first is None:
-        raise DataError("The data to evaluate on are empty. Give at least one batch of (inputs, targets).")
+    if first is None or (report is not None and next(iter(held_out), None) is None):
+        which = "evaluate" if first is None else "report"
+        raise DataError(f"The data to {which} on are empty. Give at least one batch of (inputs, targets).")
     inputs = to_device(inputs_and_targets(first)[0], next(net.full.parameters()).device)
     call_with(net.observe, inputs)
     wanted = list(
         dict.fromkeys([*(net.space if settings is None else map(net.space.setting, settings)), net.space.full])
     )
+    meter = partial(Collected, metric)
     return tabulate(
         net,
-        qualities(net, batches, partial(_Mean, metric), wanted),
-        map_tensors(itemgetter(slice(1)), inputs),
-        map_tensors(itemgetter(slice(cost_batch)), inputs),
+        qualities(net, batches, meter, wanted),
+        inputs,
         measure=measure,
-        metric=metric_name or str(getattr(metric, "__name__", "quality")),
-        higher_is_better=higher_is_better,
+        cost_batch=cost_batch,
+        metric=metric_name or name_of(metric),
+        higher_is_better=direction_of(metric, metric_name) if higher_is_better is None else higher_is_better,
+        reported={} if report is None else dict(qualities(net, held_out, meter, wanted)),
+        conditions=conditions,
         progress=None if progress is None else lambda done: progress(done, len(wanted)),
     )
 
 
+def _batches(loader: Iterable[Batch] | None) -> Iterable[Batch]:
+    if isinstance(loader, tuple) and all(isinstance(one, Tensor) for one in loader):
+        raise DataError("A single batch was given. Give a list of batches, such as [(inputs, targets)].")
+    return list(loader or ()) if loader is None or isinstance(loader, Iterator) else loader
+
+
 def tabulate(
     net: SortedNet,
-    measured: Iterable[tuple[Setting, float]],
-    example: Any,
-    examples: Any,
+    measured: Iterable[tuple[Setting, Scores]],
+    inputs: Any,
     *,
     measure: Collection[Measurement],
+    cost_batch: int,
     metric: str,
-    higher_is_better: bool,
-    recovers: bool = True,
+    higher_is_better: bool | None,
+    reported: Mapping[Setting, Scores] | None = None,
+    conditions: Mapping[str, str | Number] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Table:
     """Put the costs of sub-models beside their qualities.
 
     Args:
         net: The network.
-        measured: Sub-models and their qualities, as `qualities` yields them; the full model is among them.
-        example: Inputs of the model, on its device: the one example that FLOPs are counted on.
-        examples: Those that latency and memory are measured on.
+        measured: Sub-models and their scores, as `qualities` yields them; the full model is among them.
+        inputs: A batch of the model, on its device, that costs are measured on.
         measure: As for `evaluate`.
+        cost_batch: As for `evaluate`.
         metric: Name of the quality.
-        higher_is_better: Whether a larger quality is the better one.
-        recovers: Whether the quality can be said in per cent of the full model's.
+        higher_is_better: Whether a larger quality is the better one; None where nobody has said.
+        reported: The scores to report, by sub-model.
+        conditions: As for `evaluate`.
         progress: Called with the number of sub-models done.
     """
-    rows = []
-    for setting, value in measured:
-        # Costs are those of the model that is shipped; a sub-model may put fused parameters together at each call.
-        module = net.extract(setting).eval() if {"latency", "memory"} & set(measure) else None
-        rows.append(
-            (
-                setting,
-                value,
-                cost.count_parameters(net, setting),
-                cost.count_flops(net, setting, example) if "flops" in measure else None,
-                cost.measure_latency(module, examples) if module is not None and "latency" in measure else None,
-                cost.measure_memory(module, examples) if module is not None and "memory" in measure else None,
-            )
-        )
+    one, some = (cost.examples_of(net, inputs, count) if measure else inputs for count in (1, cost_batch))
+    costs: dict[Setting, dict[str, float]] = {}
+    scores: dict[Setting, Scores] = {}
+    notes: dict[str, str] = {}
+    for setting, score in measured:
+        scores[setting] = score
+        costs[setting], reasons = cost.measure_costs(net, setting, one, some, measure)
+        notes = {**reasons, **notes}
         if progress is not None:
-            progress(len(rows))
-    whole = next(row[1] for row in rows if row[0] == net.space.full)
-    return Table(
-        [Row(*row, recovery=100 * row[1] / whole if whole and recovers else None) for row in rows],
-        metric=metric,
-        higher_is_better=higher_is_better,
-    )
+            progress(len(scores))
+    whole = scores[net.space.full].quality
+    recovers = bool(higher_is_better) and whole > 0
+    ends = {"quality": intervals(scores), "reported": intervals(reported or {})}
+    rows = []
+    for setting, score in scores.items():
+        more: dict[str, Any] = dict(costs[setting])
+        if reported:
+            more["reported"] = reported[setting].quality
+        for column, found in ends.items():
+            more |= dict(zip(INTERVALS[column], found.get(setting, (None, None)), strict=True))
+        if recovers and not score.quality < 0:
+            more["recovery"] = 100 * (score.quality / whole)  # exactly 100 of the full model's
+        rows.append(Row(setting, score.quality, cost.count_parameters(net, setting), **more))
+    parameter = next(net.full.parameters())
+    told = {
+        "examples": scores[net.space.full].examples,
+        **({"reported examples": reported[net.space.full].examples} if reported else {}),
+        **({"costs of": _batch_text(inputs, one, some, cost_batch)} if measure else {}),
+        "processor": processor(parameter.device),
+        "threads": torch.get_num_threads(),
+        "precision": str(parameter.dtype).removeprefix("torch."),
+        "versions": versions(),
+        **(conditions or {}),
+    }
+    return Table(rows, metric, higher_is_better, conditions=told, notes=notes, margins=margins(scores))
+
+
+def _batch_text(inputs: Any, one: Any, some: Any, count: int) -> str:
+    if one is inputs or some is inputs:
+        shapes = ", ".join("x".join(map(str, tensor.shape)) or "1" for tensor in tensors_of_batch(inputs))
+        if one is inputs:
+            return f"the first batch as it is ({shapes})"
+    return "1 example" if count == 1 else f"FLOPs of 1 example, the others of {count}"
 
 
 class Meter(Protocol):
@@ -176,27 +223,8 @@ class Meter(Protocol):
     def update(self, output: Any, targets: Any) -> object:
         """Take in the output of a batch."""
 
-    def compute(self) -> float:
-        """Return the quality over all batches."""
-
-
-@final
-class _Mean:
-    """The mean of a metric over all examples."""
-
-    def __init__(self, metric: Metric) -> None:
-        self._metric, self._sum, self._count = metric, 0.0, 0
-
-    def update(self, output: Any, targets: Any) -> None:
-        score = self._metric(output, targets)
-        size = score.numel() if score.dim() else _length(targets)
-        self._sum += float(score.double().sum()) * (1 if score.dim() else size)
-        self._count += size
-
-    def compute(self) -> float:
-        if self._count == 0:
-            raise DataError("The batches hold no example. Give at least one.")
-        return self._sum / self._count
+    def compute(self) -> Scores:
+        """Return the scores of all batches."""
 
 
 def qualities(
@@ -207,8 +235,8 @@ def qualities(
     *,
     part: Callable[[Any], tuple[Any, Any]] = inputs_and_targets,
     losses_only: bool = False,
-) -> Iterator[tuple[Setting, float]]:
-    """Yield sub-models with their qualities. Those that may share a forward do.
+) -> Iterator[tuple[Setting, Scores]]:
+    """Yield sub-models with their scores. Those that may share a forward do.
 
     Outputs of a shared forward are held together, one for each depth.
 
@@ -259,17 +287,10 @@ def quality(module: Callable[..., Any], batches: Iterable[Batch], metric: Metric
     Returns:
         The mean over the examples.
     """
-    mean = _Mean(metric)
+    mean = Collected(metric)
     device = next(module.parameters()).device if isinstance(module, torch.nn.Module) else None
     with torch.inference_mode():
         for batch in batches:
             inputs, targets = to_device(inputs_and_targets(batch), device)
             mean.update(call_with(module, inputs), targets)
-    return mean.compute()
-
-
-def _length(targets: Any) -> int:
-    value = (
-        next((v for v in targets.values() if isinstance(v, Tensor)), None) if isinstance(targets, Mapping) else targets
-    )
-    return len(value) if isinstance(value, Tensor) and value.dim() else 1
+    return mean.compute().quality

@@ -9,7 +9,7 @@ import numbers
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, overload
 
@@ -17,68 +17,16 @@ from ..errors import SettingError
 from ..files import records
 from ..files.writing import write_bytes
 from ..space import Number, Setting
+from .directions import is_better
+from .margins import Margins
+from .row import COLUMNS, COSTS, INTERVALS, WHOLE, Row, readable
 
 __all__ = ["Row", "Table", "readable"]
 
-_COSTS = ("params", "flops", "latency_ms", "memory_bytes")
-_COLUMNS = ("quality", "recovery", *_COSTS)
-_WHOLE = ("params", "flops", "memory_bytes")
-_OPTIONAL = ("flops", "latency_ms", "memory_bytes", "recovery")
-_MOST_COST, _MOST_NAME = 1e30, 200
+_BOUNDED = ("quality", "recovery", *COSTS)
+_SHOWN = ("quality", "reported", "recovery", *COSTS)
+_MOST_NAME, _MOST_TEXT = 200, 1000
 _VERSION = 1
-
-
-@dataclass(frozen=True)
-class Row:
-    """What was measured of one sub-model.
-
-    Args:
-        setting: The sub-model.
-        quality: Its metric; what counts as good is the table's to say. NaN where the sub-model gave none.
-        params: Number of parameters, at least 0.
-        flops: Floating-point operations of one forward, at least 0; None where not measured, here and below.
-        latency_ms: Time of one forward in ms, at least 0.
-        memory_bytes: Memory in bytes, at least 0.
-        recovery: Quality in per cent of the full model's.
-
-    Raises:
-        SettingError: If a value is not a number, or a cost is negative, not finite or absurd.
-
-    Example:
-        >>> Row(Setting({"depth": 2}), quality=0.9, params=1200).latency_ms is None
-        True
-    """
-
-    setting: Setting
-    quality: float
-    params: int
-    flops: int | None = None
-    latency_ms: float | None = None
-    memory_bytes: int | None = None
-    recovery: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in _COLUMNS:
-            value = getattr(self, name)
-            if value is None and name in _OPTIONAL:
-                continue
-            object.__setattr__(self, name, _plain(value, name, f" at {self.setting}"))
-
-
-def _plain(value: Any, name: str, place: str) -> Number:
-    """Turn a measured value into a plain int or float; refuse what the column cannot hold."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise SettingError(f"{name}={value!r}{place} is a {type(value).__name__}. Give a plain number.")
-    plain: Number = int(value) if isinstance(value, numbers.Integral) else float(value)
-    if name in _COSTS and not 0 <= plain < _MOST_COST:
-        raise SettingError(
-            f"{name}={plain:.6g}{place} is no cost. Give a finite number of at least 0, below {_MOST_COST:g}."
-        )
-    if name not in _WHOLE:
-        return float(plain)
-    if plain != int(plain):
-        raise SettingError(f"{name}={plain}{place} is not whole. Give an int.")
-    return int(plain)
 
 
 class Table(Sequence[Row]):
@@ -87,12 +35,19 @@ class Table(Sequence[Row]):
     Args:
         rows: What was measured; at least one row, each setting once, all of the same dimensions.
         metric: Name of the quality.
-        higher_is_better: Whether a higher quality is the better one, as of an accuracy; False for a loss.
+        higher_is_better: Whether a higher quality is the better one, as of an accuracy; False for a loss. Where left
+            out, the metric's name tells (see `direction_of`).
+        conditions: What it was measured on, and with what, by name: `examples`, `processor`, `threads` and others.
+        notes: Why a column is empty or has gaps, by column.
+        margins: By how much two qualities may differ by chance.
 
     Attributes:
         dimensions: Names of the dimensions.
         metric: Name of the quality.
-        higher_is_better: Whether a higher quality is the better one.
+        higher_is_better: Whether a higher quality is the better one; None where nobody has said, so that nothing can be
+            chosen. It may be set.
+        conditions: As given.
+        notes: As given.
 
     Raises:
         SettingError: If there is no row, a setting comes twice, the dimensions differ or bear a column's name.
@@ -107,26 +62,36 @@ class Table(Sequence[Row]):
         Setting('depth=2')
     """
 
-    def __init__(self, rows: Iterable[Row], metric: str = "accuracy", higher_is_better: bool = True) -> None:
+    def __init__(
+        self,
+        rows: Iterable[Row],
+        metric: str = "accuracy",
+        higher_is_better: bool | None = None,
+        *,
+        conditions: Mapping[str, str | Number] | None = None,
+        notes: Mapping[str, str] | None = None,
+        margins: Margins | None = None,
+    ) -> None:
         given = list(rows)
         if not given:
             raise SettingError("A table has 0 rows. Give at least one.")
         self.dimensions = tuple(given[0].setting)
         self.metric = metric
-        self.higher_is_better = higher_is_better
+        self.higher_is_better = is_better(metric) if higher_is_better is None else higher_is_better
+        self.conditions, self.notes, self._margins = dict(conditions or {}), dict(notes or {}), margins
         for row in given:
             if row.setting.keys() != given[0].setting.keys():
                 raise SettingError(
                     f"{given[0].setting} and {row.setting} have different dimensions. Give every row the same."
                 )
         for name in self.dimensions:
-            if name in _COLUMNS:
+            if name in COLUMNS:
                 raise SettingError(
-                    f"The dimension {name} bears the name of a column; those are {list(_COLUMNS)}. Rename it."
+                    f"The dimension {name} bears the name of a column; those are {list(COLUMNS)}. Rename it."
                 )
         self._rows = tuple(sorted(given, key=lambda row: (row.params, *(row.setting[n] for n in self.dimensions))))
         self._by_setting = {row.setting: row for row in self._rows}
-        self._columns = tuple(name for name in _COLUMNS if any(getattr(row, name) is not None for row in self._rows))
+        self._columns = tuple(name for name in _SHOWN if any(getattr(row, name) is not None for row in self._rows))
         if len(self._by_setting) < len(given):
             twice = next(setting for setting, count in Counter(row.setting for row in given).items() if count > 1)
             raise SettingError(f"{twice} has more than one row. Give each setting once.")
@@ -159,6 +124,13 @@ class Table(Sequence[Row]):
         """The columns that at least one row has a value in."""
         return self._columns
 
+    def with_rows(self, rows: Iterable[Row]) -> Table:
+        """Return a table of other rows under the same conditions, such as some of these."""
+        return Table(
+            rows, self.metric, self.higher_is_better,
+            conditions=self.conditions, notes=self.notes, margins=self._margins,
+        )  # fmt: skip
+
     def row(self, setting: Mapping[str, Number] | str) -> Row:
         """Look up a sub-model.
 
@@ -183,10 +155,12 @@ class Table(Sequence[Row]):
             )
         return self._by_setting[wanted]
 
-    def select(self, **budgets: float) -> Setting:
+    def select(self, *, within_error: bool = False, **budgets: float) -> Setting:
         """Choose the best sub-model under budgets. Of equally good ones, the one with fewer parameters.
 
         Args:
+            within_error: Take the one with the fewest parameters that is not measurably worse than the best: the
+                difference, example by example where there are such scores, is within its 95 % interval of zero.
             budgets: Bounds, both inclusive: `max_` or `min_` before a column (params, flops, latency_ms,
                 memory_bytes, quality, recovery) or a dimension. A sub-model without that measurement never qualifies.
 
@@ -194,13 +168,15 @@ class Table(Sequence[Row]):
             The setting.
 
         Raises:
-            SettingError: If a bound is unknown or no number, its column was not measured, or nothing qualifies.
+            SettingError: If a bound is unknown or no number, its column was not measured, nothing qualifies, nobody has
+                said whether more of the metric is better, or `within_error` is asked for and there are no intervals.
 
         Example:
             >>> rows = [Row(Setting({"depth": d}), quality=0.8 + d / 100, params=100 * d) for d in (2, 4, 8)]
             >>> Table(rows).select(max_params=500, min_quality=0.8)
             Setting('depth=4')
         """
+        self.direction()
         within = list(self._rows)
         for key, bound in budgets.items():
             name, fits = self._budget(key, bound)
@@ -215,12 +191,46 @@ class Table(Sequence[Row]):
                 f"The {self.metric} of every sub-model within {budgets or 'the table'} is nan, so none is best. "
                 "Evaluate again, or widen the budgets."
             )
-        return max(valued, key=self._worth).setting
+        best = max(valued, key=self._worth)
+        if within_error:
+            best = next(row for row in valued if row is best or self._as_good(row, best))
+        return best.setting
+
+    def differ_by(self, one: Row, other: Row) -> float | None:
+        """Return by how much two qualities may differ by chance, half of a 95 % interval; None where nothing tells."""
+        margin = None if self._margins is None else self._margins.of(one.setting, other.setting)
+        if margin is None:
+            ends = [(row.quality_low, row.quality_high) for row in (one, other)]
+            widths = [(high - low) / 2 for low, high in ends if low is not None and high is not None]
+            margin = math.hypot(*widths) if len(widths) == 2 else None
+        return margin
+
+    def _as_good(self, row: Row, best: Row) -> bool:
+        margin = self.differ_by(row, best)
+        if margin is None:
+            raise SettingError(
+                f"Nothing tells by how much the {self.metric} of {row.setting} may differ by chance. Evaluate with a "
+                "metric that scores each example, shape (B,), or on several batches; or leave out within_error."
+            )
+        return self._worth(best) - self._worth(row) <= margin + 1e-9 * abs(best.quality)
+
+    def direction(self) -> bool:
+        """Return whether a higher quality is better.
+
+        Raises:
+            SettingError: If nobody has said so.
+        """
+        if self.higher_is_better is None:
+            raise SettingError(
+                f"Nothing tells whether more {self.metric} is better. Say so: evaluate(..., higher_is_better=True), or "
+                "False, or set table.higher_is_better."
+            )
+        return self.higher_is_better
 
     def _budget(self, key: str, bound: object) -> tuple[str, Callable[[float], bool]]:
         """Read one budget: what it bounds, and whether a value meets it."""
         side, _, name = key.partition("_")
-        allowed = [*_COLUMNS, *self.dimensions]
+        allowed = [*_BOUNDED, *self.dimensions]
         if side not in ("max", "min") or name not in allowed:
             raise SettingError(f"{key}={bound} is no budget. Write max_ or min_ before one of {allowed}.")
         if isinstance(bound, bool) or not isinstance(bound, numbers.Real) or math.isnan(bound):
@@ -270,7 +280,7 @@ class Table(Sequence[Row]):
             >>> [str(row.setting) for row in Table(rows).above(0.4)]
             ['depth=8', 'depth=4']
         """
-        limit = quality if self.higher_is_better else -quality
+        limit = quality if self.direction() else -quality
         good = [row for row in self if self._worth(row) >= limit and not math.isnan(row.quality)]
         return sorted(good, key=lambda row: -self._worth(row))
 
@@ -291,8 +301,8 @@ class Table(Sequence[Row]):
             >>> [str(row.setting) for row in Table(rows).pareto()]
             ['depth=2', 'depth=8']
         """
-        if cost not in (*_COSTS, *self.dimensions):
-            raise SettingError(f"{cost!r} is no cost. Choose one of {[*_COSTS, *self.dimensions]}.")
+        if cost not in (*COSTS, *self.dimensions):
+            raise SettingError(f"{cost!r} is no cost. Choose one of {[*COSTS, *self.dimensions]}.")
         self._measured(cost)
         priced = [(value, row) for row in self if (value := self._value(row, cost)) is not None]
         front: list[Row] = []
@@ -309,7 +319,7 @@ class Table(Sequence[Row]):
         """Return the quality such that higher is better, NaN below everything."""
         if math.isnan(row.quality):
             return -math.inf
-        return row.quality if self.higher_is_better else -row.quality
+        return row.quality if self.direction() else -row.quality
 
     def text(self, row: Row, column: str) -> str:
         """Format one value to be read by people.
@@ -330,12 +340,24 @@ class Table(Sequence[Row]):
         value = self._value(row, column)
         if value is None:
             return "-"
-        if column == "quality":
+        if column in INTERVALS:
             return f"{value:.3g}" if abs(value) >= 1e6 else f"{value:.{self._decimals}f}"
         return readable(value, column)
 
+    def interval(self, row: Row, column: str = "quality") -> str:
+        """Format the interval that holds the true value 19 times of 20, such as `97.6 to 99.5`; empty without one.
+
+        Args:
+            row: A row of this table.
+            column: `quality` or `reported`.
+        """
+        ends = [getattr(row, name) for name in INTERVALS[column]]
+        return "" if None in ends else " to ".join(f"{end:.{self._decimals}f}" for end in ends)
+
     def to_csv(self, path: str | Path) -> None:
         """Write one line per sub-model: its dimensions, then every column, empty where not measured.
+
+        What was measured later than the costs, and the intervals, come last, and only where there are any.
 
         Args:
             path: File; what was there is replaced once all is written.
@@ -343,12 +365,20 @@ class Table(Sequence[Row]):
         Raises:
             CheckpointError: If it cannot be written.
         """
+        write_bytes(Path(path), self.csv().encode())
+
+    def csv(self) -> str:
+        """Return what `to_csv` writes."""
+        more = [
+            name for name in COLUMNS if name not in _BOUNDED and any(getattr(row, name) is not None for row in self)
+        ]
+        names = [*self.dimensions, *_BOUNDED, *more]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*self.dimensions, *_COLUMNS])
+        writer.writerow(names)
         for row in self:
-            writer.writerow([self._value(row, name) for name in (*self.dimensions, *_COLUMNS)])
-        write_bytes(Path(path), text.getvalue().encode())
+            writer.writerow([self._value(row, name) for name in names])
+        return text.getvalue()
 
     def to_json(self, path: str | Path) -> None:
         """Write the table so that `from_json` reads the same one back.
@@ -364,8 +394,16 @@ class Table(Sequence[Row]):
             "metric": self.metric,
             "higher_is_better": self.higher_is_better,
             "rows": [
-                {**{f.name: getattr(row, f.name) for f in fields(row)}, "setting": dict(row.setting)} for row in self
+                {
+                    name: dict(row.setting) if name == "setting" else getattr(row, name)
+                    for name in (field.name for field in fields(row))
+                    if name == "setting" or name in _BOUNDED or getattr(row, name) is not None
+                }
+                for row in self
             ],
+            "conditions": self.conditions,
+            "notes": self.notes,
+            "margins": None if self._margins is None else self._margins.described(),
         }
         write_bytes(Path(path), records.to_text(described).encode())
 
@@ -395,48 +433,39 @@ class Table(Sequence[Row]):
     @classmethod
     def _of(cls, described: Mapping[str, Any]) -> Table:
         rows = [Row(**{**row, "setting": Setting(row["setting"])}) for row in records.items(described["rows"])]
-        if any(type(row[name]) is float for row in described["rows"] for name in _WHOLE if name in row):
+        if any(type(row[name]) is float for row in described["rows"] for name in WHOLE if name in row):
             raise TypeError("a whole number is written as another")
-        return cls(rows, records.text(described["metric"], _MOST_NAME), records.flag(described["higher_is_better"]))
+        better, margins = described["higher_is_better"], described.get("margins")
+        notes = {records.text(name, _MOST_NAME): records.text(one, _MOST_TEXT)
+                 for name, one in described.get("notes", {}).items()}  # fmt: skip
+        return cls(
+            rows,
+            records.text(described["metric"], _MOST_NAME),
+            None if better is None else records.flag(better),
+            conditions={
+                records.text(name, _MOST_NAME): records.text(one, _MOST_TEXT)
+                if isinstance(one, str)
+                else records.number(one)
+                for name, one in described.get("conditions", {}).items()
+            },
+            notes=notes,
+            margins=None if margins is None else Margins.read(margins),
+        )
 
     def __str__(self) -> str:
         names = [*self.dimensions, *self.columns]
         shown = [*self] if len(self) <= 40 else [*self[:20], *self[-19:]]
         lines = [[self.metric if name == "quality" else name for name in names]]
         lines += [[self.text(row, name) for name in names] for row in shown]
-        widths = [max(len(line[place]) for line in lines) for place in range(len(names))]
+        if any(row.quality_low is not None for row in self):
+            for cells, interval in zip(lines, ["95 %", *map(self.interval, shown)], strict=True):
+                cells.insert(len(self.dimensions) + 1, interval)
+        widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
         text = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
         if len(shown) < len(self):
             text.insert(21, f"... {len(self) - len(shown)} more rows ...")
-        return "\n".join(text)
+        told = [", ".join(f"{name}: {value}" for name, value in self.conditions.items())] if self.conditions else []
+        return "\n".join([*text, *told, *(f"{name} has gaps: {reason}" for name, reason in self.notes.items())])
 
     def __repr__(self) -> str:
         return f"Table({len(self)} sub-models of {', '.join(self.dimensions)}; {self.metric})"
-
-
-def readable(value: float, column: str = "params") -> str:
-    """Format a number with the unit of its column, to three digits.
-
-    Args:
-        value: Any number.
-        column: A column; a name that is none is a dimension, which has no unit.
-
-    Returns:
-        Such as `1.2 M` (params), `3.4 MFLOPs`, `0.85 ms`, `12 MB`, `98.3 %`.
-
-    Example:
-        >>> readable(1_200_000), readable(3_400_000, "flops"), readable(0.85, "latency_ms"), readable(8, "depth")
-        ('1.2 M', '3.4 MFLOPs', '0.85 ms', '8')
-    """
-    if column == "recovery":
-        return f"{value:.1f} %"
-    if column == "latency_ms":
-        return f"{value / 1000:.3g} s" if value >= 999.5 else f"{value:.3g} ms"
-    if column not in _WHOLE:
-        return str(value)
-    unit = {"flops": "FLOPs", "memory_bytes": "B"}.get(column, "")
-    prefixes = [(1e12, "T"), (1e9, "G" if unit else "B"), (1e6, "M"), (1e3, "k")]
-    for factor, prefix in prefixes:
-        if value >= 0.9995 * factor:
-            return f"{value / factor:.3g} {prefix}{unit}"
-    return f"{value:.3g} {unit}".rstrip()

@@ -17,6 +17,8 @@ from torch import Tensor
 from ..data.text import EncodedText, TextData, compute_metrics
 from ..evaluation import evaluator
 from ..evaluation.comparison import compare_submodels
+from ..evaluation.cost import MEASUREMENTS, Measurement
+from ..evaluation.scores import Scores
 from ..evaluation.similarity import Measure
 from ..evaluation.table import Table
 from ..files.processes import alone
@@ -24,7 +26,7 @@ from ..files.run_folder import KIND, SIMILARITIES, of_earlier_version, writing
 from ..files.saving import remove_own
 from ..network.loading import load
 from ..network.sorted_net import SortedNet
-from ..space import Setting
+from ..space import Number, Setting
 from ..views.batches import IGNORED, next_labels
 from . import fine_tuning_parts
 from .device import usable_device
@@ -140,9 +142,11 @@ def evaluate(
     run: Opened,
     folder: Path,
     *,
-    measure: Collection[evaluator.Measurement] = ("flops", "latency", "memory"),
+    measure: Collection[Measurement] = tuple(MEASUREMENTS),
     batch_size: int = 32,
     cost_batch: int = 1,
+    report: Sequence[Mapping[str, Any]] = (),
+    conditions: Mapping[str, str | Number] | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Table:
     """Measure every sub-model, and write how close each is to the full model beside the table.
@@ -154,6 +158,8 @@ def evaluate(
             memory of `cost_batch` examples.
         batch_size: Examples in a batch.
         cost_batch: Examples that latency and memory are measured on.
+        report: Examples that are reported on, and nothing is chosen by.
+        conditions: More to keep with the table.
         progress: Called with the number of sub-models done and their total.
 
     Returns:
@@ -162,18 +168,18 @@ def evaluate(
     """
     net, causal = run.net, run.data.kind == "causal"
     with quiet():
-        found = qualities(run, batch_size)
         middle = max(0, min(len(run.examples) // 2, len(run.examples) - cost_batch))
         typical = sorted(run.examples, key=_tokens)[middle : middle + cost_batch]
         table = evaluator.tabulate(
             net,
-            found.items(),
-            inputs_of(run.batch(typical[:1])),
+            _scores(run, batch_size),
             inputs_of(run.batch(typical)),
             measure=measure,
+            cost_batch=cost_batch,
             metric="loss" if causal else run.data.metric,
             higher_is_better=not causal,
-            recovers=not causal and found[net.space.full] > 0,
+            reported=dict(_scores(replace(run, examples=report), batch_size)) if report else None,
+            conditions=conditions,
             progress=None if progress is None else lambda done: progress(done, len(net.space)),
         )
         _compare(run, folder, batch_size)
@@ -190,12 +196,16 @@ def qualities(run: Opened, batch_size: int = 32) -> dict[Setting, float]:
     Returns:
         The task's metric in points, or for causal language models the mean loss over answer tokens in nats.
     """
-    batches = list(run.batches(run.examples, batch_size))
     with quiet():
-        if run.data.kind == "causal":
-            return dict(evaluator.qualities(run.net, batches, _TokenLoss, run.net.space, losses_only=True))
-        meter = partial(_Score, run.data.metric)
-        return dict(evaluator.qualities(run.net, batches, meter, run.net.space, part=_without_labels))
+        return {setting: score.quality for setting, score in _scores(run, batch_size)}
+
+
+def _scores(run: Opened, batch_size: int) -> Iterator[tuple[Setting, Scores]]:
+    batches = list(run.batches(run.examples, batch_size))
+    if run.data.kind == "causal":
+        return evaluator.qualities(run.net, batches, _TokenLoss, run.net.space, losses_only=True)
+    meter = partial(_Score, run.data.metric)
+    return evaluator.qualities(run.net, batches, meter, run.net.space, part=_without_labels)
 
 
 @final
@@ -211,10 +221,15 @@ class _Score:
         self._logits.append(output.logits.float().cpu())
         self._labels.append(targets["labels"].cpu())
 
-    def compute(self) -> float:
-        logits = torch.cat(self._logits)
-        predicted = SimpleNamespace(predictions=logits, label_ids=torch.cat(self._labels))
-        return compute_metrics(self._metric)(predicted)[self._metric] if bool(logits.isfinite().all()) else math.nan
+    def compute(self) -> Scores:
+        logits, labels = torch.cat(self._logits), torch.cat(self._labels)
+        if not bool(logits.isfinite().all()):
+            return Scores(math.nan, examples=len(labels))
+        predicted = SimpleNamespace(predictions=logits, label_ids=labels)
+        value = compute_metrics(self._metric)(predicted)[self._metric]
+        if self._metric != "accuracy":
+            return Scores(value, examples=len(labels))
+        return Scores(value, evaluator.accuracy(logits, labels), torch.ones(len(labels)), len(labels))
 
 
 @final
@@ -222,15 +237,21 @@ class _TokenLoss:
     """The mean loss over answer tokens, in nats."""
 
     def __init__(self) -> None:
-        self._sum, self._tokens = 0.0, 0
+        self._losses: list[float] = []
+        self._tokens: list[int] = []
+        self._examples = 0
 
     def update(self, output: Any, targets: Batch) -> None:
         tokens = int((next_labels(targets["labels"]) != IGNORED).sum())
-        self._sum += float(output.loss) * tokens if tokens else 0.0
-        self._tokens += tokens
+        self._examples += len(targets["labels"])
+        if tokens:
+            self._losses.append(float(output.loss))
+            self._tokens.append(tokens)
 
-    def compute(self) -> float:
-        return self._sum / self._tokens
+    def compute(self) -> Scores:
+        mean = sum(loss * count for loss, count in zip(self._losses, self._tokens, strict=True)) / sum(self._tokens)
+        losses, tokens = torch.tensor(self._losses), torch.tensor(self._tokens, dtype=torch.float32)
+        return Scores(mean, losses, tokens, self._examples, whole_batches=True)
 
 
 def _compare(run: Opened, folder: Path, batch_size: int) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "chosen_in",
     "evaluated_text",
     "in_run",
+    "print_conditions",
     "print_rows",
     "select",
     "table_of",
@@ -67,13 +68,14 @@ def check_trained(run: str | Path, config: str) -> None:
         raise ConfigError(f"{run} holds no trained network yet. Finish it first: sortednet train {Path(run) / config}")
 
 
-def select(run: str, budgets: Sequence[str], name: str | None = None) -> Setting:
+def select(run: str, budgets: Sequence[str], name: str | None = None, *, within_error: bool = False) -> Setting:
     """Choose the best sub-model under budgets, print it, and keep it under a label.
 
     Args:
         run: The run's folder.
         budgets: Such as `max_params=50000` or `min_quality=90`.
         name: The label; the budgets where left out.
+        within_error: Take the smallest that is not measurably worse than the best.
 
     Returns:
         The sub-model's setting.
@@ -90,33 +92,48 @@ def select(run: str, budgets: Sequence[str], name: str | None = None) -> Setting
             limits[key] = float(value)
         except ValueError:
             raise SettingError(f"{one!r} is no budget. Write max_params=50000 or min_quality=90.") from None
-    setting = table.select(**limits)
+    setting = table.select(within_error=within_error, **limits)
     chosen = chosen_in(run)
-    label = name or " ".join(budgets)
+    best = "smallest not measurably worse" if within_error else "best"
+    told = " ".join([*budgets, *(["within error"] if within_error else [])])
+    label = name or told or best
     if _reads_like_setting(label, table.dimensions):
         raise SettingError(f"--name {label!r} reads like a setting. Give a word, such as small.")
     chosen[label] = setting
     held = {"model": _evaluated(run), "chosen": {name: str(one) for name, one in chosen.items()}}
     with writing(run) as save:
         save.write(_CHOSEN, records.to_text(held).encode())
-    print_rows(table, [table.row(setting)], f"Best under {' '.join(budgets)}:")
+    under = f" under {' '.join(budgets)}" if budgets else " of all"
+    print_rows(table, [table.row(setting)], f"{best[0].upper()}{best[1:]}{under}:")
     return setting
 
 
 def print_rows(table: Table, rows: Sequence[Row], title: str) -> None:
     """Print some rows of a table."""
     shown = RichTable(title=title, title_justify="left")
-    for name in ("setting", table.metric, "recovery", "parameters", "MFLOPs", "latency ms", "memory MB"):
+    further = {"95 %": "quality_low", "reported": "reported", "recovery": "recovery"}
+    there = [name for name, column in further.items() if any(getattr(row, column) is not None for row in table)]
+    for name in ("setting", table.metric, *there, "parameters", "MFLOPs", "latency ms", "memory MB"):
         shown.add_column(name, justify="left" if name == "setting" else "right", overflow="fold")
     for row in rows:
-        cells = [(row.recovery, "{:.1f} %", 1.0), (row.params, "{:,}", 1), (row.flops, "{:.2f}", 1e-6)]
+        texts = {"95 %": table.interval(row), **{name: table.text(row, name) for name in ("reported", "recovery")}}
+        cells: list[tuple[float | None, str, float]] = [(row.params, "{:,}", 1), (row.flops, "{:.2f}", 1e-6)]
         cells += [(row.latency_ms, "{:.2f}", 1.0), (row.memory_bytes, "{:.2f}", 1e-6)]
         shown.add_row(
             str(row.setting),
-            f"{row.quality:.{2 if table.higher_is_better else 3}f}",
+            table.text(row, "quality"),
+            *(texts[name] for name in there),
             *("-" if v is None else form.format(v * by) for v, form, by in cells),
         )
     output_console(110).print(shown, soft_wrap=False)
+
+
+def print_conditions(table: Table) -> None:
+    """Print on what and with what a table was measured, and why a column is empty."""
+    lines = [f"{name}: {value}" for name, value in table.conditions.items()]
+    lines += [f"{name} is empty or has gaps: {reason}" for name, reason in table.notes.items()]
+    for line in lines:
+        output_console(110).print(line, markup=False, highlight=False)
 
 
 def chosen_in(run: str | Path) -> dict[str, Setting]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError, SettingError
-from ..evaluation.evaluator import Measurement, accuracy, evaluate
+from ..evaluation.cost import Measurement
+from ..evaluation.evaluator import accuracy, evaluate
 from ..evaluation.table import Table
 from ..network.sorted_net import SortedNet
 from ..space import Number, Setting, Space
@@ -52,7 +53,7 @@ class RankCurve:
     @property
     def best(self) -> int:
         """The rank of the best quality, the smaller one where two are equal."""
-        sign = 1 if self.table.higher_is_better else -1
+        sign = 1 if self.table.direction() else -1
         return max(self.qualities, key=lambda rank: (sign * self.qualities[rank], -rank))
 
     def smallest_within(self, tolerance: float) -> int:
@@ -98,7 +99,7 @@ def evaluate_ranks(
     base: bool = True,
     measure: Collection[Measurement] = (),
     metric_name: str | None = None,
-    higher_is_better: bool = True,
+    higher_is_better: bool | None = None,
 ) -> RankCurve:
     """Measure an adapter at every rank of its space, and without it.
 
@@ -110,7 +111,7 @@ def evaluate_ranks(
         base: Whether to measure rank 0 too: the model without the adapter.
         measure: Which costs beside the parameters, as for `evaluate`.
         metric_name: The name of the metric; the function's own where left out.
-        higher_is_better: Whether a larger quality is the better one.
+        higher_is_better: As for `evaluate`.
 
     Returns:
         The curve.
@@ -149,4 +150,4 @@ def evaluate_ranks(
         higher_is_better=higher_is_better,
     )
     rows = [row for row in table if all(row.setting[name] == value for name, value in rest.items())]
-    return RankCurve(Table(rows, table.metric, table.higher_is_better))
+    return RankCurve(table.with_rows(rows))

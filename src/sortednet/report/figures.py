@@ -131,7 +131,7 @@ def draw_cells(
         most_ticks: How many names fit along an axis.
     """
     values = [[math.nan if row is None else row.quality for row in line] for line in grid]
-    higher = table.higher_is_better
+    higher = table.higher_is_better is not False
     image = heatmap(axes, values, *names, norm, higher_is_better=higher, most_ticks=most_ticks)
     recovery = recovery and "recovery" in table.columns
     for column, align, font in [
