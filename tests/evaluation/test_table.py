@@ -350,7 +350,7 @@ def test_within_error_without_any_interval_says_what_to_do():
         small().select(within_error=True)
 
 
-@pytest.mark.parametrize("ask", [lambda t: t.select(), lambda t: t.above(1), lambda t: t.pareto()])
+@pytest.mark.parametrize("ask", [lambda t: t.select(), lambda t: t.above(0.1), lambda t: t.pareto()])
 def test_a_metric_that_nobody_knows_is_asked_for_where_it_matters(ask):
     table = small(metric="points")
     assert table.higher_is_better is None
@@ -387,7 +387,7 @@ def test_a_part_of_a_table_keeps_its_conditions_and_margins():
 
 def test_intervals_and_what_is_reported_come_last_in_the_csv(tmp_path):
     Table([row(2, 90.0, 1, quality_low=88.0, quality_high=91.0, reported=89.0)]).to_csv(tmp_path / "a.csv")
-    head = next(csv.reader((tmp_path / "a.csv").open()))
+    head = (tmp_path / "a.csv").read_text().split("\n")[0].split(",")
     assert head[:3] == ["depth", "quality", "recovery"]
     assert head[-3:] == ["reported", "quality_low", "quality_high"]
     small().to_csv(tmp_path / "b.csv")
@@ -407,5 +407,5 @@ def test_a_damaged_margin_or_condition_is_named(bad, tmp_path):
     held = json.loads((tmp_path / "table.json").read_text()) | bad
     held.pop("digest")
     (tmp_path / "table.json").write_text(json.dumps(held))
-    with pytest.raises(CheckpointError, match="table.json is damaged"):
+    with pytest.raises(CheckpointError, match=r"table.json is damaged"):
         Table.from_json(tmp_path / "table.json")

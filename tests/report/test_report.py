@@ -5,6 +5,7 @@ import math
 import re
 import sys
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import pytest
 
@@ -12,8 +13,9 @@ from sortednet.errors import CheckpointError, SettingError
 from sortednet.evaluation.similarity import Similarity
 from sortednet.evaluation.table import Row, Table
 from sortednet.report import figures
+from sortednet.report.curves import curves_figure
 from sortednet.report.report import write_picture, write_report
-from sortednet.report.style import start, ticks_of
+from sortednet.report.style import ACCENT, INK, LINE, MUTED, start, ticks_of
 from sortednet.space import Setting
 
 pytest.importorskip("matplotlib")
@@ -48,7 +50,7 @@ class Page(HTMLParser):
         super().__init__()
         self.open, self.addresses, self.text, self.scripts, self.ids = [], [], "", 0, []
         self.figures, self.options, self.hidden, self.drawn, self.marks = {}, {}, {}, {}, {}
-        self._figure, self._data = None, False
+        self._figure, self._data, self._slim, self.rows, self.named, self.links = None, False, False, [], [], []
         self.feed(path.read_text(encoding="utf-8"))
         self.close()
 
@@ -60,6 +62,10 @@ class Page(HTMLParser):
             if name.removeprefix("xlink:") in ("src", "href", "srcset", "data", "action")
         ]
         self.ids += [named["id"]] if "id" in named else []
+        self.rows += [named["data-setting"]] if "data-setting" in named else []
+        self.links += [named] if "download" in named else []
+        if tag == "div":
+            self._slim = named.get("class") == "slim"
         if tag not in VOID:
             self.open.append(tag)
         if tag == "figure":
@@ -70,7 +76,7 @@ class Page(HTMLParser):
             self.hidden[self._figure].append("hidden" in named)
             self.drawn[self._figure].append([])
             self.marks[self._figure].append([])
-        if tag == "use":
+        if tag == "use" and not self._slim:
             self.marks[self._figure][-1].append((float(named["x"]), float(named["y"])))
         self._data = named.get("type") == "application/json"
         self.scripts += tag == "script"
@@ -87,7 +93,7 @@ class Page(HTMLParser):
             self.text += data
             if self.open[-1] == "option":
                 self.options[self._figure].append(data)
-            if self.open[-1] == "text":
+            if self.open[-1] == "text" and not self._slim:
                 self.drawn[self._figure][-1].append(data)
 
     def told(self, figure, choice=0):
@@ -110,7 +116,7 @@ def test_the_page_shows_every_setting_and_closes_every_tag(tmp_path, space):
     table = table_of(SPACES[space])
     page = page_of(tmp_path, table, curves=curves_of(table), chosen={"small": table.select(max_params=2000)})
     assert not page.open
-    assert all(str(row.setting) in page.text for row in table)
+    assert [str(row.setting) for row in table] == page.rows[1:]  # after the chosen one
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -118,7 +124,7 @@ def test_the_page_loads_nothing(tmp_path, space):
     table = table_of(SPACES[space])
     page = page_of(tmp_path, table, curves=curves_of(table))
     source = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert all(address.startswith(("#", "data:image/png;base64,")) for address in page.addresses)
+    assert all(address.startswith(("#", "data:image/png;base64,", "data:text/csv;")) for address in page.addresses)
     assert not re.search(r"url\((?!#)", source)
     assert re.search(r"default-src 'none'", source)
     assert "@import" not in source[: source.index("</style>")]
@@ -136,7 +142,7 @@ def test_what_a_page_asks_for_by_its_id_is_there_once(tmp_path, space):
         mark["line"] for data in page.figures.values() for marks in data["marks"] for mark in marks if "line" in mark
     }
     assert asked | lines <= {*page.ids}
-    assert len(lines) == len(table_of(SPACES[space]))
+    assert len({one for one in lines if "slim" not in one}) == len(table_of(SPACES[space]))
 
 
 @pytest.mark.parametrize(
@@ -258,11 +264,11 @@ def test_every_curve_is_drawn_with_its_name(tmp_path):
 def test_a_chosen_curve_bears_its_label(tmp_path):
     table = table_of(SPACES["one"])
     page = page_of(tmp_path, table, curves=curves_of(table), chosen={"phone": table[1].setting})
-    assert page.told("curves")[-1] == [f"phone: {table[1].setting}\n{table.text(table[1], 'params')} parameters"]
+    assert page.told("curves")[3] == [f"phone: {table[1].setting}\n{table.text(table[1], 'params')} parameters"]
 
 
 def test_long_curves_are_thinned(tmp_path):
-    drawn = figures.curves_figure(table_of(SPACES["one"]), {"rank=1": [(step, 1.0) for step in range(10_000)]}, {})
+    drawn = curves_figure(table_of(SPACES["one"]), {"rank=1": [(step, 1.0) for step in range(10_000)]}, {})
     assert len(drawn.choices[0].tips[0].artist.get_xdata()) <= 200
 
 
@@ -270,8 +276,8 @@ def test_curves_may_be_short_empty_or_of_no_row(tmp_path):
     curves = {"rank=1": [], "rank=2": [(0, 1.0)], "rank=77": [(0, math.nan), (1, 2.0)], "rank=8": [(0, math.nan)]}
     page = page_of(tmp_path, table_of(SPACES["one"]), curves=curves)
     assert [texts[0].split("\n") for texts in page.told("curves")] == [
-        ["rank=2", "2 k parameters"],
         ["rank=77", "not in the table"],
+        ["rank=2", "2 k parameters"],
     ]
 
 
@@ -290,6 +296,116 @@ def test_the_place_of_a_curve_tells_its_values(tmp_path, most):
     assert (across["name"], up["name"], up["log"]) == ("update", "loss", most > 20)
     assert [value(across, one) for one in numbers[::2]] == pytest.approx([0, 4], abs=1e-3)
     assert [value(up, one) for one in numbers[1::2]] == pytest.approx([1, most], rel=1e-3)
+
+
+def sure(*qualities, **more):
+    """Return a table of intervals of one point to both sides."""
+    rows = [
+        Row(Setting({"depth": place + 1}), one, 1000 * (place + 1), quality_low=one - 1, quality_high=one + 1)
+        for place, one in enumerate(qualities)
+    ]
+    return Table(rows, **{"conditions": {"examples": 540}, **more})
+
+
+@pytest.mark.parametrize(
+    ("table", "marked", "said"),
+    [
+        (
+            sure(90.0, 98.2, 99.0), {},
+            "Take depth=2: accuracy 98.2 (97.2 to 99.2, 19 times of 20), for 2 k parameters (66.7 % of the full model's); "
+            "it is not measurably worse than the best, 99.0 at depth=3.",
+        ),
+        (
+            sure(90.0, 98.2, 99.0), {"a": "depth=1"},
+            "Take depth=1, which was chosen as a: accuracy 90.0 (89.0 to 91.0, 19 times of 20), for 1 k parameters (33.3 % "
+            "of the full model's); it is measurably worse than the best, 99.0 at depth=3.",
+        ),
+        (sure(0.9, 0.2, 0.3, metric="loss"), {"a": "depth=2"}, "; it is the best of all."),
+        (
+            table_of(SPACES["one"]), {},
+            "Take rank=8: accuracy 0.515, for 4 k parameters and 0.4 ms a forward; it is the best of all.",
+        ),
+        (sure(1.0, 2.0, metric="points"), {}, "Nothing says whether more points is better, so nothing is recommended here"),
+        (sure(math.nan, math.nan), {}, "The accuracy of no sub-model is a number"),
+    ],
+)  # fmt: skip
+def test_the_first_sentence_says_what_to_take_what_it_costs_and_how_sure_it_is(tmp_path, table, marked, said):
+    page = page_of(tmp_path, table, chosen={label: table.row(one).setting for label, one in marked.items()})
+    assert said in page.text
+    assert page.text.index(said) < page.text.index("Sub-models")
+
+
+def test_it_is_said_on_how_much_was_measured(tmp_path):
+    page = page_of(tmp_path, sure(90.0, 99.0))
+    assert "Measured on 540 examples. What is chosen by them looks a little better on them than it is" in page.text
+    rows = [Row(Setting({"depth": 1}), 90.0, 10, reported=88.0, reported_low=85.0, reported_high=90.5)]
+    page = page_of(tmp_path, Table(rows, conditions={"examples": 540, "reported examples": 300}))
+    assert "On 300 others, which nothing was chosen by: 88.0 (85.0 to 90.5)." in page.text
+
+
+def test_conditions_and_reasons_for_gaps_are_on_the_page(tmp_path):
+    conditions = {"examples": 540, "processor": "A <fast> one", "threads": 2, "seed": 7}
+    page = page_of(tmp_path, sure(90.0, 99.0, conditions=conditions, notes={"flops": "it asks <values>"}))
+    end = page.text[page.text.index("How it was measured") :]
+    assert all(
+        one in end for one in ("Examples", "540", "A <fast> one", "Threads", "2", "Seed", "7", "it asks <values>")
+    )
+
+
+def test_every_row_has_a_command_and_each_dimension_is_sorted_by(tmp_path):
+    table = table_of(SPACES["three"])
+    page = page_of(tmp_path, table, command="sortednet extract 'my run' {setting}")
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.rows == [str(row.setting) for row in table]
+    assert source.count('class="take"') == len(table)
+    assert html.escape("sortednet extract 'my run' {setting}") in source
+    heads = re.findall(r"<th(?: class=less)?><button[^>]*>(.*?)</button>", source)
+    assert heads[:3] == ["depth", "width", "heads"]
+
+
+def test_the_page_holds_the_table_as_a_file(tmp_path):
+    table = table_of(SPACES["three"])
+    (link,) = page_of(tmp_path, table).links
+    table.to_csv(tmp_path / "table.csv")
+    kind, _, held = link["href"].partition(",")
+    assert (link["download"], kind) == ("table.csv", "data:text/csv;charset=utf-8")
+    assert unquote(held).encode() == (tmp_path / "table.csv").read_bytes()
+
+
+def test_curves_beyond_the_chosen_and_the_extremes_are_shown_on_demand(tmp_path):
+    table = table_of({"depth": range(1, 17), "width": range(1, 11)})
+    page_of(tmp_path, table, curves=curves_of(table), chosen={"phone": table[3].setting})
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert source.count('class="rest"') == 157
+    assert "Show the other 157" in source
+    drawn = curves_figure(table, curves_of(table), {"phone": table[3]})
+    names = [text.get_text().strip("\u200b") for text in drawn.choices[0].picture.axes[0].get_legend().get_texts()]
+    assert names == [f"phone: {table[3].setting}", f"smallest: {table[0].setting}", f"largest: {table[-1].setting}"]
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_every_figure_has_a_narrow_one_with_the_same_choices(tmp_path, space):
+    table = table_of(SPACES[space])
+    page = page_of(tmp_path, table, curves=curves_of(table), similarities=[similarity_of()])
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert source.count('class="broad"') == source.count('class="slim"') == sum(map(len, page.hidden.values()))
+    assert {len(data["marks"]) for data in page.figures.values()} == {2 * len(one) for one in page.hidden.values()}
+
+
+def test_the_page_colours_all_but_the_cells_itself(tmp_path):
+    """So that a dark page is dark, and the numbers on its heat maps can be read."""
+    page_of(tmp_path, table_of(SPACES["two"]), curves=curves_of(table_of(SPACES["two"])))
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    drawn = source[source.index("</style>") :]
+    assert {INK, MUTED, LINE, ACCENT, "#ffffff"} & {*re.findall(r"#[0-9a-f]{6}", drawn)} == set()
+    assert "fill: #1f2934" in drawn
+    assert "prefers-color-scheme: dark" in source
+
+
+def test_a_page_of_a_metric_that_nobody_knows_has_no_front(tmp_path):
+    page_of(tmp_path, sure(1.0, 2.0, metric="points"))
+    write_picture(tmp_path / "table.png", sure(1.0, 2.0, metric="points"))
+    assert "class=front" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_key_facts_come_first(tmp_path):

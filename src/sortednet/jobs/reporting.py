@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 from ..files.run_folder import CONFIG, read_curves, writing
 from ..imports.packages import needs
@@ -51,6 +52,7 @@ def report(run: str, title: str | None, console: Console) -> None:
         write_report(
             save.beside / page.name, table, curves=curves, chosen=chosen_in(run), title=title, facts=facts,
             similarities=map(Similarity.from_json, sorted(Path(run).glob("similarity*.json"))),
+            command=f"sortednet extract {quote(run)} {{setting}}",
         )  # fmt: skip
         write_picture(save.beside / "report.png", table, title=title)
     console.print(f"Wrote {page} and report.png; open the page in a browser.")

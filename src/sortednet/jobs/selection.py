@@ -125,7 +125,7 @@ def print_rows(table: Table, rows: Sequence[Row], title: str) -> None:
             *(texts[name] for name in there),
             *("-" if v is None else form.format(v * by) for v, form, by in cells),
         )
-    output_console(110).print(shown, soft_wrap=False)
+    output_console(124).print(shown, soft_wrap=False)
 
 
 def print_conditions(table: Table) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..evaluation.row import INTERVALS
 from ..evaluation.similarity import Similarity
 from ..evaluation.table import Row, Table, readable
 from ..space import Setting
@@ -28,29 +28,28 @@ from .style import (
     ticks_of,
     write_cells,
 )
-from .svg import PAGE_WIDTH, Cells, Choice, Figure, Line, Points
+from .svg import PAGE_WIDTH, Cells, Choice, Figure, Points
 
 __all__ = [
     "COSTS",
     "HEADS",
-    "Curve",
     "Grid",
     "axes_of",
+    "colour_bar",
     "cost_figure",
-    "curves_figure",
     "draw_cells",
     "draw_cost",
     "draw_grid",
     "draw_line",
     "grid_figure",
     "grids_of",
+    "labelled",
     "norm_of",
     "similarity_figure",
     "worth_title",
 ]
 
 Grid = list[list[Row | None]]
-Curve = Sequence[tuple[int, float]]
 
 COSTS = {
     "params": "parameters",
@@ -59,24 +58,29 @@ COSTS = {
     "memory_bytes": "memory (bytes)",
 }
 HEADS = {"params": "Parameters", "flops": "FLOPs", "latency_ms": "Latency", "memory_bytes": "Memory"}
-_CURVE_POINTS = 200
 _CELL = (0.54, 0.42)  # in inches, with room for two lines of text
 _SMALL_CELL = (0.12, 0.15)
+_NARROW_CELL = (0.36, 0.28)
 
 
-def axes_of(table: Table) -> tuple[str, str, list[str]]:
-    """Choose the dimension across, the one upwards, and the others. The larger goes across if it fits there."""
+def axes_of(table: Table, most: int = 12) -> tuple[str, str, list[str]]:
+    """Choose the dimension across, the one upwards, and the others. The larger goes across if it fits there.
+
+    Args:
+        table: What was measured.
+        most: How many values fit across.
+    """
     counts = {name: len({row.setting[name] for row in table}) for name in table.dimensions}
     by_count = sorted(counts, key=lambda name: -counts[name])
     across, up = by_count[0], by_count[1]
-    if counts[across] > 12:
+    if counts[across] > most:
         across, up = up, across
     return across, up, [name for name in table.dimensions if name not in (across, up)]
 
 
-def grids_of(table: Table) -> tuple[list[str], list[str], dict[str, Grid]]:
+def grids_of(table: Table, most: int = 12) -> tuple[list[str], list[str], dict[str, Grid]]:
     """Lay out the rows: the values across and upwards, and a grid for each setting of the other dimensions."""
-    across, up, others = axes_of(table)
+    across, up, others = axes_of(table, most)
     columns = sorted({row.setting[across] for row in table})
     lines = sorted({row.setting[up] for row in table})
     found: dict[tuple[float, ...], Grid] = {}
@@ -90,6 +94,8 @@ def grids_of(table: Table) -> tuple[list[str], list[str], dict[str, Grid]]:
 
 def worth_title(table: Table) -> str:
     """Name the axis of the quality."""
+    if table.higher_is_better is None:
+        return table.metric
     return f"{table.metric} ({'higher' if table.higher_is_better else 'lower'} is better)"
 
 
@@ -101,9 +107,15 @@ def norm_of(values: Iterable[float], *, log: bool = False) -> Any:
     return colors.LogNorm(low, high, clip=True) if log else colors.Normalize(low, high)
 
 
+def _between(table: Table, row: Row, name: str) -> str:
+    between = table.interval(row, name) if name in INTERVALS else ""
+    return f" ({between})" if between else ""
+
+
 def _tip(table: Table, row: Row, label: str = "") -> str:
     names = {"quality": table.metric, "recovery": "recovery", **{k: v.lower() for k, v in HEADS.items()}}
-    values = [f"{names[name]}: {table.text(row, name)}" for name in table.columns]
+    names["reported"] = f"{table.metric} reported"
+    values = [f"{names[name]}: {table.text(row, name)}{_between(table, row, name)}" for name in table.columns]
     return "\n".join([*([label] if label else []), str(row.setting), *values])
 
 
@@ -144,8 +156,10 @@ def draw_cells(
     return image
 
 
-def draw_grid(axes: Any, table: Table, where: str, *, written: bool, recovery: bool = False) -> None:
-    """Draw the grid of a table of several dimensions, with its colour bar.
+def draw_grid(
+    axes: Any, table: Table, where: str, *, written: bool, recovery: bool = False, most: int = 12, bar: bool = True
+) -> None:
+    """Draw the grid of a table of several dimensions.
 
     Args:
         axes: Where.
@@ -153,9 +167,11 @@ def draw_grid(axes: Any, table: Table, where: str, *, written: bool, recovery: b
         where: Which of `grids_of`.
         written: Whether each cell bears its number.
         recovery: Whether it bears the recovery below.
+        most: How many values fit across.
+        bar: Whether a colour bar stands beside it.
     """
-    across, up, _ = axes_of(table)
-    columns, lines, grids = grids_of(table)
+    across, up, _ = axes_of(table, most)
+    columns, lines, grids = grids_of(table, most)
     norm = norm_of(row.quality for row in table)
     image = draw_cells(
         axes,
@@ -165,13 +181,15 @@ def draw_grid(axes: Any, table: Table, where: str, *, written: bool, recovery: b
         norm,
         written=written,
         recovery=recovery,
-        most_ticks=24 if written else 16,
+        most_ticks=24 if written else most + 4,
     )
     name_axes(axes, across, up)
-    _colour_bar(axes, image, table.metric)
+    if bar:
+        colour_bar(axes, image, table.metric)
 
 
-def _colour_bar(axes: Any, image: Any, name: str) -> Any:
+def colour_bar(axes: Any, image: Any, name: str) -> Any:
+    """Draw what the colours of a plot mean beside it."""
     bar = axes.get_figure().colorbar(image, ax=axes, pad=0.012, fraction=0.05, aspect=30)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, colors=INK)
@@ -179,19 +197,27 @@ def _colour_bar(axes: Any, image: Any, name: str) -> Any:
     return bar
 
 
-def grid_figure(table: Table) -> Figure:
-    """Draw quality over the dimensions: a heat map for each setting of the further ones, or a line for one."""
+def grid_figure(table: Table, width: float = PAGE_WIDTH) -> Figure:
+    """Draw quality over the dimensions: a heat map for each setting of the further ones, or a line for one.
+
+    Args:
+        table: What was measured.
+        width: Of the pictures, in inches.
+    """
+    narrow = width < PAGE_WIDTH
     if len(table.dimensions) == 1:
-        picture = start(PAGE_WIDTH, 3.8)
-        return Figure([Choice("", picture, draw_line(picture.subplots(), table, recovery=True))])
-    columns, lines, grids = grids_of(table)
-    written = len(columns) <= 24 and len(lines) <= 60
-    cell = _CELL if written else _SMALL_CELL
+        picture = start(width, 3.0 if narrow else 3.8)
+        return Figure([Choice("", picture, draw_line(picture.subplots(), table, recovery=not narrow))])
+    most = 8 if narrow else 12
+    columns, lines, grids = grids_of(table, most)
+    written = len(columns) <= (most if narrow else 24) and len(lines) <= 60
+    cell = _NARROW_CELL if narrow else _CELL if written else _SMALL_CELL
     choices = []
     for where, grid in grids.items():
-        picture = start(max(PAGE_WIDTH, 1.6 + len(columns) * cell[0]), 0.7 + max(1.8, len(lines) * cell[1]))
+        wide = width if narrow else max(width, 1.6 + len(columns) * cell[0])
+        picture = start(wide, 0.7 + max(1.8, len(lines) * cell[1]))
         axes = picture.subplots()
-        draw_grid(axes, table, where, written=written, recovery=True)
+        draw_grid(axes, table, where, written=written, recovery=not narrow, most=most, bar=not (narrow and written))
         texts = [["" if row is None else _tip(table, row) for row in line] for line in grid]
         choices.append(Choice(where, picture, [Cells(axes, texts)]))
     return Figure(choices, "At", least_width=1.6 + len(columns) * cell[0])
@@ -203,7 +229,7 @@ def draw_line(axes: Any, table: Table, *, recovery: bool = False) -> list[Points
     rows = sorted(table, key=lambda row: row.setting[name])
     places, qualities = range(len(rows)), [row.quality for row in rows]
     axes.plot(places, qualities, "o-", color=ACCENT, linewidth=1.6, markersize=5)
-    every = math.ceil(len(rows) / 16)
+    every = math.ceil(len(rows) / (16 if axes.get_figure().get_figwidth() >= PAGE_WIDTH / 2 else 8))
     axes.set_xticks(places[::every], [str(row.setting[name]) for row in rows[::every]], parse_math=False)
     low, high = span(qualities)
     axes.set_ylim(low, high + 0.12 * (high - low))
@@ -227,11 +253,11 @@ def draw_line(axes: Any, table: Table, *, recovery: bool = False) -> list[Points
     return [Points(axes, places, qualities, [_tip(table, row) for row in rows])]
 
 
-def cost_figure(table: Table, marked: Mapping[str, Row]) -> Figure:
+def cost_figure(table: Table, marked: Mapping[str, Row], width: float = PAGE_WIDTH) -> Figure:
     """Draw quality against each measured cost, with the Pareto front and the marked rows by label."""
     choices = []
     for cost in (cost for cost in COSTS if cost in table.columns):
-        picture = start(PAGE_WIDTH, 4.6)
+        picture = start(width, 4.6 if width >= PAGE_WIDTH else 3.6)
         choices.append(Choice(HEADS[cost], picture, draw_cost(picture.subplots(), table, cost, marked)))
     return Figure(choices, "Cost")
 
@@ -246,10 +272,13 @@ def draw_cost(axes: Any, table: Table, cost: str, marked: Mapping[str, Row]) -> 
         marked: Rows of the table to name, by label.
     """
     rows = [row for row in table if getattr(row, cost) is not None]
-    labels = _labelled({label: row for label, row in marked.items() if row in rows})
+    labels = labelled({label: row for label, row in marked.items() if row in rows})
     for members, look in (
         (rows, {"color": MUTED, "markersize": 4.5, "alpha": 0.75, "markeredgewidth": 0, "label": "sub-models"}),
-        (table.pareto(cost), {"color": ACCENT, "linestyle": "-", "markersize": 5, "label": "Pareto front"}),
+        (
+            [] if table.higher_is_better is None else table.pareto(cost),
+            {"color": ACCENT, "linestyle": "-", "markersize": 5, "label": "Pareto front"},
+        ),
         ([row for row, _ in labels], {"color": ACCENT, "markersize": 11, "markerfacecolor": "none"}),
     ):
         costs = [float(getattr(row, cost)) for row in members]
@@ -258,21 +287,23 @@ def draw_cost(axes: Any, table: Table, cost: str, marked: Mapping[str, Row]) -> 
     log = min(costs) > 0
     if log:
         axes.set_xscale("log")
+        narrow = axes.get_figure().get_figwidth() < PAGE_WIDTH / 2
         marks = ticks_of(costs)
+        marks = marks[:: math.ceil(len(marks) / 4)] if narrow else marks
         place_ticks(axes.xaxis, marks, [readable(mark, cost) for mark in marks])
     low, high = span([row.quality for row in table])
     room = 0.22 * (high - low) if marked else 0.0
-    axes.set_ylim(*((low, high + room) if table.higher_is_better else (low - room, high)))
+    axes.set_ylim(*((low, high + room) if table.higher_is_better is not False else (low - room, high)))
     _name_marked(axes, table, labels, cost, log)
     rule(axes)
-    axes.legend(loc="lower right" if table.higher_is_better else "upper right", fontsize=8, frameon=False)
+    axes.legend(loc="lower right" if table.higher_is_better is not False else "upper right", fontsize=8, frameon=False)
     name_axes(axes, COSTS[cost] + (" (log scale)" if log else ""), worth_title(table))
     names = dict(labels)
     told = [_tip(table, row, names.get(row, "")) for row in rows]
     return [Points(axes, costs, [row.quality for row in rows], told)]
 
 
-def _labelled(marked: Mapping[str, Row]) -> list[tuple[Row, str]]:
+def labelled(marked: Mapping[str, Row]) -> list[tuple[Row, str]]:
     """Join the labels of one sub-model; the cheapest first."""
     joined: dict[Row, list[str]] = {}
     for label, row in sorted(marked.items(), key=lambda pair: pair[1].params):
@@ -292,7 +323,7 @@ def _name_marked(axes: Any, table: Table, labels: Sequence[tuple[Row, str]], cos
         axes.annotate(
             label,
             (float(getattr(row, cost)), row.quality),
-            (0 if left else -14, (1 if table.higher_is_better else -1) * (20 + 12 * (place % 3))),
+            (0 if left else -14, (-1 if table.higher_is_better is False else 1) * (20 + 12 * (place % 3))),
             textcoords="offset points",
             ha="left" if left else "right",
             va="center",
@@ -305,76 +336,15 @@ def _name_marked(axes: Any, table: Table, labels: Sequence[tuple[Row, str]], cos
         )
 
 
-def _smoothed(points: Curve) -> tuple[list[float], list[float]]:
-    """Average a curve over bins to at most 200 points, then over up to 5 neighbours."""
-    ordered = sorted(points)
-    size = math.ceil(len(ordered) / _CURVE_POINTS)
-    bins = [ordered[start : start + size] for start in range(0, len(ordered), size or 1)]
-    updates = [statistics.fmean(update for update, _ in one) for one in bins]
-    losses = [statistics.fmean(drawable(loss) for _, loss in one) for one in bins]
-    reach = 2 if len(bins) >= 30 else 1 if len(bins) >= 10 else 0
-    ends = [min(reach, place, len(losses) - 1 - place) for place in range(len(losses))]
-    smooth = [statistics.fmean(losses[place - end : place + end + 1]) for place, end in enumerate(ends)]
-    return updates, smooth
-
-
-def curves_figure(table: Table, curves: Mapping[str, Curve], marked: Mapping[str, Row]) -> Figure:
-    """Draw the loss of each sub-model over the updates, coloured by parameters, the marked rows bold."""
-    picture = start(PAGE_WIDTH, 4.8)
-    axes = picture.subplots()
-    rows = {str(row.setting): row for row in table}
-    bold = {str(row.setting): label for row, label in _labelled(marked)}
-    colours = _sizes(table)
-    tips, losses = [], []
-    for name, points in sorted(curves.items(), key=lambda pair: pair[0] in bold):
-        updates, smooth = _smoothed(points)
-        if not any(map(math.isfinite, smooth)):
-            continue
-        losses += [loss for loss in smooth if math.isfinite(loss)]
-        (line,) = axes.plot(
-            updates,
-            smooth,
-            "-" if len(updates) > 1 else "o",
-            markersize=4,
-            linewidth=2.4 if name in bold else 0.9,
-            color=colours.to_rgba(max(float(rows[name].params), 1)) if name in rows else MUTED,
-            alpha=1.0 if name in bold or len(curves) <= 12 else 0.7,
-        )
-        note = f"{readable(rows[name].params)} parameters" if name in rows else "not in the table"
-        text = f"{bold[name]}: {name}" if name in bold else name
-        tips.append(Line(line, f"{text}\n{note}", "update", "loss"))
-    bar = _colour_bar(axes, colours, "parameters")
-    ends = colours.norm.vmin, colours.norm.vmax
-    marks = [ends[0] * (ends[1] / ends[0]) ** part for part in (0, 0.5, 1)] if ends[1] > ends[0] else [ends[0]]
-    place_ticks(bar.ax.yaxis, marks, [readable(mark) for mark in marks])
-    log = bool(losses) and min(losses) > 0 and max(losses) > 20 * min(losses)
-    if log:
-        axes.set_yscale("log")
-        marks = ticks_of(losses)
-        place_ticks(axes.yaxis, marks, [f"{mark:.3g}" for mark in marks])
-    axes.set_xlim(left=0)
-    rule(axes)
-    name_axes(axes, "update", "loss (log scale)" if log else "loss")
-    return Figure([Choice("", picture, tips)])
-
-
-def _sizes(table: Table) -> Any:
-    """Return what colours parameters: viridis without its lightest part, which vanishes on white."""
-    colors, cm = optional("matplotlib.colors"), optional("matplotlib.cm")
-    dark = [optional("matplotlib").colormaps["viridis"](0.85 * step / 20) for step in range(21)]
-    low, high = (max(float(table[place].params), 1) for place in (0, -1))
-    scale = colors.LinearSegmentedColormap.from_list("sizes", dark)
-    return cm.ScalarMappable(colors.LogNorm(low, high), scale)
-
-
-def similarity_figure(found: Similarity) -> Figure:
+def similarity_figure(found: Similarity, width: float = PAGE_WIDTH) -> Figure:
     """Draw a heat map, sub-models over output positions; the lighter, the closer to the reference."""
+    narrow = width < PAGE_WIDTH
     parsed = [Setting.parse(one) for one in found.settings]
     alike = {tuple(one) for one in parsed}
     up = next(iter(parsed[0])) if len(alike) == 1 and len(parsed[0]) == 1 else ""
     lines = [str(one[up]) if up else str(one) for one in parsed]
     columns = [str(one) for one in found.positions]
-    written = len(columns) <= 16 and len(lines) <= 60
+    written = len(columns) <= (6 if narrow else 16) and len(lines) <= 60
     found = replace(found, values=tuple(tuple(map(drawable, row)) for row in found.values))
     finite = [value for row in found.values for value in row if math.isfinite(value)]
     closer_is_higher = found.measure == "cosine"
@@ -383,15 +353,16 @@ def similarity_figure(found: Similarity) -> Figure:
     log = not closer_is_higher and high > 20 * max(low, 1e-3 * high) > 0
     ends = (low, 1.0) if closer_is_higher else (max(low, 1e-3 * high) if log else 0.0, high or 1.0)
     norm = norm_of(ends, log=log)
-    width = 2.0 + inches(max(map(len, lines)), 8) + len(columns) * (_CELL[0] if written else 0.03)
-    picture = start(max(PAGE_WIDTH, width), 0.7 + max(1.8, len(lines) * (0.3 if written else 0.2)))
+    least = 2.0 + inches(max(map(len, lines)), 8) + len(columns) * (_CELL[0] if written else 0.03)
+    picture = start(width if narrow else max(width, least), 0.7 + max(1.8, len(lines) * (0.3 if written else 0.2)))
     axes = picture.subplots()
-    image = heatmap(axes, found.values, columns, lines, norm, higher_is_better=closer_is_higher)
+    most_ticks = 8 if narrow else 16
+    image = heatmap(axes, found.values, columns, lines, norm, higher_is_better=closer_is_higher, most_ticks=most_ticks)
     if written:
         texts = [[f"{value:.3g}" for value in row] for row in found.values]
         write_cells(axes, found.values, texts, norm, higher_is_better=closer_is_higher)
     name_axes(axes, "output position", up)
-    bar = _colour_bar(axes, image, "cosine" if closer_is_higher else "nats (log scale)" if log else "nats")
+    bar = colour_bar(axes, image, "cosine" if closer_is_higher else "nats (log scale)" if log else "nats")
     if log:
         marks = ticks_of(ends)
         place_ticks(bar.ax.yaxis, marks, [f"{mark:.3g}" for mark in marks])
@@ -405,4 +376,4 @@ def similarity_figure(found: Similarity) -> Figure:
         ],
         name=found.label,
     )
-    return Figure([Choice("", picture, [told])], least_width=width)
+    return Figure([Choice("", picture, [told])], least_width=least)

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from html import escape
 from importlib import resources
 from pathlib import Path
+from urllib.parse import quote
 
 from ..files.writing import write_bytes
-from .svg import Figure, svg_of
+from .svg import PAGE_WIDTH, Figure, svg_of
 
-__all__ = ["breakable", "facts", "section", "write"]
+__all__ = ["breakable", "copied", "download", "facts", "section", "write"]
 
 # The browser itself then refuses to load anything from elsewhere.
 _OFFLINE = (
@@ -48,41 +49,78 @@ def _inert(data: str) -> str:
     return data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def section(name: str, heading: str, caption: str, figure: Figure) -> str:
+def section(name: str, heading: str, caption: str, figure: Figure, narrow: Figure | None = None) -> str:
     """Return a heading, a caption, and a figure with the choice that it offers.
+
+    Args:
+        name: Of letters, digits and hyphens, one on its page.
+        heading: Its heading.
+        caption: A text below that.
+        figure: For wide screens, and for narrow ones where there is no other.
+        narrow: The same choices as a phone shows them.
 
     Raises:
         ImportError: If matplotlib is not installed.
     """
     texts: dict[tuple[str, ...], int] = {}
-    pictures, marks = zip(
-        *(svg_of(choice, f"{name}-{place}", f"{name}-heading", texts) for place, choice in enumerate(figure.choices)),
-        strict=True,
-    )
-    select = ""
-    if len(pictures) > 1:
+    drawn = [(figure, "broad", name), *([(narrow, "slim", f"{name}-slim")] if narrow else [])]
+    shown, marks = "", []
+    for one, kind, prefix in drawn:
+        least = 0 if kind == "slim" else round(_PIXELS_PER_INCH * min(one.least_width, PAGE_WIDTH))
+        for place, choice in enumerate(one.choices):
+            picture, told = svg_of(choice, f"{prefix}-{place}", f"{name}-heading", texts)
+            marks.append(told)
+            attributes = f' class="{kind}"' if narrow else ""
+            attributes += f' style="min-width:{least}px"' if least else ""
+            shown += f"<div{attributes}{' hidden' if place else ''}>{picture}</div>"
+    choose = ""
+    if len(figure.choices) > 1:
         entries = "".join(f"<option>{escape(choice.label)}</option>" for choice in figure.choices)
-        select = f'<label class="choose">{escape(figure.choose)} <select autocomplete="off">{entries}</select></label>'
-    width = figure.choices[0].picture.get_figwidth()
-    least = round(_PIXELS_PER_INCH * min(figure.least_width, width))
-    shown = "".join(
-        f'<div style="min-width:{least}px"{" hidden" if place else ""}>{picture}</div>'
-        for place, picture in enumerate(pictures)
-    )
+        choose = f'<label class="choose">{escape(figure.choose)} <select autocomplete="off">{entries}</select></label>'
+    if figure.rest:
+        choose += (
+            f'<label class="choose"><input type="checkbox" autocomplete="off" data-rest> {escape(figure.rest)}</label>'
+        )
     data = _inert(json.dumps({"texts": list(texts), "marks": marks}, allow_nan=False, separators=(",", ":")))
     return (
-        f'<section><h2 id="{name}-heading">{escape(heading)}</h2><p>{escape(caption)}</p><figure id="{name}">{select}'
+        f'<section><h2 id="{name}-heading">{escape(heading)}</h2><p>{escape(caption)}</p><figure id="{name}">{choose}'
         f'<div class="scroll">{shown}</div><script type="application/json">{data}</script></figure></section>'
     )
 
 
-def facts(shown: Iterable[tuple[str, str, str]]) -> str:
+def copied(name: str, heading: str, text: str) -> str:
+    """Return a text with a button that copies it.
+
+    Args:
+        name: As that of a section.
+        heading: What it is.
+        text: What is copied.
+    """
+    return (
+        f'<div class="copy"><div><b>{escape(heading)}</b><button type="button" data-copy="{name}">Copy</button></div>'
+        f'<pre id="{name}">{escape(text)}</pre></div>'
+    )
+
+
+def download(name: str, text: str, kind: str) -> str:
+    """Return a link that saves a text as a file, which the page itself holds.
+
+    Args:
+        name: Of the file.
+        text: What it holds.
+        kind: Its media type, such as `text/csv`.
+    """
+    held = quote(text, safe="/,=:;+*()!$@~ -_.").replace(" ", "%20")
+    return f'<a class="button" download="{escape(name)}" href="data:{kind};charset=utf-8,{held}">{escape(name)}</a>'
+
+
+def facts(shown: Iterable[tuple[str, str, str]], *, small: bool = False) -> str:
     """List facts: a name, a value, and a note on it."""
     items = (
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{breakable(note)}</small></dd></div>"
         for name, value, note in shown
     )
-    return f"<dl>{''.join(items)}</dl>"
+    return f"<dl{' class=small' if small else ''}>{''.join(items)}</dl>"
 
 
 def breakable(text: str) -> str:

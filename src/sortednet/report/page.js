@@ -15,6 +15,7 @@ for (const figure of document.querySelectorAll("figure")) {
     const x = (event.clientX - box.left) * scale, y = (event.clientY - box.top) * scale;
     let near = null, least = 1;
     for (const mark of marks[place]) {
+      if (mark.element?.matches(".rest") && !figure.matches(".all")) continue;
       const far = ((mark.x - x) / mark.reach[0]) ** 2 + ((mark.y - y) / mark.reach[1]) ** 2;
       const inside = mark.cell && Math.abs(mark.x - x) <= mark.reach[0] && Math.abs(mark.y - y) <= mark.reach[1];
       if (inside || far < least) [near, least] = [mark, inside ? 0 : far];
@@ -41,8 +42,10 @@ for (const figure of document.querySelectorAll("figure")) {
   figure.addEventListener("pointerleave", leave);
   const select = figure.querySelector("select");
   select?.addEventListener("change", () => pictures.forEach((one, place) => {
-    one.parentElement.hidden = place !== select.selectedIndex;
+    one.parentElement.hidden = place % select.length !== select.selectedIndex;
   }));
+  const rest = figure.querySelector("[data-rest]");
+  rest?.addEventListener("change", () => figure.classList.toggle("all", rest.checked));
 }
 function marksOf(mark, texts) {
   const pairs = (numbers) => Array.from({ length: numbers.length / 2 }, (_, i) => [numbers[2 * i], numbers[2 * i + 1]]);
@@ -62,10 +65,42 @@ function marksOf(mark, texts) {
     return { x, y, reach: mark.reach, cell: true, text: text && named.filter(Boolean).join("\n") };
   })).filter((one) => one.text);
 }
+function copyOf(element) {
+  getSelection().selectAllChildren(element);
+  return document.execCommand("copy") ? "Copied" : "Selected: copy it with the keyboard";
+}
 for (const button of document.querySelectorAll("button[data-copy]")) {
   button.addEventListener("click", () => {
-    getSelection().selectAllChildren(document.getElementById(button.dataset.copy));
-    button.textContent = document.execCommand("copy") ? "Copied" : "Selected: copy it with the keyboard";
+    button.textContent = copyOf(document.getElementById(button.dataset.copy));
+  });
+}
+for (const table of document.querySelectorAll("table[data-command]")) {
+  // A narrow screen shows one of the further columns at a time.
+  const further = [...table.tHead.rows[0].cells].filter((head) => head.matches(".less"));
+  if (further.length > 1) {
+    const label = Object.assign(document.createElement("label"), { className: "choose column" });
+    const choice = Object.assign(document.createElement("select"), { autocomplete: "off" });
+    const named = (head) => `${head.textContent}${head.textContent === "95 %" ? ` of ${
+      head.previousElementSibling.textContent.toLowerCase()}` : ""}`;
+    choice.append(...further.map((head) => Object.assign(document.createElement("option"), { textContent: named(head) })));
+    const show = () => {
+      for (const row of table.rows) {
+        further.forEach((head, i) => row.cells[head.cellIndex].classList.toggle("off", i !== choice.selectedIndex));
+      }
+    };
+    choice.selectedIndex = Math.max(0, further.findIndex((head) => head.textContent === "Parameters"));
+    choice.addEventListener("change", show);
+    label.append("Show ", choice);
+    table.parentElement.before(label);
+    show();
+  }
+  table.addEventListener("click", (event) => {
+    const button = event.target.closest(".take");
+    if (!button) return;
+    const said = table.parentElement.nextElementSibling, code = document.createElement("code");
+    code.textContent = table.dataset.command.replace("{setting}", () => button.closest("tr").dataset.setting);
+    said.replaceChildren(code);
+    said.prepend(`${copyOf(code)}: `);
   });
 }
 for (const button of document.querySelectorAll("th button")) {

@@ -9,41 +9,50 @@ from dataclasses import replace
 from html import escape
 from pathlib import Path
 
+from ..evaluation.row import INTERVALS
 from ..evaluation.similarity import Similarity
 from ..evaluation.table import Row, Table
 from ..space import Setting
 from . import figures
 from . import html as page
+from .advice import advised, how_sure, in_short, largest_of
+from .curves import Curve, curves_figure
 from .style import INK, drawable, start, write
+from .svg import NARROW_WIDTH
 
 __all__ = ["write_picture", "write_report"]
 
 _COST_CAPTION = (
     "Every point is one sub-model; the line joins those that nothing at most as costly equals or betters "
-    "(the Pareto front). Hover for the setting."
+    "(the Pareto front). Hover or tap for the setting."
 )
 _CURVES_CAPTION = (
-    "One line per sub-model, each point the mean of a few neighbouring updates; the darker, the fewer parameters. "
-    "Chosen sub-models are drawn bold. Hover for the name."
+    "Each point is the mean of a few neighbouring updates. Named: the chosen, the smallest and the largest. "
+    "Hover or tap for the others' names."
 )
 _SIMILARITY_CAPTION = (
     "Each cell is the mean over the examples that reach a position: {first:,} at the first, {last:,} at the last. "
-    "The lighter, the closer; {equal} where equal. Hover for the value."
+    "The lighter, the closer; {equal} where equal. Hover or tap for the value."
 )
-_TABLE_CAPTION = "Click a heading to sort. Bold: on the Pareto front of the parameters."
+_TABLE_CAPTION = (
+    "Click a heading to sort. Bold: on the Pareto front of the parameters. The button at the end of a row copies what "
+    "takes that sub-model out."
+)
+_IN_PYTHON = 'model = net.extract("{setting}")'
 
 
 def write_report(
     path: str | Path,
     table: Table,
     *,
-    curves: Mapping[str, figures.Curve] | None = None,
+    curves: Mapping[str, Curve] | None = None,
     chosen: Mapping[str, Setting] | None = None,
     similarities: Iterable[Similarity] | None = None,
     title: str = "Every sub-model of one network",
     facts: Mapping[str, str] | None = None,
+    command: str = _IN_PYTHON,
 ) -> None:
-    """Write one HTML page that shows the table: a grid, quality against cost, training, and all rows.
+    """Write one HTML page: what to take and why, a grid, quality against cost, training, and all rows.
 
     The page holds all it needs and loads nothing, so that it opens offline and can be sent as one file (under 1 MB for
     160 sub-models).
@@ -58,6 +67,7 @@ def write_report(
             `similarity*.json` in the page's folder.
         title: Heading of the page.
         facts: More key facts, by name.
+        command: What takes a sub-model out, to be copied for each row, with `{setting}` in its place.
 
     Raises:
         SettingError: If a chosen setting is not in the table.
@@ -78,17 +88,38 @@ def write_report(
     rings = {label: shown.row(row.setting) for label, row in marked.items()}
     if similarities is None:
         similarities = map(Similarity.from_json, sorted(Path(path).parent.glob("similarity*.json")))
+    row = advised(table, marked)
+    grid, cost = figures.grid_figure, figures.cost_figure
     body = [
         f"<h1>{escape(title)}</h1>",
+        f'<p class="lead">{page.breakable(in_short(table, marked))}</p>',
+        f"<p>{escape(how_sure(table, row))}</p>",
+        page.copied("take", "Take it", command.replace("{setting}", str(row.setting))) if row else "",
         _facts(table, facts or {}),
-        page.section("grid", f"{table.metric} of every sub-model", _grid_caption(table), figures.grid_figure(shown)),
-        page.section("cost", f"{table.metric} against cost", _COST_CAPTION, figures.cost_figure(shown, rings)),
-        page.section("curves", "Training", _CURVES_CAPTION, figures.curves_figure(shown, curves, rings))
+        page.section(
+            "grid", f"{table.metric} of every sub-model", _grid_caption(table), grid(shown), grid(shown, NARROW_WIDTH)
+        ),
+        page.section(
+            "cost",
+            f"{table.metric} against cost",
+            _COST_CAPTION,
+            cost(shown, rings),
+            cost(shown, rings, NARROW_WIDTH),
+        ),
+        page.section(
+            "curves",
+            "Training",
+            _CURVES_CAPTION,
+            curves_figure(shown, curves, rings),
+            curves_figure(shown, curves, rings, NARROW_WIDTH),
+        )
         if curves
         else "",
         *(_similarity(f"similarity-{place}", found) for place, found in enumerate(similarities)),
-        f"<section><h2>Chosen sub-models</h2>{_chosen_table(table, marked)}</section>" if marked else "",
-        f"<section><h2>All sub-models</h2><p>{_TABLE_CAPTION}</p>{_whole_table(table)}</section>",
+        f"<section><h2>Chosen sub-models</h2>{_rows(table, marked, command)}</section>" if marked else "",
+        f"<section><h2>All sub-models</h2><p>{_TABLE_CAPTION}</p>"
+        f"<p>Download {page.download('table.csv', table.csv(), 'text/csv')}</p>{_rows(table, {}, command)}</section>",
+        _measured(table),
     ]
     page.write(path, title, body)
 
@@ -98,7 +129,8 @@ def _similarity(name: str, found: Similarity) -> str:
         first=found.counts[0], last=found.counts[-1], equal=0 if found.measure == "kl" else 1
     )
     heading = f"{found.label}: {found.name} against {found.reference}"
-    return page.section(name, heading, caption, figures.similarity_figure(found))
+    draw = figures.similarity_figure
+    return page.section(name, heading, caption, draw(found), draw(found, NARROW_WIDTH))
 
 
 def _grid_caption(table: Table) -> str:
@@ -110,67 +142,73 @@ def _grid_caption(table: Table) -> str:
 
 def _facts(table: Table, more: Mapping[str, str]) -> str:
     """List the key facts."""
-    largest = _largest(table)
     recoveries = [row.recovery for row in table if row.recovery is not None and math.isfinite(row.recovery)]
     shown = [("Sub-models", f"{len(table):,}", f"over {', '.join(table.dimensions)}")]
-    for name, row in ((largest[0], largest[1]), ("Smallest", table[0])):
+    for name, row in (largest_of(table), ("Smallest", table[0])):
         note = f"{row.setting}, {table.text(row, 'params')} parameters"
         shown.append((f"{name}: {table.metric}", table.text(row, "quality"), note))
     if recoveries:
         shown.append(("Mean recovery", f"{statistics.fmean(recoveries):.1f} %", "of the full model's quality"))
-    shown += [(name, value, "") for name, value in more.items()]
+    shown += [(name[:1].upper() + name[1:], value, "") for name, value in more.items()]
     return page.facts(shown)
 
 
-def _largest(table: Table) -> tuple[str, Row]:
-    """Find the full model, or what comes closest where a list of settings leaves it out."""
-    full = Setting({name: max(row.setting[name] for row in table) for name in table.dimensions})
-    found = next((row for row in table if row.setting == full), None)
-    return ("Largest", table[-1]) if found is None else ("Full model", found)
-
-
 def _heads(table: Table, columns: list[str]) -> list[str]:
-    names = {"quality": table.metric[:1].upper() + table.metric[1:], "recovery": "Recovery", **figures.HEADS}
+    quality = table.metric[:1].upper() + table.metric[1:]
+    names = {"quality": quality, "reported": "Reported", "recovery": "Recovery", **figures.HEADS}
     return [escape(names[column]) for column in columns]
 
 
-def _cells(table: Table, row: Row, columns: list[str]) -> str:
-    values = (getattr(row, column) for column in columns)
-    return "".join(
-        f'<td data-value="{"" if value is None else value}">{table.text(row, column)}</td>'
-        for column, value in zip(columns, values, strict=True)
+def _cells(table: Table, row: Row) -> str:
+    cells: list[tuple[str, float | str, str]] = [
+        ("", row.setting[name], str(row.setting[name])) for name in table.dimensions
+    ]
+    for column in table.columns:
+        value = getattr(row, column)
+        cells.append(("", "" if value is None else value, table.text(row, column)))
+        if column in INTERVALS and _has_intervals(table, column):
+            low = getattr(row, INTERVALS[column][0])
+            cells.append((" class=between", "" if low is None else low, table.interval(row, column)))
+    return "".join(f'<td{kind} data-value="{value}">{escape(text)}</td>' for kind, value, text in cells)
+
+
+def _has_intervals(table: Table, column: str) -> bool:
+    return any(getattr(row, INTERVALS[column][0]) is not None for row in table)
+
+
+def _rows(table: Table, marked: Mapping[str, Row], command: str) -> str:
+    """Return a table of the marked rows, by their labels, or of all."""
+    heads = [escape(name) for name in table.dimensions]
+    for column, head in zip(table.columns, _heads(table, list(table.columns)), strict=True):
+        heads += [head, "95 %"] if column in INTERVALS and _has_intervals(table, column) else [head]
+    front = set() if table.higher_is_better is None or marked else set(table.pareto())
+    first = '<th class="name"><button type="button">Label</button></th>' if marked else ""
+    less = len(table.dimensions) + 1  # columns of which a narrow screen shows one at a time
+    first += "".join(
+        f'<th{" class=less" if place >= less else ""}><button type="button">{head}</button></th>'
+        for place, head in enumerate(heads)
     )
-
-
-def _chosen_table(table: Table, marked: Mapping[str, Row]) -> str:
-    columns = list(table.columns)
-    heads = "".join(f"<th>{head}</th>" for head in _heads(table, columns))
     lines = "".join(
-        f'<tr><td class="name"><b>{escape(label)}</b></td><td class="name">{page.breakable(str(row.setting))}</td>'
-        f"{_cells(table, row, columns)}</tr>"
-        for label, row in marked.items()
+        f'<tr{" class=front" if row in front else ""} data-setting="{escape(str(row.setting))}">'
+        f"{f'<td class=name data-value={place}><b>{escape(label)}</b></td>' if marked else ''}{_cells(table, row)}"
+        '<td><button type="button" class="take">Copy</button></td></tr>'
+        for place, (label, row) in enumerate(marked.items() if marked else ((str(row.setting), row) for row in table))
     )
     return (
-        '<div class="scroll"><table><thead><tr><th class="name">Label</th><th class="name">Setting</th>'
-        f"{heads}</tr></thead><tbody>{lines}</tbody></table></div>"
+        f'<div class="scroll{"" if marked else " tall"}"><table data-command="{escape(command)}"><thead><tr>{first}'
+        f'<th>Command</th></tr></thead><tbody>{lines}</tbody></table></div><p class="said" aria-live="polite"></p>'
     )
 
 
-def _whole_table(table: Table) -> str:
-    columns = list(table.columns)
-    front = set(table.pareto())
-    ordered = sorted(table, key=lambda row: tuple(row.setting[name] for name in table.dimensions))
-    places = {row: place for place, row in enumerate(ordered)}
-    heads = "".join(f'<th><button type="button">{head}</button></th>' for head in _heads(table, columns))
-    lines = "".join(
-        f'<tr{" class=front" if row in front else ""}><td class="name" data-value="{places[row]}">'
-        f"{page.breakable(str(row.setting))}</td>{_cells(table, row, columns)}</tr>"
-        for row in table
+def _measured(table: Table) -> str:
+    """Say with what and on what the table was measured, and why there are gaps."""
+    notes = "".join(
+        f'<p class="note"><b>{escape(figures.HEADS.get(name, name))}</b> has gaps: {escape(reason)}</p>'
+        for name, reason in table.notes.items()
     )
-    return (
-        '<div class="scroll tall"><table><thead><tr><th class="name"><button type="button">Setting</button></th>'
-        f"{heads}</tr></thead><tbody>{lines}</tbody></table></div>"
-    )
+    told = [(name[:1].upper() + name[1:], str(value), "") for name, value in table.conditions.items()]
+    shown = page.facts(told, small=True) if told else ""
+    return f"<section><h2>How it was measured</h2>{notes}{shown}</section>" if notes or shown else ""
 
 
 def write_picture(path: str | Path, table: Table, *, title: str | None = None) -> None:
@@ -218,4 +256,4 @@ def write_picture(path: str | Path, table: Table, *, title: str | None = None) -
 
 def _drawable(table: Table) -> Table:
     rows = [replace(row, quality=drawable(row.quality)) for row in table]
-    return Table(rows, table.metric, table.higher_is_better)
+    return table.with_rows(rows)

@@ -41,6 +41,8 @@ __all__ = [
 ]
 
 ACCENT, INK, MUTED, LINE = "#0b62a8", "#1f2933", "#9aa8b8", "#e4e8ee"
+# On the cells of heat maps, whose colours are the same on a light and on a dark page.
+_DARK_INK, _LIGHT_INK = "#1f2934", "#fefefe"
 # Of Okabe and Ito, told apart by colour-blind people, without the yellow that vanishes on white; then shapes.
 COLOURS = (ACCENT, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK, MUTED)
 LINE_FONT, SMALL_FONT = 9.0, 7.5
@@ -186,7 +188,7 @@ def write_cells(
             if text:
                 place = float(norm(value)) if math.isfinite(value) else 1.0
                 light = place > 0.5 if higher_is_better or not math.isfinite(value) else place < 0.5
-                ink = INK if light else "#ffffff"
+                ink = _DARK_INK if light else _LIGHT_INK
                 axes.text(x, y, text, ha="center", va=align, fontsize=font, color=ink, parse_math=False)
 
 

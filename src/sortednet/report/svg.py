@@ -10,11 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
-from .style import optional
+from .style import ACCENT, INK, LINE, MUTED, optional
 
-__all__ = ["PAGE_WIDTH", "Cells", "Choice", "Figure", "Line", "Points", "svg_of"]
+__all__ = ["NARROW_WIDTH", "PAGE_WIDTH", "Cells", "Choice", "Figure", "Line", "Points", "svg_of"]
 
 PAGE_WIDTH = 10.8  # inches; the page shows 96 pixels of them each
+NARROW_WIDTH = 3.8  # inches, of a phone
+# What the page colours itself, so that it is dark where the reader's screen is.
+_COLOURS = {
+    INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", ACCENT: "var(--accent)", "#ffffff": "var(--page)",
+}  # fmt: skip
+_COLOUR = re.compile("|".join(_COLOURS))
 _POINTS_PER_INCH = 72.0
 _REACH = 14.0  # how far from a mark the pointer may be, in points
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
@@ -96,12 +102,14 @@ class Line:
         text: Its first line is the heading.
         across: Name under which the place across is told; empty tells none.
         up: Likewise, upwards.
+        rest: Whether it is shown on demand only.
     """
 
     artist: Any
     text: str
     across: str = ""
     up: str = ""
+    rest: bool = False
 
     def told(self, place: _Place, name: str, texts: dict[tuple[str, ...], int]) -> dict[str, Any]:
         """Return what the page's script reads."""
@@ -135,11 +143,13 @@ class Figure:
         choices: At least one; the first is shown at first.
         choose: What is chosen.
         least_width: In inches, below which the page scrolls instead of shrinking it.
+        rest: The name of the switch that shows what is shown on demand only; empty where there is nothing.
     """
 
     choices: Sequence[Choice]
     choose: str = ""
     least_width: float = 6.5
+    rest: str = ""
 
 
 class _Place:
@@ -199,6 +209,10 @@ def svg_of(choice: Choice, name: str, heading: str, texts: dict[tuple[str, ...],
     with optional("matplotlib").rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         choice.picture.savefig(data, format="svg", metadata=nothing)
     root = _plain(ElementTree.fromstring(data.getvalue()), name)
+    rest = {f"{name}-{place}" for place, tip in enumerate(choice.tips) if isinstance(tip, Line) and tip.rest}
+    for one in root.iter():
+        if one.get("id") in rest:
+            one.set("class", "rest")
     root.set("role", "img")
     root.set("aria-labelledby", heading)
     place_of = _Place(choice.picture)
@@ -233,6 +247,9 @@ def _plain(root: ElementTree.Element, name: str) -> ElementTree.Element:
             parent.set("style", looks.pop())  # the marks of a line look alike
             for child in parent:
                 child.attrib.pop("style", None)
+    for one in root.iter():
+        if "style" in one.attrib:
+            one.attrib["style"] = _COLOUR.sub(lambda found: _COLOURS[found[0]], one.attrib["style"])
     width, height = (float(value) for value in root.attrib["viewBox"].split()[2:])
     root.attrib = {"viewBox": f"0 0 {width:g} {height:g}"}
     return root

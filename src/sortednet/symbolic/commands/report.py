@@ -101,11 +101,7 @@ def _facts(record: FormulaRecord) -> Iterable[tuple[str, str, str]]:
 def _copies(record: FormulaRecord) -> str:
     """Offer the formula as text."""
     forms = {"Text": str(record.best), "Python": python_of(record), "LaTeX": record.best.latex()}
-    blocks = "".join(
-        f'<div class="copy"><div><b>{name}</b><button type="button" data-copy="copy-{name}">Copy</button></div>'
-        f'<pre id="copy-{name}">{escape(text)}</pre></div>'
-        for name, text in forms.items()
-    )
+    blocks = "".join(page.copied(f"copy-{name}", name, text) for name, text in forms.items())
     return f"<section><h2>To copy</h2>{blocks}</section>"
 
 
