@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from ..evaluation.table import Row, Table, readable
 from .figures import labelled
-from .style import COLOURS, INK, MUTED, drawable, name_axes, place_ticks, rule, start, ticks_of
+from .style import COLOURS, MUTED, drawable, name_axes, place_ticks, rule, start, ticks_of
 from .svg import PAGE_WIDTH, Choice, Figure, Line
 
 __all__ = ["Curve", "curves_figure"]
@@ -51,8 +51,6 @@ def curves_figure(
             linewidth=2.0 if name in named else 0.8,
             color=COLOURS[[*named].index(name)] if name in named else MUTED,
         )
-        if name in named:
-            line.set_label(f"\u200b{named[name]}")  # matplotlib leaves out names that begin with an underscore
         note = f"{readable(rows[name].params)} parameters" if name in rows else "not in the table"
         label = next((one for row, one in labelled(marked) if str(row.setting) == name), "")
         text = f"{label}: {name}" if label else name
@@ -66,13 +64,9 @@ def curves_figure(
     axes.set_xlim(left=0)
     rule(axes)
     name_axes(axes, "update", "loss (log scale)" if log else "loss")
-    if named:
-        drawn, names = axes.get_legend_handles_labels()
-        place, font = ("best", 7.5) if narrow else ("upper right", 9)
-        for text in axes.legend(drawn[::-1], names[::-1], loc=place, fontsize=font, frameon=False).get_texts():
-            text.set(parse_math=False, color=INK)
     others = len(smooth) - len(named)
-    return Figure([Choice("", picture, tips)], rest=f"Show the other {others:,}" if others and not narrow else "")
+    rest = f"Show the other {others:,}" if others and not narrow else ""
+    return Figure([Choice("", picture, tips)], rest=rest, legend=[*zip(COLOURS, named.values(), strict=False)])
 
 
 def _named(table: Table, drawn: Mapping[str, object], marked: Mapping[str, Row]) -> dict[str, str]:

@@ -258,11 +258,11 @@ def cost_figure(table: Table, marked: Mapping[str, Row], width: float = PAGE_WID
     choices = []
     for cost in (cost for cost in COSTS if cost in table.columns):
         picture = start(width, 4.6 if width >= PAGE_WIDTH else 3.6)
-        choices.append(Choice(HEADS[cost], picture, draw_cost(picture.subplots(), table, cost, marked)))
-    return Figure(choices, "Cost")
+        choices.append(Choice(HEADS[cost], picture, draw_cost(picture.subplots(), table, cost, marked, legend=False)))
+    return Figure(choices, "Cost", legend=[(MUTED, "sub-models"), (ACCENT, "Pareto front")])
 
 
-def draw_cost(axes: Any, table: Table, cost: str, marked: Mapping[str, Row]) -> list[Points]:
+def draw_cost(axes: Any, table: Table, cost: str, marked: Mapping[str, Row], *, legend: bool = True) -> list[Points]:
     """Draw quality against one cost; return what is told at each point.
 
     Args:
@@ -270,6 +270,7 @@ def draw_cost(axes: Any, table: Table, cost: str, marked: Mapping[str, Row]) -> 
         table: What was measured.
         cost: One of `COSTS` that the table has.
         marked: Rows of the table to name, by label.
+        legend: Whether the plot itself says what its colours mean.
     """
     rows = [row for row in table if getattr(row, cost) is not None]
     labels = labelled({label: row for label, row in marked.items() if row in rows})
@@ -296,7 +297,10 @@ def draw_cost(axes: Any, table: Table, cost: str, marked: Mapping[str, Row]) -> 
     axes.set_ylim(*((low, high + room) if table.higher_is_better is not False else (low - room, high)))
     _name_marked(axes, table, labels, cost, log)
     rule(axes)
-    axes.legend(loc="lower right" if table.higher_is_better is not False else "upper right", fontsize=8, frameon=False)
+    if legend:
+        axes.legend(
+            loc="lower right" if table.higher_is_better is not False else "upper right", fontsize=8, frameon=False
+        )
     name_axes(axes, COSTS[cost] + (" (log scale)" if log else ""), worth_title(table))
     names = dict(labels)
     told = [_tip(table, row, names.get(row, "")) for row in rows]
@@ -343,6 +347,9 @@ def similarity_figure(found: Similarity, width: float = PAGE_WIDTH) -> Figure:
     alike = {tuple(one) for one in parsed}
     up = next(iter(parsed[0])) if len(alike) == 1 and len(parsed[0]) == 1 else ""
     lines = [str(one[up]) if up else str(one) for one in parsed]
+    if narrow and len(alike) == 1 and not up:
+        # The names are told once, along the axis.
+        up, lines = ",\n".join(parsed[0]), [", ".join(map(str, one.values())) for one in parsed]
     columns = [str(one) for one in found.positions]
     written = len(columns) <= (6 if narrow else 16) and len(lines) <= 60
     found = replace(found, values=tuple(tuple(map(drawable, row)) for row in found.values))

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ..files.writing import write_bytes
-from .svg import PAGE_WIDTH, Figure, svg_of
+from .svg import PAGE_WIDTH, Figure, colour_of_page, svg_of
 
 __all__ = ["breakable", "copied", "download", "facts", "section", "write"]
 
@@ -84,8 +84,17 @@ def section(name: str, heading: str, caption: str, figure: Figure, narrow: Figur
     data = _inert(json.dumps({"texts": list(texts), "marks": marks}, allow_nan=False, separators=(",", ":")))
     return (
         f'<section><h2 id="{name}-heading">{escape(heading)}</h2><p>{escape(caption)}</p><figure id="{name}">{choose}'
-        f'<div class="scroll">{shown}</div><script type="application/json">{data}</script></figure></section>'
+        f'{_legend(figure)}<div class="scroll">{shown}</div><script type="application/json">{data}</script></figure>'
+        "</section>"
     )
+
+
+def _legend(figure: Figure) -> str:
+    entries = "".join(
+        f'<li><i style="background:{colour_of_page(colour)}"></i>{breakable(text)}</li>'
+        for colour, text in figure.legend
+    )
+    return f'<ul class="legend">{entries}</ul>' if entries else ""
 
 
 def copied(name: str, heading: str, text: str) -> str:
@@ -98,7 +107,7 @@ def copied(name: str, heading: str, text: str) -> str:
     """
     return (
         f'<div class="copy"><div><b>{escape(heading)}</b><button type="button" data-copy="{name}">Copy</button></div>'
-        f'<pre id="{name}">{escape(text)}</pre></div>'
+        f'<pre id="{name}">{breakable(text)}</pre></div>'
     )
 
 

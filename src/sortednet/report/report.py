@@ -116,9 +116,9 @@ def write_report(
         if curves
         else "",
         *(_similarity(f"similarity-{place}", found) for place, found in enumerate(similarities)),
-        f"<section><h2>Chosen sub-models</h2>{_rows(table, marked, command)}</section>" if marked else "",
+        f"<section><h2>Chosen sub-models</h2>{_chosen(table, marked, command)}</section>" if marked else "",
         f"<section><h2>All sub-models</h2><p>{_TABLE_CAPTION}</p>"
-        f"<p>Download {page.download('table.csv', table.csv(), 'text/csv')}</p>{_rows(table, {}, command)}</section>",
+        f"<p>Download {page.download('table.csv', table.csv(), 'text/csv')}</p>{_all(table, command)}</section>",
         _measured(table),
     ]
     page.write(path, title, body)
@@ -153,51 +153,76 @@ def _facts(table: Table, more: Mapping[str, str]) -> str:
     return page.facts(shown)
 
 
-def _heads(table: Table, columns: list[str]) -> list[str]:
+def _columns(table: Table) -> list[tuple[str, str]]:
+    """Name the columns of what was measured, and their heads; the first is the quality."""
     quality = table.metric[:1].upper() + table.metric[1:]
-    names = {"quality": quality, "reported": "Reported", "recovery": "Recovery", **figures.HEADS}
-    return [escape(names[column]) for column in columns]
-
-
-def _cells(table: Table, row: Row) -> str:
-    cells: list[tuple[str, float | str, str]] = [
-        ("", row.setting[name], str(row.setting[name])) for name in table.dimensions
-    ]
+    heads = {"quality": quality, "reported": "Reported", "recovery": "Recovery", **figures.HEADS}
+    found = []
     for column in table.columns:
-        value = getattr(row, column)
-        cells.append(("", "" if value is None else value, table.text(row, column)))
-        if column in INTERVALS and _has_intervals(table, column):
-            low = getattr(row, INTERVALS[column][0])
-            cells.append((" class=between", "" if low is None else low, table.interval(row, column)))
-    return "".join(f'<td{kind} data-value="{value}">{escape(text)}</td>' for kind, value, text in cells)
+        found.append((column, heads[column]))
+        if column in INTERVALS and any(getattr(row, INTERVALS[column][0]) is not None for row in table):
+            found.append((INTERVALS[column][0], "95 %"))
+    return found
 
 
-def _has_intervals(table: Table, column: str) -> bool:
-    return any(getattr(row, INTERVALS[column][0]) is not None for row in table)
+def _cell(table: Table, row: Row, column: str) -> str:
+    value = getattr(row, column)
+    of = next((name for name, ends in INTERVALS.items() if column in ends), None)
+    text = table.text(row, column) if of is None else table.interval(row, of)
+    kind = "" if of is None else " class=between"
+    return f'<td{kind} data-value="{"" if value is None else value}">{escape(text)}</td>'
 
 
-def _rows(table: Table, marked: Mapping[str, Row], command: str) -> str:
-    """Return a table of the marked rows, by their labels, or of all."""
-    heads = [escape(name) for name in table.dimensions]
-    for column, head in zip(table.columns, _heads(table, list(table.columns)), strict=True):
-        heads += [head, "95 %"] if column in INTERVALS and _has_intervals(table, column) else [head]
-    front = set() if table.higher_is_better is None or marked else set(table.pareto())
-    first = '<th class="name"><button type="button">Label</button></th>' if marked else ""
-    less = len(table.dimensions) + 1  # columns of which a narrow screen shows one at a time
-    first += "".join(
-        f'<th{" class=less" if place >= less else ""}><button type="button">{head}</button></th>'
-        for place, head in enumerate(heads)
-    )
-    lines = "".join(
-        f'<tr{" class=front" if row in front else ""} data-setting="{escape(str(row.setting))}">'
-        f"{f'<td class=name data-value={place}><b>{escape(label)}</b></td>' if marked else ''}{_cells(table, row)}"
+def _head(name: str, kind: str = "") -> str:
+    shown = escape(name).replace("_", "_<wbr>")
+    return f'<th{f" class={kind}" if kind else ""}><button type="button">{shown}</button></th>'
+
+
+def _listed(table: Table, lines: Iterable[tuple[Row, str]], heads: str, command: str, *, tall: bool = False) -> str:
+    """Return a table of rows, each with what was measured and a button that copies its command.
+
+    Args:
+        table: What was measured.
+        lines: Rows, and the cells that come first.
+        heads: Those of these cells.
+        command: With `{setting}` in the setting's place.
+        tall: Whether it scrolls in a box of its own.
+    """
+    columns = _columns(table)
+    front = set() if table.higher_is_better is None or not tall else set(table.pareto())
+    # After the quality, a narrow screen shows one column at a time.
+    heads += "".join(_head(name, "less" if place else "") for place, (_, name) in enumerate(columns))
+    body = "".join(
+        f'<tr{" class=front" if row in front else ""} data-setting="{escape(str(row.setting))}">{first}'
+        f"{''.join(_cell(table, row, column) for column, _ in columns)}"
         '<td><button type="button" class="take">Copy</button></td></tr>'
-        for place, (label, row) in enumerate(marked.items() if marked else ((str(row.setting), row) for row in table))
+        for row, first in lines
     )
     return (
-        f'<div class="scroll{"" if marked else " tall"}"><table data-command="{escape(command)}"><thead><tr>{first}'
-        f'<th>Command</th></tr></thead><tbody>{lines}</tbody></table></div><p class="said" aria-live="polite"></p>'
+        f'<div class="scroll{" tall" if tall else ""}"><table data-command="{escape(command)}"><thead><tr>{heads}'
+        f'<th aria-label="Command"></th></tr></thead><tbody>{body}</tbody></table></div>'
+        '<p class="said" aria-live="polite"></p>'
     )
+
+
+def _chosen(table: Table, marked: Mapping[str, Row], command: str) -> str:
+    lines = (
+        (
+            row,
+            f'<td class="name" data-value="{place}"><b>{escape(label)}</b><br>{page.breakable(str(row.setting))}</td>',
+        )
+        for place, (label, row) in enumerate(marked.items())
+    )
+    return _listed(table, lines, _head("Label", "name"), command)
+
+
+def _all(table: Table, command: str) -> str:
+    heads = "".join(_head(name, "dim") for name in table.dimensions)
+    lines = (
+        (row, "".join(f'<td data-value="{row.setting[name]}">{row.setting[name]}</td>' for name in table.dimensions))
+        for row in table
+    )
+    return _listed(table, lines, heads, command, tall=True)
 
 
 def _measured(table: Table) -> str:

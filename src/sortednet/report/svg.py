@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from .style import ACCENT, INK, LINE, MUTED, optional
 
-__all__ = ["NARROW_WIDTH", "PAGE_WIDTH", "Cells", "Choice", "Figure", "Line", "Points", "svg_of"]
+__all__ = ["NARROW_WIDTH", "PAGE_WIDTH", "Cells", "Choice", "Figure", "Line", "Points", "colour_of_page", "svg_of"]
 
 PAGE_WIDTH = 10.8  # inches; the page shows 96 pixels of them each
 NARROW_WIDTH = 3.8  # inches, of a phone
@@ -144,12 +144,14 @@ class Figure:
         choose: What is chosen.
         least_width: In inches, below which the page scrolls instead of shrinking it.
         rest: The name of the switch that shows what is shown on demand only; empty where there is nothing.
+        legend: Colours and what they mean.
     """
 
     choices: Sequence[Choice]
     choose: str = ""
     least_width: float = 6.5
     rest: str = ""
+    legend: Sequence[tuple[str, str]] = ()
 
 
 class _Place:
@@ -249,10 +251,15 @@ def _plain(root: ElementTree.Element, name: str) -> ElementTree.Element:
                 child.attrib.pop("style", None)
     for one in root.iter():
         if "style" in one.attrib:
-            one.attrib["style"] = _COLOUR.sub(lambda found: _COLOURS[found[0]], one.attrib["style"])
+            one.attrib["style"] = colour_of_page(one.attrib["style"])
     width, height = (float(value) for value in root.attrib["viewBox"].split()[2:])
     root.attrib = {"viewBox": f"0 0 {width:g} {height:g}"}
     return root
+
+
+def colour_of_page(style: str) -> str:
+    """Return a style with the page's own names of its colours."""
+    return _COLOUR.sub(lambda found: _COLOURS[found[0]], style)
 
 
 def _local(name: str) -> str:
