@@ -71,7 +71,8 @@ def test_the_main_job_goes_from_a_config_to_an_ordinary_model(run: str, capsys) 
     model.load_state_dict(load_file(folder / "model.safetensors"))
     assert (folder / "model.onnx").stat().st_size > 0
     page = (Path(run) / "report.html").read_text()
-    assert "small" in page
+    assert f"Take {chosen}, which was chosen as small" in page.replace("<wbr>", "")
+    assert f"sortednet extract {run} {{setting}}" in page
     assert (Path(run) / "report.png").stat().st_size > 0
 
 
@@ -203,6 +204,29 @@ def test_a_file_that_is_no_yaml_is_refused(config: Path, capsys) -> None:
 
 def test_evaluating_what_is_not_trained_says_what_to_do(tmp_path: Path, capsys) -> None:
     assert "'sortednet train' writes it" in error_of(capsys, "evaluate", str(tmp_path))
+
+
+def test_a_share_of_the_images_is_reported_on_alone(run: str, capsys) -> None:
+    assert main(["evaluate", run, "--measure", "[]", "--report_share", "0.5"]) == 0
+    table = Table.from_json(Path(run) / "table.json")
+    total = table.conditions["examples"] + table.conditions["reported examples"]
+    assert table.conditions["reported examples"] == round(total / 2)
+    assert table.conditions["split"] == "50% of the test images to choose by, 50% to report"
+    assert table.conditions["seed"] == 0
+    assert all(row.reported_low <= row.reported <= row.reported_high for row in table)
+    said = capsys.readouterr().out
+    assert all(one in said for one in ("reported", "95 %", "threads: ", "processor: ", "versions: sortednet "))
+    assert main(["select", run, "--within_error", "true"]) == 0
+    chosen = json.loads((Path(run) / "chosen.json").read_text())["chosen"]
+    assert chosen == {"within error": str(table.select(within_error=True))}
+    assert "Smallest not measurably worse of all" in capsys.readouterr().out
+    assert main(["report", run]) == 0
+    assert "which nothing was chosen by" in (Path(run) / "report.html").read_text()
+
+
+@pytest.mark.parametrize("share", ["1", "-0.5", "0.0001"])
+def test_a_share_that_leaves_nothing_is_refused(run: str, share: str, capsys) -> None:
+    assert f"report_share={float(share)}" in error_of(capsys, "evaluate", run, "--report_share", share)
 
 
 def test_selecting_before_evaluating_says_what_to_do(run: str, capsys) -> None:

@@ -117,6 +117,13 @@ def test_an_encoder_goes_from_a_config_to_ordinary_models(encoder: Path, capsys)
     table = Table.from_json(Path(run) / "table.json")
     assert (table.metric, len(table), table.higher_is_better) == ("accuracy", 2, True)
     assert set(table.columns) >= {"quality", "params", "flops", "latency_ms", "memory_bytes", "recovery"}
+    assert all(row.quality_low <= row.quality <= row.quality_high for row in table)
+    assert table.conditions["split"] == "all evaluation examples"
+    whole = table.conditions["examples"]
+    assert main(["evaluate", run, "--report_share", "0.5"]) == 0
+    table = Table.from_json(Path(run) / "table.json")
+    assert table.conditions["examples"] + table.conditions["reported examples"] == whole
+    assert all(row.reported is not None for row in table)
     assert main(["select", run, "max_params=1000000", "--name", "best"]) == 0
     assert main(["extract", run, "best"]) == 0
     assert main(["report", run]) == 0
