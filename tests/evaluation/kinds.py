@@ -313,6 +313,10 @@ def evaluation_kinds() -> dict[str, Kind]:
         "a metric that nobody knows": Kind(Regressor, valued, lambda output, y: output - y, plain, None, 29),
         "text": Kind(Tokens, texts, word_error_rate, plain, False, 14),
         "a graph": Kind(Graph, nodes, sn.accuracy, plain, True, 30, recovers=True),
+        "a graph of as many nodes as an edge has": Kind(
+            Graph, [(random(2, 6), torch.tensor([[0, 1, 1], [1, 0, 1]]), classes(2)) for _ in range(9)], sn.accuracy,
+            plain, True, 18, recovers=True,
+        ),
         "several graphs": Kind(
             Graphs, [(random(10, 6), edges, torch.arange(10) % 4, classes(4)) for _ in range(5)], sn.accuracy, plain,
             True, 20, recovers=True,

@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..imports.privates.torch import FakeTensorMode, TorchDispatchMode, tree_leaves
 from ..network.sorted_net import SortedNet
 from ..space import Number, Setting
-from ..views.batches import batch_size, call_with, map_tensors, split_batch, tensors_of_batch
+from ..views.batches import batch_size, call_with, map_tensors, split_batch, tensors_of_batch, to_device
 from ..views.modes import evaluating
 from ..views.skeletons import Slot
 
@@ -57,8 +57,11 @@ def examples_of(net: SortedNet, inputs: Any, count: int) -> Any:
         return inputs
     try:
         some = split_batch(inputs, [count, size - count])[0]
+        on_cpu = all(tensor.device.type == "cpu" for tensor in tensors_of_batch(some))
+        # An index beyond the rows that are left, as an edge's, is an error on the CPU and ends the process on a GPU.
+        model = net.submodel(net.space.full) if on_cpu else net.extract(net.space.full).eval().cpu()
         with torch.no_grad():
-            call_with(net.submodel(net.space.full), some)
+            call_with(model, to_device(some, torch.device("cpu")))
     except Exception:
         # Whatever the model says of a part, the batch itself is what it takes.
         return inputs

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..data.text import EncodedText, TextData, compute_metrics
+from ..errors import DataError
 from ..evaluation import evaluator
 from ..evaluation.comparison import compare_submodels
 from ..evaluation.cost import MEASUREMENTS, Measurement
@@ -202,6 +203,8 @@ def qualities(run: Opened, batch_size: int = 32) -> dict[Setting, float]:
 
 def _scores(run: Opened, batch_size: int) -> Iterator[tuple[Setting, Scores]]:
     batches = list(run.batches(run.examples, batch_size))
+    if not batches:
+        raise DataError("The text has no example to evaluate on. Give at least one.")
     if run.data.kind == "causal":
         return evaluator.qualities(run.net, batches, _TokenLoss, run.net.space, losses_only=True)
     meter = partial(_Score, run.data.metric)
@@ -249,6 +252,8 @@ class _TokenLoss:
             self._tokens.append(tokens)
 
     def compute(self) -> Scores:
+        if not self._tokens:
+            raise DataError("No example to evaluate on has an answer token. Give texts with answers.")
         mean = sum(loss * count for loss, count in zip(self._losses, self._tokens, strict=True)) / sum(self._tokens)
         losses, tokens = torch.tensor(self._losses), torch.tensor(self._tokens, dtype=torch.float32)
         return Scores(mean, losses, tokens, self._examples, whole_batches=True)

@@ -93,7 +93,7 @@ def write_report(
     body = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="lead">{page.breakable(in_short(table, marked))}</p>',
-        f"<p>{escape(how_sure(table, row))}</p>",
+        f"<p>{escape(sure)}</p>" if (sure := how_sure(table, row)) else "",
         page.copied("take", "Take it", command.replace("{setting}", str(row.setting))) if row else "",
         _facts(table, facts or {}),
         page.section(
