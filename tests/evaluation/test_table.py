@@ -409,3 +409,13 @@ def test_a_damaged_margin_or_condition_is_named(bad, tmp_path):
     (tmp_path / "table.json").write_text(json.dumps(held))
     with pytest.raises(CheckpointError, match=r"table.json is damaged"):
         Table.from_json(tmp_path / "table.json")
+
+
+def test_any_condition_can_be_written_and_read(tmp_path):
+    given = {"half": True, "note": "two\nlines", "path": tmp_path, "rate": 0.5, "nothing": None, "long": "x" * 5000}
+    small(conditions=given, notes={"flops": "two\nlines"}).to_json(tmp_path / "table.json")
+    read = Table.from_json(tmp_path / "table.json")
+    assert read.conditions | {"long": ""} == {
+        "half": "True", "note": "two lines", "path": str(tmp_path), "rate": 0.5, "nothing": "None", "long": "",
+    }  # fmt: skip
+    assert read.notes == {"flops": "two lines"}

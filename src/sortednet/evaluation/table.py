@@ -29,6 +29,15 @@ _MOST_NAME, _MOST_TEXT = 200, 1000
 _VERSION = 1
 
 
+def _line(value: object) -> str:
+    """Return a text of one line, as the files hold them."""
+    return " ".join(str(value).split())[:_MOST_TEXT]
+
+
+def _told(value: object) -> str | Number:
+    return value if type(value) is int or type(value) is float else _line(value)
+
+
 class Table(Sequence[Row]):
     """One row per sub-model, ordered by parameters, then by setting.
 
@@ -78,7 +87,9 @@ class Table(Sequence[Row]):
         self.dimensions = tuple(given[0].setting)
         self.metric = metric
         self.higher_is_better = is_better(metric) if higher_is_better is None else higher_is_better
-        self.conditions, self.notes, self._margins = dict(conditions or {}), dict(notes or {}), margins
+        self.conditions = {_line(name)[:_MOST_NAME]: _told(value) for name, value in (conditions or {}).items()}
+        self.notes = {_line(name)[:_MOST_NAME]: _line(reason) for name, reason in (notes or {}).items()}
+        self._margins = margins
         for row in given:
             if row.setting.keys() != given[0].setting.keys():
                 raise SettingError(
