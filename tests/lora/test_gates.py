@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 import sortednet as sn
 from sortednet.lora import AdapterBuilder, Gates
 from sortednet.network.trials import Unshareable
-from sortednet.views.batches import split_batch
+from sortednet.views.examples import split_inputs
 
 from ..contracts.adapter_cases import ADAPTERS, QUIET, ROWS, Pictures, bert, gpt2, llama, plain, spread
 from ..contracts.pretrained_cases import IDS, LEFT, TEXT
@@ -115,6 +115,10 @@ def two_settings(case) -> list[sn.Setting]:
     """Return two settings of a case that differ in their rank alone."""
     space = case.net().space
     return [space.setting(r=case.ranks[0]), space.setting(r=case.ranks[-2])]
+
+
+def split_batch(inputs, parts):
+    return [kwargs for _, kwargs in split_inputs(((), inputs), parts)]
 
 
 @each_case

@@ -3,7 +3,6 @@
 import copy
 import pickle
 import threading
-from collections import namedtuple
 from functools import partial
 
 import pytest
@@ -14,7 +13,8 @@ from sortednet import SortedNet, Space, SubModel
 from sortednet.errors import BuildError, CheckpointError, SettingError
 from sortednet.models import MLP
 from sortednet.network.loading import load
-from sortednet.views.batches import call_with, split_batch
+from sortednet.views.batches import call_with
+from sortednet.views.examples import split_inputs
 
 SPACE = Space(depth=[1, 2], width=[2, 4])
 build = partial(MLP, inputs=3, classes=2)
@@ -111,29 +111,12 @@ def test_split_batches_cut_positional_and_keyword_inputs_alike():
         assert torch.equal(other, expected)
 
 
-def test_split_batch_cuts_nested_tuples_lists_and_mappings():
-    x = torch.arange(5)
-    first, second = split_batch({"a": (x, [x, "text"]), "b": 3, "c": torch.tensor(1.0)}, 2)
-    assert first["a"][0].tolist() == [0, 1, 2]
-    assert second["a"][1][0].tolist() == [3, 4]
-    assert isinstance(first["a"], tuple)
-    assert isinstance(first["a"][1], list)
-    assert (first["a"][1][1], first["b"], second["b"]) == ("text", 3, 3)
-    assert second["c"] == 1
-
-
 @pytest.mark.parametrize("parts", [1, 2, 3, 4, 5])
 def test_split_parts_differ_by_one_at_most_and_lose_nothing(parts):
-    split = split_batch(torch.arange(5), parts)
+    split = [args[0] for args, _ in split_inputs(((torch.arange(5),), {}), parts)]
     sizes = [len(part) for part in split]
     assert max(sizes) - min(sizes) <= 1
     assert torch.cat(split).tolist() == list(range(5))
-
-
-def test_split_batch_cuts_named_tuples():
-    pair = namedtuple("pair", "x y")
-    first, _ = split_batch(pair(torch.arange(4), torch.arange(4)), 2)
-    assert first.y.tolist() == [0, 1]
 
 
 def test_call_with_takes_a_tensor_a_tuple_or_a_mapping():

@@ -456,9 +456,11 @@ def test_distillation_does_not_change_the_statistics():
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("nothing", [(), {}, ("text", 3), {"labels": [1, 2]}, (torch.tensor(1.0), torch.tensor(2))])
-def test_a_batch_without_a_tensor_is_refused(nothing):
-    with pytest.raises(DataError, match=rf"A batch of type {type(nothing).__name__} holds no tensor\. Give \(inputs"):
+@pytest.mark.parametrize(
+    "nothing", [(), {}, ("text", 3), (torch.tensor(1.0), torch.tensor(2)), torch.ones(2, 3), "text"]
+)
+def test_a_batch_without_examples_or_targets_is_refused(nothing):
+    with pytest.raises(DataError, match=r"Give \(inputs, targets\)"):
         Summation(SPACE)(network(), nothing, functional.cross_entropy)
 
 

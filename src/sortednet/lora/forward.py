@@ -24,8 +24,8 @@ from ..network.cache_names import uncached
 from ..network.exits import Kept, prefix_of, random_state_kept
 from ..network.trials import Inputs, Unshareable, equal, some_rows
 from ..space import Setting
-from ..views.batches import batch_size, join_batch
 from ..views.buffers import Private
+from ..views.examples import join_batch, pick_inputs, size_of_inputs
 from ..views.skeletons import Skeleton, Skeletons
 from .gates import Gates, Ranked
 from .making import base_of
@@ -231,7 +231,7 @@ class GatedForward:
         chosen = [Setting({**settings[0], RANK: rank}) for rank in (largest, (largest + 1) // 2, 1)]
         with torch.no_grad(), random_state_kept(inputs):
             three = some_rows(inputs, 3)
-            rows = [_row(three, place) for place in range(3)]
+            rows = [pick_inputs(three, slice(place, place + 1), size=3, strict=False) for place in range(3)]
             expected = []
             for setting, row in zip(chosen, rows, strict=True):
                 alone = self._plain(setting)
@@ -272,7 +272,7 @@ class GatedForward:
 
 
 def _run(trunk: _Trunk, readers: Sequence[_Reader], settings: Sequence[Setting], inputs: Sequence[Inputs]) -> list[Any]:
-    sizes = [batch_size(one) for one in inputs]
+    sizes = [size_of_inputs(one) for one in inputs]
     ranks = [int(setting[RANK]) for setting, size in zip(settings, sizes, strict=True) for _ in range(size)]
     joined = inputs[0] if len(inputs) == 1 else join_batch(inputs)
     parts = _parted(trunk.run(ranks, joined, bool(readers)), sizes)
@@ -290,14 +290,6 @@ def _parted(output: Any, sizes: Sequence[int]) -> list[Any]:
             raise Unshareable(f"its output holds a tensor of shape {tuple(leaf.shape)} for {sum(sizes)} examples")
         parted.append(torch.split(leaf, list(sizes)) if isinstance(leaf, Tensor) else [leaf] * len(sizes))
     return [tree_unflatten([one[place] for one in parted], structure) for place in range(len(sizes))]
-
-
-def _row(inputs: Any, place: int) -> Any:
-    leaves, structure = tree_flatten(inputs)
-    return tree_unflatten(
-        [leaf[place : place + 1] if isinstance(leaf, Tensor) and leaf.shape[:1] == (3,) else leaf for leaf in leaves],
-        structure,
-    )
 
 
 def _inner(full: Any) -> str | None:

@@ -24,8 +24,8 @@ from torch import nn
 from ..errors import BuildError, SortedNetError
 from ..imports.privates.torch import BatchNorm
 from ..space import Setting, Space
-from ..views.batches import batch_size, join_batch
 from ..views.buffers import Private
+from ..views.examples import join_batch, size_of_inputs
 from ..views.layouts import tensors_of
 from ..views.outlines import outline
 from ..views.skeletons import Skeleton, Skeletons
@@ -305,7 +305,7 @@ class Sharing:
             skeleton.bind(self._private, inference)
         args, kwargs = join_batch([inputs[place] for place in order]) if split else inputs[0]
         found = trunk.run(
-            {readers[place].blocks: batch_size(inputs[place]) if split else None for place in order},
+            {readers[place].blocks: size_of_inputs(inputs[place]) if split else None for place in order},
             args,
             kwargs,
             every=way.every,

@@ -14,16 +14,17 @@ from torch import Tensor, nn
 from ..errors import BuildError, DataError, SettingError
 from ..imports.names import BufferPolicy
 from ..space import Number, Setting, Space
-from ..views.batches import split_batch
 from ..views.buffers import Private, refuse_tied
 from ..views.compilation import Compilation
 from ..views.cuts import Cuts, StoredCuts
+from ..views.examples import BatchAxis
 from ..views.layouts import Layout, tensors_of
 from ..views.likeness import Likeness, refuse_unlike
 from ..views.outlines import call_builder
 from ..views.skeletons import Skeleton, Skeletons, build_skeleton
 from . import checkpoint
 from .builders import PLAIN, SharedForward, as_builder, module_of
+from .parting import Parting
 from .sharing import Sharing
 from .storing import write_network
 from .sub_model import SubModel
@@ -130,6 +131,7 @@ class SortedNet(nn.Module):
         patterns = (private,) if isinstance(private, str) else tuple(private)
         trainable = {name: p.requires_grad for name, p in self.full.named_parameters(remove_duplicate=False)}
         self.private = Private(patterns, buffers, space.full, trainable)
+        self._parting = Parting(partial(self._run, space.full, inference=True))
         self._sharing = Sharing(self.builder, space, self.private, self._prepared, self._skeleton)
         names = tensors_of(self.full)
         for pattern in patterns:
@@ -213,6 +215,7 @@ class SortedNet(nn.Module):
         setting: Mapping[str, Number] | str | None = None,
         settings: Sequence[Mapping[str, Number]] | None = None,
         split: bool | Sequence[int] = False,
+        batch_axis: BatchAxis = None,
         weights: Sequence[float] | None = None,
         inference: bool = False,
         **kwargs: Any,
@@ -229,6 +232,7 @@ class SortedNet(nn.Module):
             setting: The sub-model to run; the full model where left out.
             settings: Or several sub-models; then a list of outputs is returned.
             split: Whether each of `settings` gets a part of the batch instead of all of it; or the sizes of the parts.
+            batch_axis: Where the examples of what is parted are; see `Objective`.
             weights: In what proportion the losses of `settings` will be added up; needed where a model computes them
                 itself and they are not equal.
             inference: Whether to run in evaluation mode, whatever mode the network is in.
@@ -239,6 +243,7 @@ class SortedNet(nn.Module):
 
         Raises:
             SettingError: If a setting is not in the space.
+            DataError: If it cannot be told how to part the batch.
         """
         self._refuse_merged()
         self.observe(*args, **kwargs)
@@ -249,11 +254,12 @@ class SortedNet(nn.Module):
         chosen = [self.space.setting(one) for one in settings]
         for name, given in (("weights", weights), ("split", None if isinstance(split, bool) else split)):
             if given is not None and len(given) != len(chosen):
-                raise SettingError(
-                    f"{name}={list(given)} are {len(given)} for {len(chosen)} settings. Give one for each."
-                )
+                message = f"{name}={list(given)} are {len(given)} for {len(chosen)} settings. Give one for each."
+                raise SettingError(message)
         parts = len(chosen) if split is True else split
-        inputs = split_batch((args, kwargs), parts) if parts else [(args, kwargs)] * len(chosen)
+        inputs, joinable = self._parting.parts(self.full, (args, kwargs), parts, batch_axis, len(chosen))
+        if not joinable:
+            return self._one_by_one(inference, chosen, inputs)
         with self._compiled():
             return self._sharing.outputs(
                 self.full, chosen, inputs, bool(parts), weights, inference, partial(self._one_by_one, inference)

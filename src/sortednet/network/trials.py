@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..imports.privates.torch import keystr, tree_flatten_with_path, tree_leaves, tree_map, tree_map_with_path
-from ..views.batches import batch_size
+from ..imports.privates.torch import keystr, tree_flatten_with_path, tree_leaves, tree_map_with_path
+from ..views.examples import pick_inputs
 
 __all__ = ["Axes", "Scope", "Unshareable", "equal", "some_rows"]
 
@@ -20,14 +20,7 @@ Scope = Literal["ever", "parts", "training"]
 
 def some_rows(inputs: Inputs, count: int) -> Any:
     """Return the inputs for some examples of a batch, again from the first one where it has fewer."""
-    size = batch_size(inputs)
-
-    def some(one: Any) -> Any:
-        if not isinstance(one, Tensor) or one.shape[:1] != (size,):
-            return one
-        return one[torch.arange(count, device=one.device) % size]
-
-    return tree_map(some, inputs)
+    return pick_inputs(inputs, range(count), strict=False)
 
 
 def equal(one: Any, other: Any) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Union, final, get_args
 
 import torch
@@ -13,8 +15,10 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError, TrainingError
 from ..imports.names import Reduction
+from ..imports.privates.torch import BatchNorm
 from ..space import Setting, Space
-from ..views.batches import batch_size, inputs_and_targets, split_batch
+from ..views.batches import call_with, inputs_and_targets, tensors_of_batch
+from ..views.examples import BatchAxis, batch_size, split_targets
 from .distillation import Distillation
 from .sampling import Sampler
 
@@ -57,6 +61,8 @@ class Objective(ABC):
         distillation: Adds the full model's outputs, or another teacher's, as targets.
         settings_weight: The weight of each sub-model's loss before weights are normalised; 1 where left out.
         reduction: Whether the mean losses of the sub-models are averaged or summed.
+        batch_axis: Where the examples of a batch are that is split: an axis of all tensors that have it, or by name or
+            place of an argument (`targets` too) one, None for what all examples share. Found out where left out.
 
     Raises:
         ConfigError: If the reduction is unknown.
@@ -68,6 +74,7 @@ class Objective(ABC):
         distillation: Distillation | None = None,
         settings_weight: Callable[[Setting], float] | None = None,
         reduction: Reduction = "mean",
+        batch_axis: BatchAxis = None,
     ) -> None:
         if reduction not in get_args(Reduction):
             raise ConfigError(f"reduction={reduction!r} is unknown. Choose one of {', '.join(get_args(Reduction))}.")
@@ -75,6 +82,8 @@ class Objective(ABC):
         self.distillation = distillation
         self.settings_weight = settings_weight
         self.reduction = reduction
+        self.batch_axis = batch_axis
+        self._checked_losses = False
 
     @abstractmethod
     def choose(self, size: int) -> tuple[list[Setting], list[int] | None]:
@@ -96,26 +105,31 @@ class Objective(ABC):
 
         Args:
             net: The `SortedNet`, or a distributed wrapper of it.
-            batch: `(inputs, ..., targets)`, or a mapping of keyword arguments. Tensors of shape (B, ...).
+            batch: `(inputs, ..., targets)`, or a mapping of keyword arguments: tensors, arrays and lists of B examples,
+                in tuples, mappings, named tuples and data classes; what has no row or item for each is for all.
             loss_fn: Mean loss of an output and the targets (with a mapping, and the mapping). Returns shape ().
 
         Returns:
             One term for each sub-model; the weights add up to 1, or if they are summed, to the number of sub-models.
 
         Raises:
-            DataError: If the batch is empty or holds no tensor.
+            DataError: If the batch is empty or holds no examples, or it cannot be told how to split it.
         """
-        size = batch_size(batch)
+        size = batch_size(batch, self.batch_axis)
         if size == 0:
-            raise DataError("The batch is empty: its first tensor holds no example. Leave empty batches out.")
+            raise DataError("The batch is empty: it holds no example. Leave empty batches out.")
         settings, sizes = self.choose(size)
+        if sizes and _takes_statistics(net):
+            settings, sizes = _pairs(settings, sizes)
         weights = self._weights(settings, sizes)
         inputs, targets = inputs_and_targets(batch)
         distillation = self.distillation if self.distillation is not None and self.distillation.is_active else None
         asked = inputs if distillation is None else distillation.ask(inputs)
-        outputs = list(_call_at(net, asked, settings, split=sizes or False, weights=weights))
+        outputs = list(
+            _call_at(net, asked, settings, split=sizes or False, batch_axis=self.batch_axis, weights=weights)
+        )
         guides = self._guides(net, asked, settings, outputs, sizes)
-        parts = split_batch(targets, sizes) if sizes else [targets] * len(settings)
+        parts = split_targets(targets, sizes, self.batch_axis) if sizes else [targets] * len(settings)
         terms = []
         for setting, output, part, guide, weight in zip(settings, outputs, parts, guides, weights, strict=True):
             loss = loss_fn(output, part)
@@ -125,6 +139,9 @@ class Objective(ABC):
             if guide is not None and distillation is not None:
                 loss = distillation.labels * loss + distillation(output, guide, part)
             terms.append(Term(setting, loss, weight))
+        if sizes and not self._checked_losses:
+            self._checked_losses = True
+            _warn_if_constant(terms, outputs)
         return terms
 
     def _guides(
@@ -142,7 +159,7 @@ class Objective(ABC):
             # In evaluation mode, so that the teacher neither drops units nor moves the running statistics.
             with torch.no_grad():
                 guide = distillation.kept(_call_at(net, inputs, None, inference=True))
-        guides = split_batch(guide, sizes) if sizes else [guide] * len(settings)
+        guides = split_targets(guide, sizes, self.batch_axis) if sizes else [guide] * len(settings)
         return [None if setting == full else one for setting, one in zip(settings, guides, strict=True)]
 
     def _weights(self, settings: Sequence[Setting], sizes: Sequence[int] | None) -> list[float]:
@@ -178,7 +195,8 @@ class Stochastic(Objective):
             batch smaller than this is split among as many as it has examples.
         distillation: Adds the full model's outputs as targets.
         settings_weight: The weight of each sub-model's loss before weights are normalised.
-        split: Whether the batch is split among them; else each gets all of it.
+        split: Whether the batch is split among them; else each gets all of it, as a loss needs that compares the
+            examples of a batch: a contrastive one finds only the negatives that are in its part.
         reduction: Whether the mean losses of the sub-models are averaged or summed.
 
     Source:
@@ -205,8 +223,9 @@ class Stochastic(Objective):
         *,
         split: bool = True,
         reduction: Reduction = "mean",
+        batch_axis: BatchAxis = None,
     ) -> None:
-        super().__init__(_checked(sampler).space, distillation, settings_weight, reduction)
+        super().__init__(_checked(sampler).space, distillation, settings_weight, reduction, batch_axis)
         if not isinstance(draws, int) or draws < sampler.least:
             raise ConfigError(
                 f"draws={draws} is too few for {type(sampler).__name__}. "
@@ -258,8 +277,10 @@ class PerExample(Objective):
         sampler: Sampler,
         distillation: Distillation | None = None,
         settings_weight: Callable[[Setting], float] | None = None,
+        *,
+        batch_axis: BatchAxis = None,
     ) -> None:
-        super().__init__(_checked(sampler).space, distillation, settings_weight)
+        super().__init__(_checked(sampler).space, distillation, settings_weight, batch_axis=batch_axis)
         self.sampler = sampler
 
     def choose(self, size: int) -> tuple[list[Setting], list[int] | None]:
@@ -370,7 +391,7 @@ class Penalised(Objective):
     """
 
     def __init__(self, inner: Objective, penalty: Callable[[nn.Module], Tensor]) -> None:
-        super().__init__(inner.space, inner.distillation, inner.settings_weight, inner.reduction)
+        super().__init__(inner.space, inner.distillation, inner.settings_weight, inner.reduction, inner.batch_axis)
         self.inner, self.penalty = inner, penalty
 
     def choose(self, size: int) -> tuple[list[Setting], list[int] | None]:
@@ -396,6 +417,39 @@ def _checked(sampler: Sampler) -> Sampler:
 
 
 def _call_at(net: nn.Module, inputs: Any, settings: Sequence[Setting] | None, **how: Any) -> Any:
-    if isinstance(inputs, Mapping):
-        return net(**inputs, settings=settings, **how)
-    return net(*inputs, settings=settings, **how)
+    return call_with(partial(net, settings=settings, **how), inputs)
+
+
+def _takes_statistics(net: nn.Module) -> bool:
+    """Whether a network in training takes the statistics of a batch, of which one example has none."""
+    return net.training and any(isinstance(module, BatchNorm) for module in net.modules())
+
+
+def _pairs(settings: Sequence[Setting], sizes: Sequence[int]) -> tuple[list[Setting], list[int] | None]:
+    """Give the examples of parts of one to others of one, or else to the smallest part: none has fewer than two."""
+    chosen = {setting: size for setting, size in zip(settings, sizes, strict=True) if size > 1}
+    single = [setting for setting, size in zip(settings, sizes, strict=True) if size == 1]
+    chosen |= dict.fromkeys(single[: len(single) // 2], 2)
+    if len(single) % 2:
+        least = min(chosen, key=lambda one: chosen[one], default=single[-1])
+        chosen[least] = chosen.get(least, 0) + 1
+    return list(chosen), list(chosen.values()) if len(chosen) > 1 else None
+
+
+def _warn_if_constant(terms: Sequence[Term], outputs: Sequence[Any]) -> None:
+    """Warn where the loss of every part is one number whatever the model does: it compares examples."""
+    first = terms[0].loss.detach()
+    if len(terms) < 2 or any(not torch.equal(term.loss.detach(), first) for term in terms):
+        return
+    for term, output in zip(terms, outputs, strict=True):
+        read = [one for one in tensors_of_batch(output) if one.requires_grad]
+        if not read or not term.loss.requires_grad:
+            return
+        found = torch.autograd.grad(term.loss, read, retain_graph=True, allow_unused=True)
+        if any(one is not None and bool(one.any()) for one in found):
+            return
+    warnings.warn(
+        f"On every part of the batch the loss is {float(first)}, whatever the model gives: nothing is learnt. A loss "
+        "that compares the examples of a batch needs them all: Stochastic(..., split=False).",
+        stacklevel=3,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ __all__ = [
     "UpdateRule",
     "apply_update",
     "check_finite",
+    "check_optimizer",
     "check_rule",
     "held_back",
     "mask_gradients",
@@ -77,9 +79,10 @@ def step(
         The loss and what was trained.
 
     Raises:
-        TrainingError: If a loss or the norm of the gradient is not finite, or the rule is unknown. No weight and
-            no running statistic is changed then, and no gradient left.
-        DataError: If there is no batch.
+        TrainingError: If a loss or the norm of the gradient is not finite, the rule is unknown, or the optimiser lacks
+            parameters that are to be trained. Whatever fails before the optimiser's own step, no weight and no running
+            statistic is changed, and no gradient left.
+        DataError: If there is no batch, or it cannot be told how to split it.
 
     Source:
         Valipour et al. (2023), arXiv:2309.00255v3, Algorithm 1.
@@ -94,15 +97,14 @@ def step(
         >>> [str(setting) for setting, _ in result.terms]
         ['out_features=2']
     """
+    _check_network(net)
     check_rule(net, update)
     if max_norm is not None and not max_norm > 0:
         raise TrainingError(f"max_norm={max_norm} must be above 0. Leave it out for no clipping.")
     held: list[Any] = list(batches) if accumulate else [batches]
     if any(isinstance(one, Tensor) for one in held):
         raise DataError("accumulate=True takes a list of batches, each (inputs, targets). Give [batch, batch, ...].")
-    mine = {id(parameter) for parameter in net.parameters()}
-    if not any(id(one) in mine for group in optimizer.param_groups for one in group["params"]):
-        raise TrainingError("The optimiser holds no parameter of this network. Make it over net.parameters().")
+    check_optimizer(net, optimizer)
     if not held:
         raise DataError("There is no batch to accumulate. Give at least one.")
     statistics = [(buffer, buffer.clone()) for buffer in _statistics(net)]
@@ -116,13 +118,43 @@ def step(
         held_still = held_back(net, optimizer, drawn, update)
         optimizer.step()
         put_back(optimizer, held_still)
-    except TrainingError:
-        for buffer, before in statistics:
-            buffer.copy_(before)
+    except BaseException:
+        with torch.no_grad():
+            for buffer, before in statistics:
+                buffer.copy_(before)
         raise
     finally:
         optimizer.zero_grad()
     return result
+
+
+def _check_network(net: Any) -> None:
+    if not isinstance(net, SortedNet):
+        inner = getattr(net, "module", None)
+        remedy = "net=wrapped.module, model=wrapped" if isinstance(inner, SortedNet) else "a SortedNet"
+        raise TrainingError(f"step trains a SortedNet, and net is a {type(net).__name__}. Give {remedy}.")
+
+
+def check_optimizer(net: SortedNet, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimiser that would leave weights as they are which are to be trained.
+
+    Raises:
+        TrainingError: If it lacks a parameter of the network that takes gradients, or needs a closure.
+    """
+    held = {id(one) for group in optimizer.param_groups for one in group["params"]}
+    missing = [name for name, one in net.named_parameters() if one.requires_grad and id(one) not in held]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise TrainingError(
+            f"The optimiser holds no {', '.join(missing[:3])}{more}. Make it over net.parameters(), after the network; "
+            "what is not to be trained is frozen with requires_grad_(False)."
+        )
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise TrainingError(
+            f"{type(optimizer).__name__} evaluates the loss several times a step, and each batch draws its sub-models "
+            "once. Take an optimiser whose step needs no closure, such as AdamW."
+        )
 
 
 def _statistics(net: SortedNet) -> Iterator[Tensor]:

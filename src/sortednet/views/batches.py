@@ -1,25 +1,28 @@
-"""Batches: parting, joining and counting what a model takes."""
+"""Batches: their parts, calls of models on them, and their tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import PackedSequence
 
 from ..errors import DataError
 
 __all__ = [
     "IGNORED",
-    "batch_size",
+    "arguments_of",
     "call_with",
+    "fields_of",
     "inputs_and_targets",
-    "join_batch",
     "map_tensors",
     "next_labels",
-    "split_batch",
+    "rebuilt",
     "tensors_of_batch",
     "to_device",
 ]
@@ -28,85 +31,98 @@ IGNORED = -100  # label of tokens that do not count, as torch's losses and trans
 
 
 def call_with(module: Callable[..., Any], inputs: Any) -> Any:
-    """Call a model on the inputs of a batch: a tensor, a tuple of arguments or a mapping of keyword arguments."""
-    if isinstance(inputs, Mapping):
-        return module(**inputs)
-    if isinstance(inputs, (tuple, list)):
-        return module(*inputs)
-    return module(inputs)
+    """Call a model on the inputs of a batch: a tensor, a tuple of arguments or a mapping of keyword arguments.
+
+    Raises:
+        DataError: If a mapping holds a name that the model's forward does not take.
+    """
+    args, kwargs = arguments_of(module, inputs)
+    try:
+        return module(*args, **kwargs)
+    except TypeError as error:
+        unknown = [name for name in kwargs if not _takes(module, name)]
+        if not unknown:
+            raise
+        raise DataError(
+            f"The batch holds {', '.join(map(repr, unknown))}, which the model's forward does not take. Leave it out, "
+            "or give (inputs, targets)."
+        ) from error
+
+
+def arguments_of(module: Callable[..., Any], inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the positional and keyword arguments that the inputs of a batch are for a model.
+
+    A mapping beside targets, `({"x": x}, y)`, holds keyword arguments where the model's forward takes its names.
+    """
+    if isinstance(inputs, (tuple, list)) and fields_of(inputs) is None:
+        only = inputs[0] if len(inputs) == 1 else None
+        if isinstance(only, Mapping) and all(isinstance(name, str) and _takes(module, name) for name in only):
+            return (), dict(only)
+        return tuple(inputs), {}
+    return ((), dict(inputs)) if isinstance(inputs, Mapping) else ((inputs,), {})
+
+
+def _takes(module: Callable[..., Any], name: str) -> bool:
+    """Whether a model's forward has an argument of a name."""
+    inner: Any = module
+    while True:
+        inner = getattr(inner, "func", inner)  # of a partial
+        further = next((one for one in ("full", "net", "module") if hasattr(inner, one)), None)
+        if further is None or getattr(inner, further) is inner:
+            break
+        inner = getattr(inner, further)
+    try:
+        taken = signature(getattr(inner, "forward", inner)).parameters
+    except (TypeError, ValueError):
+        return True
+    named = taken.get(name)
+    if named is not None:
+        return named.kind is not Parameter.POSITIONAL_ONLY
+    return any(one.kind is Parameter.VAR_KEYWORD for one in taken.values())
 
 
 def inputs_and_targets(batch: Any) -> tuple[Any, Any]:
-    """Part a batch: `(inputs, ..., targets)` into a tuple of inputs and the targets; a mapping serves as both."""
-    return (batch, batch) if isinstance(batch, Mapping) else (tuple(batch[:-1]), batch[-1])
-
-
-def split_batch(values: Any, parts: int | Sequence[int]) -> list[Any]:
-    """Split a batch along its first axis.
-
-    Args:
-        values: Tensors of shape (B, ...), in tuples, lists and mappings. Anything else goes to every part, and so does
-            a tensor of one row where the batch has more.
-        parts: How many parts, whose sizes differ by one at most; or their sizes.
-
-    Returns:
-        As many values of the same structure.
+    """Part a batch: `(inputs, ..., targets)` into a tuple of inputs and the targets; a mapping serves as both.
 
     Raises:
-        DataError: If a tensor has another number of rows than the batch, or there is no tensor.
+        DataError: If it is neither.
     """
-    if not isinstance(parts, int):
-        return _split(values, list(parts))
-    size = batch_size(values)
-    return _split(values, [size // parts + (place < size % parts) for place in range(parts)])
+    if isinstance(batch, Mapping):
+        return batch, batch
+    if isinstance(batch, (tuple, list)) and len(batch) > 1 and not isinstance(batch, PackedSequence):
+        return tuple(batch[:-1]), batch[-1]
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        held = {one.name: getattr(batch, one.name) for one in dataclasses.fields(batch)}
+        return held, held
+    raise DataError(
+        f"A batch is (inputs, ..., targets) or a mapping, and this is a {type(batch).__name__}. Give (inputs, "
+        "targets); where the inputs are the targets, (inputs, inputs)."
+    )
 
 
-def _split(values: Any, sizes: list[int]) -> list[Any]:
-    count, size = len(sizes), sum(sizes)
-    if isinstance(values, Tensor) and values.dim() > 0:
-        if len(values) != size:
-            if len(values) == 1:
-                return [values] * count
-            raise DataError(
-                f"A tensor of shape {tuple(values.shape)} cannot be split among {count} sub-models: the batch has "
-                f"{size} examples. Give tensors of shape ({size}, ...) or (1, ...), or train one sub-model a batch."
-            )
-        return list(torch.split(values, sizes))
-    if isinstance(values, Mapping):
-        split = {name: _split(value, sizes) for name, value in values.items()}
-        return [{name: split[name][i] for name in split} for i in range(count)]
-    if isinstance(values, (tuple, list)):
-        columns = [_split(value, sizes) for value in values]
-        rows = [[column[i] for column in columns] for i in range(count)]
-        return [type(values)(*row) if hasattr(values, "_fields") else type(values)(row) for row in rows]
-    return [values] * count
+def _is_record(value: Any) -> bool:
+    return hasattr(value, "_fields") or (dataclasses.is_dataclass(value) and not isinstance(value, type))
 
 
-def join_batch(parts: Sequence[Any]) -> Any:
-    """Join what `split_batch` split, in any order of the parts."""
-    first = parts[0]
-    if all(part is first for part in parts):
-        return first
-    if isinstance(first, Tensor) and first.dim() > 0:
-        return torch.cat(list(parts))
-    if isinstance(first, Mapping):
-        return {name: join_batch([part[name] for part in parts]) for name in first}
-    if isinstance(first, (tuple, list)):
-        row = [join_batch(column) for column in zip(*parts, strict=True)]
-        return type(first)(*row) if hasattr(first, "_fields") else type(first)(row)
-    return first
+def fields_of(value: Any) -> dict[str, Any] | None:
+    """Return the fields of a mapping, a named tuple or a data class; None of anything else."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    names: Any = getattr(value, "_fields", None)
+    if names is not None and isinstance(value, tuple):
+        return dict(zip(names, value, strict=True))
+    if _is_record(value):
+        return {one.name: getattr(value, one.name) for one in dataclasses.fields(value) if one.init}
+    return None
 
 
-def batch_size(batch: Any) -> int:
-    """Return the number of examples: the length of the first axis of the first tensor that has not just one row.
-
-    Raises:
-        DataError: If there is no tensor.
-    """
-    rows = [len(leaf) for leaf in _leaves(batch) if isinstance(leaf, Tensor) and leaf.dim() > 0]
-    if not rows:
-        raise DataError(f"A batch of type {type(batch).__name__} holds no tensor. Give (inputs, targets) or a mapping.")
-    return next((count for count in rows if count != 1), 1)
+def rebuilt(value: Any, fields: Mapping[str, Any]) -> Any:
+    """Return a mapping, named tuple or data class like another, with other fields."""
+    if isinstance(value, Mapping):
+        return dict(fields)
+    if hasattr(value, "_fields"):
+        return type(value)(**fields)
+    return dataclasses.replace(value, **fields)
 
 
 def map_tensors(function: Callable[[Tensor], Any], values: Any) -> Any:
@@ -114,7 +130,7 @@ def map_tensors(function: Callable[[Tensor], Any], values: Any) -> Any:
 
     Args:
         function: Of a tensor.
-        values: Tensors in tuples, named ones too, lists and mappings; anything else stays as it is.
+        values: Tensors in tuples, lists, mappings, named tuples and data classes; anything else stays as it is.
 
     Example:
         >>> map_tensors(len, {"a": torch.ones(3), "b": (torch.ones(2), "x")})
@@ -122,11 +138,15 @@ def map_tensors(function: Callable[[Tensor], Any], values: Any) -> Any:
     """
     if isinstance(values, Tensor):
         return function(values)
-    if isinstance(values, Mapping):
-        return {name: map_tensors(function, value) for name, value in values.items()}
+    if isinstance(values, PackedSequence):
+        return values
+    fields = fields_of(values)
+    if fields is not None:
+        changed = {name: map_tensors(function, value) for name, value in fields.items()}
+        is_same = not isinstance(values, Mapping) and all(changed[name] is fields[name] for name in fields)
+        return values if is_same else rebuilt(values, changed)
     if isinstance(values, (tuple, list)):
-        row = [map_tensors(function, value) for value in values]
-        return type(values)(*row) if hasattr(values, "_fields") else type(values)(row)
+        return type(values)(map_tensors(function, value) for value in values)
     return values
 
 
@@ -154,13 +174,9 @@ def to_device(values: Any, device: torch.device | None) -> Any:
 
 def tensors_of_batch(batch: Any) -> Iterator[Tensor]:
     """Yield every tensor of a batch."""
-    return (leaf for leaf in _leaves(batch) if isinstance(leaf, Tensor))
-
-
-def _leaves(batch: Any) -> Iterator[Any]:
-    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else None
-    if values is None:
+    if isinstance(batch, Tensor):
         yield batch
-    else:
-        for value in values:
-            yield from _leaves(value)
+        return
+    fields = fields_of(batch)
+    for value in fields.values() if fields is not None else batch if isinstance(batch, (tuple, list)) else ():
+        yield from tensors_of_batch(value)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import BuildError
+from ..errors import BuildError, DataError
 from ..imports.names import BufferPolicy
 from ..imports.privates.torch import RunningNorm, buffers_of, parameters_of
 from ..space import Setting
+from .batches import arguments_of
+from .examples import is_joinable, join_batch, size_of_inputs
 
 __all__ = ["BufferPolicy", "Private", "estimate_statistics", "refuse_tied"]
 
@@ -104,15 +107,15 @@ def _key(setting: Setting) -> str:
     return str(setting).replace(".", ":")
 
 
-def estimate_statistics(module: nn.Module, batches: Iterable[Any], run: Callable[[nn.Module, Any], object]) -> None:
+def estimate_statistics(module: nn.Module, batches: Iterable[Any]) -> None:
     """Measure the running statistics of a model's batch norms anew, as plain averages over batches.
 
-    Only the norms are put into training mode: dropout and all else stay as in evaluation.
+    Only the norms are put into training mode: dropout and all else stay as in evaluation. A last batch of one example,
+    which has no statistics, goes with the one before.
 
     Args:
         module: The model; its statistics are overwritten in place.
         batches: Inputs, batch by batch.
-        run: Calls the model on a batch.
 
     Source:
         Yu & Huang (2019), arXiv:1903.05134, Sec. 3.3: post-statistics of batch normalization.
@@ -126,12 +129,20 @@ def estimate_statistics(module: nn.Module, batches: Iterable[Any], run: Callable
         norm.train()
     try:
         with torch.no_grad():
-            for batch in batches:
-                run(module, batch)
+            for args, kwargs in _joined([arguments_of(module, one) for one in batches]):
+                module(*args, **kwargs)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
             norm.eval()
+
+
+def _joined(calls: list[Any]) -> list[Any]:
+    """Join a last call of one example with the one before, where that can be done."""
+    with suppress(DataError):
+        if len(calls) > 1 and size_of_inputs(calls[-1]) == 1 and is_joinable(calls[-2], size_of_inputs(calls[-2])):
+            return [*calls[:-2], join_batch(calls[-2:])]
+    return calls
 
 
 def refuse_tied(model: nn.Module, pattern: str) -> None:

@@ -23,7 +23,7 @@ from ..errors import BuildError
 from ..imports.privates.torch import RunningNorm, buffers_of, parameters_of
 from ..imports.privates.transformers import CHECKPOINTING
 from ..space import Setting
-from .batches import call_with, map_tensors
+from .batches import map_tensors
 from .buffers import Private, estimate_statistics
 from .cut import Cut
 from .cuts import Cuts
@@ -315,7 +315,7 @@ class Skeleton:
         self.bind(private)
         for slot in self.buffers:
             slot.put(slot.module.get_buffer(slot.name).clone())
-        estimate_statistics(self.module, batches, call_with)
+        estimate_statistics(self.module, batches)
         return {slot.path: slot.module.get_buffer(slot.name) for slot in self.buffers}
 
     def own_tensors(self, private: Private) -> dict[str, Tensor]:

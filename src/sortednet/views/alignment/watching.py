@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ...errors import DataError
 from ...imports.privates.torch import FakeTensorMode, buffers_of, forward_hooks, parameters_of, tree_leaves
-from ..batches import batch_size, map_tensors, split_batch
+from ..batches import map_tensors
+from ..examples import pick_inputs, size_of_inputs
 from ..forwards import own_forward
 from .tape import Tape, record
 
@@ -143,11 +144,9 @@ def _on_real(model: nn.Module, inputs: Inputs, training: bool) -> Tape:
 def _few(inputs: Inputs) -> Inputs:
     """Return two examples of a batch; all where they cannot be told apart."""
     try:
-        size = batch_size(inputs)
-        found: Inputs = split_batch(inputs, [2, size - 2])[0] if size > 2 else inputs
+        return pick_inputs(inputs, slice(0, 2), strict=False) if size_of_inputs(inputs) > 2 else inputs
     except DataError:
         return inputs
-    return found
 
 
 WAYS: Mapping[str, Callable[[nn.Module, Inputs, bool], Tape]] = {"meta": _on_meta, "fake": _on_fakes, "real": _on_real}
