@@ -2,6 +2,7 @@
 
 import json
 import threading
+import types
 
 import pytest
 import torch
@@ -313,8 +314,10 @@ def test_inputs_that_a_trial_could_change_are_not_watched():
             return self.last(self.first(x))
 
     net, cache = sn.SortedNet(Counting, sn.Space(width=[2, 4])), Cache()
-    net(torch.ones(2, 4), cache)
-    assert (cache.calls, net.cuts.traces) == (1, 0)
+    with pytest.warns(UserWarning, match="The models were not watched: the inputs hold more than tensors"):
+        net(torch.ones(2, 4), cache)
+    net(torch.ones(2, 4), cache)  # said once
+    assert (cache.calls, net.cuts.traces) == (2, 0)
 
 
 # --- what a file keeps ----------------------------------------------------------------------------------------------
@@ -547,6 +550,130 @@ def test_heads_that_change_no_shape_are_no_depth():
 
     with pytest.raises(LayoutError, match="cannot be cut"):
         sn.SortedNet(Heads, sn.Space(heads=[2, 4], width=[16]), example=torch.ones(2, 3, 6))
+
+
+# --- what cannot be watched -----------------------------------------------------------------------------------------
+
+
+class TwoHeads(nn.Module):
+    """Two heads at every width, so that each keeps half of its units."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.first, self.value, self.last = nn.Linear(3, width), nn.Linear(width, width), nn.Linear(width, 1)
+
+    def energy(self, x):
+        value = self.value(self.first(x).relu()).unflatten(-1, (2, -1)).transpose(0, 1)
+        return self.last((value.softmax(1) * value).transpose(0, 1).flatten(1))
+
+    def forward(self, x):
+        return self.energy(x)
+
+
+class Forces(TwoHeads):
+    def forward(self, x):
+        x = x.clone().requires_grad_(True)
+        energy = self.energy(x).sum()
+        return energy, torch.autograd.grad(energy, x, create_graph=True)[0]
+
+
+WIDTHS = sn.Space(width=[4, 8])
+TWICE = ((0, 2), (4, 2))
+
+
+@pytest.mark.parametrize("build", [TwoHeads, Forces])
+def test_inputs_that_do_not_fit_do_not_end_all_watching(build):
+    net = sn.SortedNet(build, WIDTHS)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        net(torch.ones(2, 7))
+    net(torch.ones(2, 3))
+    assert pieces(net, "width=4", "value.weight")[0] == TWICE
+
+
+def test_a_model_that_takes_gradients_in_its_forward_is_watched():
+    net = sn.SortedNet(Forces, WIDTHS, example=torch.ones(2, 3))
+    assert pieces(net, "width=4", "value.weight")[0] == TWICE
+
+
+def test_a_model_that_runs_and_cannot_be_watched_is_told():
+    class Odd(TwoHeads):
+        def forward(self, x):
+            if type(x) is not torch.Tensor or x.is_meta or torch.utils._python_dispatch._get_current_dispatch_mode():
+                raise ValueError("no others than mine")
+            return self.energy(x)
+
+    net = sn.SortedNet(Odd, WIDTHS)
+    with pytest.warns(UserWarning, match="The models were not watched: .*no others than mine"):
+        net(torch.ones(2, 3))
+    assert net.cuts.unwatchable
+
+
+@pytest.mark.parametrize("where", ["instance", "class"])
+def test_a_forward_that_is_patched_is_watched_anew(where):
+    class Split(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.inner, self.outer = nn.Linear(4, 2 * width), nn.Linear(width, 3)
+
+        def forward(self, x):
+            one, other = self.inner(x).chunk(2, -1)
+            return self.outer(one * other)
+
+    def pairs(self, x):
+        one, other = self.inner(x).unflatten(-1, (-1, 2)).unbind(-1)
+        return self.outer(one * other)
+
+    net = sn.SortedNet(Split, sn.Space(width=[2, 4]), example=torch.ones(2, 4))
+    assert pieces(net, "width=2", "inner.weight")[0] == ((0, 2), (4, 2))
+    if where == "class":
+        Split.forward = pairs
+    else:
+        net.full.forward = types.MethodType(pairs, net.full)
+    net.at(width=2)(torch.ones(2, 4))
+    assert pieces(net, "width=2", "inner.weight")[0] == ((0, 4),)
+
+
+def test_what_is_no_layout_is_refused():
+    with pytest.raises(LayoutError, match=r"'o\.weight' is no layout\. Give such as Layout"):
+        sn.SortedNet(TwoHeads, WIDTHS, layouts=["o.weight"])
+
+
+# --- statistics of several pieces -----------------------------------------------------------------------------------
+
+
+class Joined(nn.Module):
+    """Norms over joined channels, as in DenseNet, and a mean of one's own."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.one, self.other, self.norm = nn.Linear(3, width), nn.Linear(3, width), nn.BatchNorm1d(2 * width)
+        self.register_buffer("mean", torch.zeros(2 * width))
+
+    def forward(self, x):
+        x = torch.cat([self.one(x), self.other(x)], 1)
+        if self.training:
+            self.mean.lerp_(x.detach().mean(0), 0.5)
+        return self.norm(x - self.mean)
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_statistics_of_joined_channels_reach_the_full_model(private):
+    torch.manual_seed(0)
+    net = sn.SortedNet(
+        Joined, sn.Space(width=[2, 4]), example=torch.ones(2, 3), buffers="private" if private else "shared"
+    )
+    alone, x = net.extract(width=2), torch.randn(8, 3) + 1
+    for _ in range(3):
+        torch.testing.assert_close(net.at(width=2)(x), alone(x))
+    found = net.extract(width=2)
+    for name, buffer in alone.named_buffers():
+        torch.testing.assert_close(found.get_buffer(name), buffer)
+    untouched = net.full.norm.running_mean[[2, 3, 6, 7]]
+    assert torch.equal(untouched, torch.zeros(4))
+    net.eval()
+    before = net.full.norm.running_mean.clone()
+    net.at(width=2)(x)
+    assert torch.equal(net.full.norm.running_mean, before)
 
 
 # --- before anything ran --------------------------------------------------------------------------------------------

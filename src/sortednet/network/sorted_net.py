@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import BuildError, DataError, SettingError
 from ..imports.names import BufferPolicy
 from ..space import Number, Setting, Space
+from ..views.alignment.watching import example_of
 from ..views.buffers import Private, refuse_tied
 from ..views.compilation import Compilation
 from ..views.cuts import Cuts, StoredCuts
@@ -24,9 +25,10 @@ from ..views.outlines import call_builder
 from ..views.skeletons import Skeleton, Skeletons, build_skeleton
 from . import checkpoint
 from .builders import PLAIN, SharedForward, as_builder, module_of
+from .given import Given
 from .parting import Parting
 from .sharing import Sharing
-from .storing import write_network
+from .storing import refuse_sharded, write_network
 from .sub_model import SubModel
 from .trials import Inputs
 
@@ -131,6 +133,8 @@ class SortedNet(nn.Module):
         patterns = (private,) if isinstance(private, str) else tuple(private)
         trainable = {name: p.requires_grad for name, p in self.full.named_parameters(remove_duplicate=False)}
         self.private = Private(patterns, buffers, space.full, trainable)
+        asked = model is not None and stored is None and self.builder.kind == PLAIN
+        self._given = Given(partial(self._bound, space.full, inference=True), space.full, asked)
         self._parting = Parting(partial(self._run, space.full, inference=True))
         self._sharing = Sharing(self.builder, space, self.private, self._prepared, self._skeleton)
         names = tensors_of(self.full)
@@ -153,6 +157,9 @@ class SortedNet(nn.Module):
                 refuse_unlike(model, skeleton.module, setting)
         if patterns or buffers == "private":
             self._make_private()
+        if example is not None and stored is None:
+            args, kwargs = example_of(example)
+            self.observe(*args, **kwargs)
 
     @classmethod
     def from_pretrained(
@@ -271,8 +278,9 @@ class SortedNet(nn.Module):
         The first forward does so by itself. What uses sub-models on their own, such as `evaluate`, asks for it before.
         """
         inputs = args, kwargs
+        self._given.compare(self.full, inputs)
         self.cuts.note(inputs)
-        if self.cuts.awaits(inputs) and self.cuts.watch_first(inputs, self.full):
+        if self.cuts.awaits and self.cuts.watch_first(inputs, self.full):
             self._sharing.forget()
 
     def _one_by_one(self, inference: bool, settings: Sequence[Setting], inputs: Sequence[Inputs]) -> list[Any]:
@@ -373,7 +381,7 @@ class SortedNet(nn.Module):
         Raises:
             SettingError: If the setting is not in the space.
         """
-        self._refuse_sharded("submodel")
+        refuse_sharded(self.full, "submodel")
         chosen = self.space.setting(setting, **values)
         self.cuts.warn_if_untold(chosen)
         return self._skeleton(chosen).freeze(self.private)
@@ -391,7 +399,7 @@ class SortedNet(nn.Module):
         Raises:
             SettingError: If the setting is not in the space.
         """
-        self._refuse_sharded("extract")
+        refuse_sharded(self.full, "extract")
         chosen = self.space.setting(setting, **values)
         self.cuts.warn_if_untold(chosen)
         return self._skeleton(chosen).copy(self.private)
@@ -469,7 +477,7 @@ class SortedNet(nn.Module):
                 process writes there.
             ConfigError: If `max_shard_size` is no size.
         """
-        self._refuse_sharded("save_pretrained")
+        refuse_sharded(self.full, "save_pretrained")
         self._refuse_merged()
         self.cuts.warn_if_untold()
         self.write(path, self.full.state_dict(), max_shard_size=max_shard_size)
@@ -487,14 +495,6 @@ class SortedNet(nn.Module):
         tensors = held.tensors() if private is None else private
         options = {"cuts": self.cuts.to_json(self.full), **options}
         write_network(path, self.builder, self.full, state, described, self.layouts, tensors, **options)
-
-    def _refuse_sharded(self, method: str) -> None:
-        if any(hasattr(parameter, "device_mesh") for parameter in self.full.parameters()):
-            raise BuildError(
-                f"{method} needs whole parameters, and these are sharded over processes. Gather them first with "
-                "torch.distributed.checkpoint.state_dict.get_model_state_dict(net, options=StateDictOptions("
-                "full_state_dict=True)), and load them into a SortedNet that is not sharded."
-            )
 
     def extra_repr(self) -> str:
         return f"space={self.space!r}"

@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..errors import BuildError
 from ..files.saving import saving
 from ..files.weights import NETWORK, recognised
 from ..views.layouts import Layout
 from . import checkpoint
 from .builders import PLAIN, Builder
 
-__all__ = ["write_network"]
+__all__ = ["refuse_sharded", "write_network"]
 
 
 def write_network(
@@ -59,3 +60,17 @@ def write_network(
         if cuts is not None:
             held["cuts"] = dict(cuts)
         checkpoint.write(save, state, held, private, name=builder.weights, max_shard_size=max_shard_size)
+
+
+def refuse_sharded(full: nn.Module, method: str) -> None:
+    """Refuse what needs whole parameters, where they are sharded over processes.
+
+    Raises:
+        BuildError: If they are.
+    """
+    if any(hasattr(parameter, "device_mesh") for parameter in full.parameters()):
+        raise BuildError(
+            f"{method} needs whole parameters, and these are sharded over processes. Gather them first with "
+            "torch.distributed.checkpoint.state_dict.get_model_state_dict(net, options=StateDictOptions("
+            "full_state_dict=True)), and load them into a SortedNet that is not sharded."
+        )

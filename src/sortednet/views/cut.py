@@ -62,6 +62,19 @@ class Cut:
             for start, length in self.pieces[last]:
                 yield offset + start * strides[last], length * strides[last]
 
+    def write(self, full: Tensor, part: Tensor) -> None:
+        """Write a part back to where it lies in `full`, a tensor of the full parameter's shape."""
+        pairs = [(full, part)]
+        for axis, pieces in enumerate(self.pieces):
+            sizes = [length for _, length in pieces]
+            pairs = [
+                (region.narrow(axis, start, length), own)
+                for region, held in pairs
+                for (start, length), own in zip(pieces, torch.split(held, sizes, axis), strict=True)
+            ]
+        for region, held in pairs:
+            region.copy_(held)
+
     def mark(self, mask: Tensor, value: bool) -> None:
         """Write `value` into the sub-model's part of `mask`, a tensor of the full parameter's shape."""
         regions = [mask]

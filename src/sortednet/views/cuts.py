@@ -21,14 +21,16 @@ from ..imports.privates.torch import RunningNorm, persistent_buffers
 from ..space import Setting, Space
 from .alignment.aligner import Alignment, Trouble, align
 from .alignment.structure import Axis, Structure, solved
-from .alignment.tape import Tape, pattern_of
+from .alignment.tape import Tape
 from .alignment.terms import Leaf, Stretches, Sum, Term, size_of, stretches_of
-from .alignment.watching import WAYS, Inputs, Unwatchable, copied, example_of, is_plain, kept, watch
+from .alignment.watching import WAYS, Inputs, Unwatchable, copied, example_of, is_plain, kept, runs, watch
 from .constructed import Constructed
 from .cut import Cut
 from .explaining import contradiction, described, notes, undecidable
+from .forwards import follow_forward
 from .layouts import Layout, blocks_of, cuts_by_shape, refuse_misfits, shared_tensors, suspicion, tensors_of
 from .outlines import outline
+from .stand_ins import stand_ins
 
 __all__ = ["Cuts", "Found", "StoredCuts"]
 
@@ -92,6 +94,9 @@ class Cuts:
         trained: bool = False,
     ) -> None:
         self.layouts = tuple(layouts)
+        for one in self.layouts:
+            if not isinstance(one, Layout):
+                raise LayoutError(f'{one!r} is no layout. Give such as Layout("*.qkv.*", axis=0, blocks=3).')
         believed = tuple(known)
         self._given = [one for one in self.layouts if one not in believed]
         self.traces = 0
@@ -105,6 +110,7 @@ class Cuts:
         self._way = ""
         # By setting, of models without a narrower axis: what others are held against.
         self._wholes: dict[Setting, Tape] = {}
+        self._warned = False
         self._deeper: list[Setting] = []  # that stand for all, of whose like only shallower ones were watched
         # Those of the settings that stand for all, and of others that these do not tell.
         self._structures: dict[Setting, Structure] | None = None
@@ -156,11 +162,27 @@ class Cuts:
         Raises:
             LayoutError: If an axis cannot be cut, or a declared layout is not what the model does.
         """
+        if not is_plain(inputs):
+            self._warn("the inputs hold more than tensors and plain values")
+            return False
         try:
             self._watch(inputs, full)
         except BuildError as error:
-            self.unwatchable = str(error)  # so that what is known without serves
-        return not self.unwatchable
+            if runs(full, inputs):  # else the inputs are wrong, as the caller is about to see
+                self.unwatchable = str(error)  # so that what is known without serves
+                self._warn(self.unwatchable)
+            return False
+        return True
+
+    def _warn(self, why: str) -> None:
+        """Say once that the models were not watched."""
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"The models were not watched: {why.rstrip('.')}. So sub-models are cut by layouts and shapes. Where "
+                "an axis holds several blocks, declare it with layouts=[...].",
+                stacklevel=5,
+            )
 
     def warn_if_untold(self, setting: Setting | None = None) -> None:
         """Warn before parts of a trained model are used that only shapes tell how to cut, as nothing has run yet."""
@@ -181,22 +203,19 @@ class Cuts:
         if self._example is not None and self.known:
             self._watch(self._example, full)
 
-    def awaits(self, inputs: Inputs) -> bool:
-        """Whether these inputs would be the first that tell anything."""
+    @property
+    def awaits(self) -> bool:
+        """Whether the next inputs would be the first that tell anything."""
         return (
-            not self.known
-            and not self.unwatchable
-            and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-            and is_plain(inputs)
+            not self.known and not self.unwatchable and not torch.compiler.is_compiling() and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         )
 
     def _watch(self, inputs: Inputs, full: nn.Module) -> None:
-        outlines, whole, idle = self._stand_ins()
+        outlines, whole, idle, self._deeper = stand_ins(self._build, self._space)
         failure: BuildError | LayoutError | None = None
         for way in WAYS:  # a dearer one may run, or tell, what a cheaper one did not
             try:
-                tapes = {setting: self._watched(setting, module, inputs, way) for setting, module in outlines.items()}
+                tapes = {one: self._watched(one, module, full, inputs, way) for one, module in outlines.items()}
             except Unwatchable as error:
                 if not isinstance(failure, LayoutError):
                     failure = BuildError(
@@ -226,46 +245,31 @@ class Cuts:
         if self._example is not None and asked:
             module = outline(self._build, self._space.full)
             with suppress(Unwatchable):
-                tape = self._watched(self._space.full, module, self._example, self._way, training=True)
+                tape = self._watched(self._space.full, module, full, self._example, self._way, training=True)
                 self.iterated = frozenset(tape.iterated)
 
-    def _stand_ins(self) -> tuple[dict[Setting, nn.Module], Setting, list[Setting]]:
-        """Return the models that stand for all, that of them which others are held against, and what is not watched.
-
-        A dimension that alone leaves out whole layers, and changes no shape, is a depth. Where the layers that are left
-        stand for all, models that have no others are watched; deeper ones are when they are first used.
-        """
-        space = self._space
-        smallest = space.smallest if space.smallest in space else space[0]
-        alone = [one for one in (Setting({**space.full, name: space.smallest[name]}) for name in space.supports)
-                 if one in space and one != space.full]  # fmt: skip
-        outlines = {one: outline(self._build, one) for one in (space.full, smallest, *alone)}
-        idle = [one for one in alone if _is_shallower(outlines[one], outlines[space.full])]
-        shallow = {name: one[name] for one in idle for name in self._changed(one)}
-        whole = Setting({**space.full, **shallow})
-        if idle and whole in space:
-            outlines[whole] = outlines[whole] if whole in outlines else outline(self._build, whole)
-            if all(smallest[name] == value for name, value in shallow.items()) and _stands_for(
-                outlines[whole], outlines[space.full]
-            ):
-                narrow = [Setting({**one, **shallow}) for one in alone if one not in idle]
-                chosen = [whole, smallest, *(one for one in narrow if one in space)]
-                self._deeper = alone
-                return {one: outlines.get(one) or outline(self._build, one) for one in chosen}, whole, idle
-        self._deeper = []
-        return {one: outlines[one] for one in (space.full, smallest, *alone)}, space.full, []
-
-    def _watched(self, setting: Setting, module: nn.Module, inputs: Inputs, way: str, training: bool = False) -> Tape:
+    def _watched(
+        self, setting: Setting, module: nn.Module, full: nn.Module, inputs: Inputs, way: str, *, training: bool = False
+    ) -> Tape:
         self.traces += 1
-        return watch(lambda: copied(module, partial(outline, self._build, setting)), inputs, way, training=training)
 
-    def _whole(self) -> Tape:
+        def made() -> nn.Module:
+            model = copied(module, partial(outline, self._build, setting))
+            sources = dict(full.named_modules(remove_duplicate=False))
+            for path, target in model.named_modules(remove_duplicate=False):
+                if path in sources:
+                    follow_forward(target, sources[path])  # what cannot be followed is refused where it is used
+            return model
+
+        return watch(made, inputs, way, training=training)
+
+    def _whole(self, full: nn.Module) -> Tape:
         """Return what the full model does on the example; it is watched once."""
         setting = self._space.full
         if setting not in self._wholes:
             module = outline(self._build, setting)
             assert self._example is not None
-            self._wholes[setting] = self._watched(setting, module, self._example, self._way)
+            self._wholes[setting] = self._watched(setting, module, full, self._example, self._way)
         return self._wholes[setting]
 
     def _changed(self, setting: Setting) -> list[str]:
@@ -290,7 +294,11 @@ class Cuts:
         if setting == self._space.full:
             return Found(cuts_by_shape(full, small))
         if self._structures is None:
-            return Found(cuts_by_shape(full, small, self.layouts), suspicion(full, small, self.layouts))
+            suspected = suspicion(full, small, self.layouts)
+            if suspected is not None and not self.unwatchable:
+                remedy = "Or show the network an example, which tells: SortedNet(..., example=inputs)."
+                suspected = LayoutError(f"{suspected} {remedy}")
+            return Found(cuts_by_shape(full, small, self.layouts), suspected)
         refused = self._check(setting, full, small)
         cuts, missing = self._solve(setting, full, small)
         if missing and refused is None:
@@ -327,7 +335,7 @@ class Cuts:
         if self._example is None or setting in self._checked:
             return None
         try:
-            tape, whole = self._watched(setting, small, self._example, self._way), self._whole()
+            tape, whole = self._watched(setting, small, full, self._example, self._way), self._whole(full)
         except Unwatchable as failure:
             return LayoutError(f"At {setting} the model does not run on the example: {failure}.")
         found = self._align(tape, whole, full, small)
@@ -445,27 +453,6 @@ class Cuts:
         if self._structures is None:
             return f"By layouts and shapes: {self.unwatchable or 'no example has run yet'}."
         return "\n".join(described(self._structures, self._notes))
-
-
-def _is_shallower(small: nn.Module, full: nn.Module) -> bool:
-    """Whether a model is the full model without some layers: fewer tensors, and each of the same shape."""
-    ours, theirs = ({name: one.shape for name, one in tensors_of(model).items()} for model in (small, full))
-    return len(ours) < len(theirs) and all(theirs.get(name) == shape for name, shape in ours.items())
-
-
-def _stands_for(shallow: nn.Module, full: nn.Module) -> bool:
-    """Whether every layer that a model lacks has its like among those that it has, of the same name but for numbers."""
-
-    def kinds(model: nn.Module) -> set[tuple[object, ...]]:
-        types = {name: type(module) for name, module in model.named_modules(remove_duplicate=False)}
-        found: set[tuple[object, ...]] = set()
-        for name, tensor in tensors_of(model).items():
-            steps = name.split(".")
-            above = tuple(types[".".join(steps[:count])] for count in range(len(steps)))
-            found.add((pattern_of(name), tuple(tensor.shape), above))
-        return found
-
-    return kinds(full) == kinds(shallow)
 
 
 def _undecided(found: Alignment) -> dict[tuple[str, int], Trouble]:

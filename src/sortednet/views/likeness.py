@@ -31,7 +31,8 @@ class Snapshot:
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self.modules = list(dict.fromkeys(modules))
         self._classes = list(map(type, self.modules))
-        self._forwards = [one.__dict__.get("forward") for one in self.modules]
+        self._kinds = list(dict.fromkeys(self._classes))
+        self._forwards = self._forwards_now()
         self._inner = [held for held in map(children_of, self.modules) if held]
         self._were = [dict(one) for one in self._inner]
         self._held = list(map(parameters_of, self.modules))
@@ -47,13 +48,22 @@ class Snapshot:
             if tensor is not None and not nn.parameter.is_lazy(tensor)
         ]
 
+    def _forwards_now(self) -> list[Any]:
+        return [one.__dict__.get("forward") for one in self.modules] + [
+            getattr(kind, "forward", None) for kind in self._kinds
+        ]
+
+    def is_patched(self) -> bool:
+        """Whether a module, or its class, has another forward now."""
+        return self._forwards_now() != self._forwards
+
     def holds(self) -> bool:
         """Whether nothing has changed since. It runs at each use of a sub-model, so it compares whole lists."""
         if (
             list(map(type, self.modules)) != self._classes
             or self._inner != self._were
             or list(map(len, self._held)) != self._counts
-            or [one.__dict__.get("forward") for one in self.modules] != self._forwards
+            or self.is_patched()
         ):
             return False
         for held, name, shape in self._shapes:
@@ -95,12 +105,13 @@ class Likeness:
             follow: Lets the builder make what the full model is now, if it can, and returns whether anything changed.
 
         Returns:
-            Whether sub-models have other sizes than before.
+            Whether sub-models have other sizes than before, or do something else.
 
         Raises:
             BuildError: If they differ.
         """
         known = None if self._seen is None else set(self._seen.modules)
+        is_patched = self._seen is not None and self._seen.is_patched()
         found, follows = difference(full, outline(self._build, self._setting), known), False
         if found is not None and follow(full):
             found, follows = difference(full, outline(self._build, self._setting), known), True
@@ -110,7 +121,7 @@ class Likeness:
                 "give the changed model to a new SortedNet by model=; or change it back."
             )
         self._seen = Snapshot(full.modules())
-        return follows
+        return follows or is_patched
 
 
 def _restored(build: Callable[..., nn.Module], setting: Setting) -> Likeness:

@@ -33,14 +33,7 @@ from .layouts import tensors_of
 from .likeness import Snapshot
 from .outlines import is_quantised, outline
 
-__all__ = [
-    "ShardedBlock",
-    "Skeleton",
-    "Skeletons",
-    "Slot",
-    "build_skeleton",
-]
-
+__all__ = ["ShardedBlock", "Skeleton", "Skeletons", "Slot", "build_skeleton"]
 
 _ITERATIONS = 30  # of a power iteration that begins anywhere
 
@@ -114,7 +107,7 @@ class Skeleton:
         self._own_buffers: list[tuple[nn.Module, str, nn.Module]] = []
         self._iterated: list[tuple[nn.Module, str, str]] = []
         self._cuts, self._version = cuts, cuts.version
-        self._bound: list[tuple[Slot, Tensor]] = []
+        self._bound: list[tuple[Slot, Tensor, int | None]] = []  # with the version of what is a copy
         self._pairs: list[tuple[nn.Module, nn.Module]] = []
         self.shared: set[str] = set()
         for prefix, target in module.named_modules(remove_duplicate=False):
@@ -238,12 +231,16 @@ class Skeleton:
             self._cuts.rested[self.setting, path] = owner.get_buffer(name)
 
     def write_back(self) -> None:
-        """Give the full model the buffers that the forward has replaced instead of changed in place."""
-        for slot, bound in self._bound:
+        """Give the full model the buffers that the forward has replaced, or changed in a copy of several pieces."""
+        for slot, bound, version in self._bound:
             now = slot.held()
-            if now is not bound and now is not None:
+            if now is None:
+                continue
+            # In training always: the kernels of norms change their statistics without counting it.
+            changed = version is not None and (slot.module.training or version != now._version)
+            if now is not bound or changed:
                 with torch.no_grad():
-                    bound.copy_(now)
+                    bound.copy_(now) if version is None else slot.cut.write(slot.full(), now)
 
     def freeze(self, private: Private) -> nn.Module:
         """Make the skeleton an ordinary module for inference, whose parameters share the full model's storage.
@@ -335,7 +332,8 @@ class Skeleton:
             own = private.find(self.setting, slot.path, training=slot.module.training)
             bound = slot.cut.of(slot.full()) if own is None else own
             slot.put(bound)
-            self._bound.append((slot, bound))
+            is_copy = own is None and not slot.cut.is_view and not bound.is_inference()
+            self._bound.append((slot, bound, bound._version if is_copy else None))
         self._place_own_buffers()
 
     def _place_own_buffers(self) -> None:

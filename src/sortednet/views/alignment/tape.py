@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from ...imports.privates.torch import TorchDispatchMode, schema_of, tree_flatten, tree_map
 from ..batches import tensors_of_batch
 
-__all__ = ["Operation", "Ref", "Tape", "pairs_of", "pattern_of", "record"]
+__all__ = ["Operation", "Ref", "Tape", "pairs_of", "pattern_of", "record", "with_gradients"]
 
 # What a model does at one size and not at another: a reshape copies or does not.
 _SAME = {
@@ -211,6 +212,19 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._alive.clear()
 
 
+_GRADIENTS: ContextVar[bool] = ContextVar("_GRADIENTS", default=False)
+
+
+@contextmanager
+def with_gradients() -> Iterator[None]:
+    """Let models that are recorded inside take gradients themselves."""
+    token = _GRADIENTS.set(True)
+    try:
+        yield
+    finally:
+        _GRADIENTS.reset(token)
+
+
 def record(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, training: bool = False) -> Tape:
     """Run a model once, and return what it did.
 
@@ -219,7 +233,7 @@ def record(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, 
     """
     tape, modes = Tape(model), [(module, module.training) for module in model.modules()]
     # With gradients torch's own attention runs what it consists of, and no kernel of its own.
-    whole = any(isinstance(module, nn.MultiheadAttention) for module, _ in modes)
+    whole = _GRADIENTS.get() or any(isinstance(module, nn.MultiheadAttention) for module, _ in modes)
     try:
         with ExitStack() as held:
             held.enter_context(torch.random.fork_rng(devices=[]))

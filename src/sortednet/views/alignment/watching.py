@@ -17,9 +17,10 @@ from ...imports.privates.torch import FakeTensorMode, buffers_of, forward_hooks,
 from ..batches import map_tensors
 from ..examples import pick_inputs, size_of_inputs
 from ..forwards import own_forward
-from .tape import Tape, record
+from ..modes import evaluating
+from .tape import Tape, record, with_gradients
 
-__all__ = ["WAYS", "Inputs", "Unwatchable", "copied", "example_of", "is_plain", "kept", "watch"]
+__all__ = ["WAYS", "Inputs", "Unwatchable", "copied", "example_of", "is_plain", "kept", "runs", "watch"]
 
 Inputs = tuple[Sequence[Any], Mapping[str, Any]]
 _INITIAL = 0.02  # standard deviation of the weights that a real run is given
@@ -65,11 +66,28 @@ def watch(model: Callable[[], nn.Module], inputs: Inputs, way: str, *, training:
     """
     try:
         with torch.inference_mode(False):
-            return WAYS[way](model(), inputs, training)
+            try:
+                return WAYS[way](model(), inputs, training)
+            except RuntimeError as error:
+                if "grad" not in str(error):
+                    raise
+                with with_gradients():  # of a model that takes gradients in its forward
+                    return WAYS[way](model(), inputs, training)
     except Exception as error:  # of the user's code, on tensors of ours
         raise Unwatchable(
             f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
         ) from error
+
+
+def runs(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether a model runs, in evaluation mode, on a few real examples."""
+    args, kwargs = map_tensors(lambda tensor: tensor.detach().clone(), _few(inputs))
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]), evaluating(model):
+            model(*args, **kwargs)
+    except Exception:  # of the user's code
+        return False
+    return True
 
 
 def _slots(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor, bool]]:
