@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError, DataError
 from ..imports.names import UpdateRule
 from ..imports.packages import needs
-from ..imports.privates.trl import evaluation_metrics
+from ..imports.privates.trl import evaluation_metrics, holds_pairs, loss_is_the_models, unsortable
 from ..network.cache_names import uncached
 from ..network.sorted_net import SortedNet
 from ..space import Number, Setting
@@ -25,7 +25,8 @@ from ..training.sampling import Sampler
 from ..training.steps import Held, check_rule, held_back, mask_gradients, put_back
 from . import resuming
 from .network import PretrainedNet
-from .wrapping import At, decayed, parts_unnamed
+from .own_losses import SubModule, check_objective, defines, train_each
+from .wrapping import At, Unlabelled, check_data, check_model, decayed, parts_unnamed
 
 with needs("Fine-tuning", "transformers"):
     from transformers import Trainer
@@ -45,6 +46,8 @@ class SortedTrainerMixin:
       Where sub-models differ in depth alone, they share one forward.
     - Evaluation runs every sub-model. `eval_loss` and all other ordinary names are the full model's;
       `eval_num_hidden_layers=2_loss` is a sub-model's, and `eval_mean_loss` the mean over them.
+    - A `compute_loss` or `training_step` of your own, or of a trainer such as TRL's for preferences, is called for each
+      sub-model that the objective asks for: the model that it is handed is the sub-model, with its part of the batch.
     - Logs also hold each sub-model's training loss since the last log, such as `loss_num_hidden_layers=2`.
     - A checkpoint is what plain `from_pretrained` opens as the full model, and `sortednet.load` as the network. It
       holds what was drawn, so that a resumed run draws what an uninterrupted one would have drawn.
@@ -115,20 +118,30 @@ class SortedTrainerMixin:
     ) -> None:
         given = dict(zip(("model", "args", "data_collator", "train_dataset"), args, strict=False)) | kwargs
         if given.get("model") is not None:
-            _check_model(given["model"])
-        _check_data(given.get("train_dataset"))
+            check_model(given["model"])
+        if reason := unsortable(type(self)):
+            raise ConfigError(f"Sub-models cannot be trained by {reason}.")
+        check_data(given.get("train_dataset"))
         parent: Any = super()
         parent.__init__(*args, **kwargs)
-        _check_model(self.model)
+        check_model(self.model)
         net = self.net
+        known = (SortedTrainerMixin, *loss_is_the_models())
+        self._own_loss = any(defines(self, name, Trainer, *known) for name in ("compute_loss", "training_step"))
         self._check_arguments()
-        self.objective = objective_of(objective, sampler, net, self.args.seed)
+        default = "stochastic" if self._own_loss and holds_pairs(self) else None
+        self.objective = objective_of(objective or default, sampler, net, self.args.seed)
         wanted = [net.space.setting(one) for one in (net.space if eval_settings is None else eval_settings)]
         self.eval_settings = (*dict.fromkeys(one for one in wanted if one != net.space.full), net.space.full)
         self.model_accepts_loss_kwargs = False
         if self.args.label_names is None:
             self.label_names = find_labels(type(net.builder.inner(net.full)))
         self.can_return_loss = can_return_loss(type(net.builder.inner(net.full)))
+        if self._own_loss:
+            check_objective(self.objective)
+            if holds_pairs(self):  # its batches have no labels
+                self.label_names, self.can_return_loss = [], True
+            self.__dict__["training_step"] = self._train_each  # in place of what its class has
         check_rule(net, update)
         self.update = update
         distils = self.objective.distillation is not None and self.objective.distillation.is_active
@@ -180,6 +193,7 @@ class SortedTrainerMixin:
                 "accelerator_config.even_batches=False",
                 "All processes must draw the same sub-models, for batches of the same size; leave it True",
             ),
+            (several and self._own_loss, "A loss of the trainer's own in several processes", "Give compute_loss_func"),
             (
                 self.compute_loss_func is not None and not hasattr(Trainer, "loss_is_scaled_for_ga"),
                 "compute_loss_func with this version of transformers",
@@ -207,11 +221,12 @@ class SortedTrainerMixin:
             num_items_in_batch: Not used in training.
         """
         smoothed = self.label_smoother is not None and self.compute_loss_func is None and "labels" in inputs
-        if not model.training and not smoothed:
+        alone = isinstance(model, SubModule) or not model.training
+        if alone and not smoothed:
             parent: Any = super()
             return parent.compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if not model.training:
-            outputs = _Unlabelled(model)(**inputs)
+        if alone:
+            outputs = Unlabelled(model)(**inputs)
             loss = self._loss_of(outputs, inputs)
             return (loss, outputs) if return_outputs else loss
         if self.label_names and not any(inputs.get(name) is not None for name in self.label_names):
@@ -221,7 +236,7 @@ class SortedTrainerMixin:
             )
         own = smoothed or self.compute_loss_func is not None
         terms = self.objective.terms(
-            _Unlabelled(model) if own else model,  # type: ignore[arg-type]
+            Unlabelled(model) if own else model,  # type: ignore[arg-type]
             {**inputs, **self._fixed},
             self._loss_of,
         )
@@ -231,11 +246,24 @@ class SortedTrainerMixin:
         losses = {"loss": loss, "losses": {str(term.setting): term.loss.detach() for term in terms}}
         return (loss, losses) if return_outputs else loss
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+    def _train_each(self, model: nn.Module, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Add the gradient of a batch where the loss is the trainer's own: that of each sub-model."""
+        step, pairs = type(self).training_step, holds_pairs(self)
+        prepared: Any = self
+        inputs = prepared._prepare_inputs(inputs)
+        found = train_each(self, self.net, model, inputs, lambda one, part: step(self, one, part, None), pairs)
+        scale = 1 if self.loss_is_scaled_for_ga else prepared.current_gradient_accumulation_steps
+        self._count([Term(setting, scale * loss, weight) for setting, loss, weight in found])
+        self._drawn += [setting for setting, *_ in found] if self.update != "standard" else []
+        if self.accelerator.sync_gradients:
+            mask_gradients(self.net, self._drawn, self.update)
+        return sum((loss * weight for _, loss, weight in found), torch.zeros((), device=found[0][1].device))
+
+    def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Add the gradient of a batch; of the last one before a step, only what the update rule lets it change."""
         parent: Any = super()
-        loss = parent.training_step(*args, **kwargs)
-        if self.accelerator.sync_gradients:
+        loss = parent.training_step(model, *args, **kwargs)
+        if self.accelerator.sync_gradients and not isinstance(model, SubModule):
             mask_gradients(self.net, self._drawn, self.update)
         return loss
 
@@ -347,6 +375,14 @@ class SortedTrainerMixin:
                 metrics[f"{metric_key_prefix}_mean_{name}"] = sum(values) / len(values)
         return output._replace(metrics=metrics, num_samples=examples)
 
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Evaluate a batch; a loss of the trainer's own is handed the sub-model."""
+        if self._own_loss and "setting" in inputs:
+            model = SubModule(model, self.net, self.net.space.setting(inputs["setting"]))
+            inputs = {name: value for name, value in inputs.items() if name != "setting"}
+        parent: Any = super()
+        return parent.prediction_step(model, inputs, *args, **kwargs)
+
     def _other_metrics(self, prefix: str) -> dict[str, float]:
         """Take what TRL's trainers have gathered on the side, and would average over sub-models."""
         held = evaluation_metrics(self)
@@ -450,37 +486,9 @@ class SortedTrainer(SortedTrainerMixin, Trainer):  # type: ignore[misc]
     """Hugging Face's `Trainer` for every sub-model of a network at once. See `SortedTrainerMixin`."""
 
 
-@dataclass(frozen=True)
-class _Unlabelled:
-    """Calls a model without labels, where the loss is not its own."""
-
-    model: nn.Module
-
-    def __call__(self, **inputs: Any) -> Any:
-        return self.model(**{name: value for name, value in inputs.items() if name != "labels"})
-
-
 def _reentrant(args: Any) -> bool:
     """Whether activations are checkpointed in the reentrant way; the arguments have two names, by version."""
     for name in ("activation_checkpointing", "gradient_checkpointing"):
         if getattr(args, name, False):
             return bool((getattr(args, f"{name}_kwargs", None) or {}).get("use_reentrant", False))
     return False
-
-
-def _check_model(model: Any) -> None:
-    if not isinstance(model, SortedNet):
-        given = repr(model) if isinstance(model, str) else f"a {type(model).__name__}"
-        raise ConfigError(
-            f"The model is {given}, which has no sub-models. Make it a SortedNet first, such as "
-            "model=SortedNet.from_pretrained(model, num_hidden_layers=[...])."
-        )
-
-
-def _check_data(data: Any) -> None:
-    try:
-        empty = data is not None and len(data) == 0
-    except TypeError:  # data of unknown length
-        return
-    if empty:
-        raise DataError("The training data are empty. Give at least one example.")

@@ -7,10 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
+from ..errors import ConfigError, DataError
 from ..network.sorted_net import SortedNet
 from ..space import Setting
 
-__all__ = ["At", "decayed", "parts_unnamed"]
+__all__ = ["At", "Unlabelled", "check_data", "check_model", "decayed", "parts_unnamed"]
 
 
 def decayed(net: SortedNet, names: Sequence[str]) -> list[str]:
@@ -70,3 +73,41 @@ class At:
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.held, name)
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Calls a model without labels, where the loss is not its own."""
+
+    model: nn.Module
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.model(**{name: value for name, value in inputs.items() if name != "labels"})
+
+
+def check_model(model: Any) -> None:
+    """Refuse to train what has no sub-models.
+
+    Raises:
+        ConfigError: If it is no `SortedNet`.
+    """
+    if not isinstance(model, SortedNet):
+        given = repr(model) if isinstance(model, str) else f"a {type(model).__name__}"
+        raise ConfigError(
+            f"The model is {given}, which has no sub-models. Make it a SortedNet first, such as "
+            "model=SortedNet.from_pretrained(model, num_hidden_layers=[...])."
+        )
+
+
+def check_data(data: Any) -> None:
+    """Refuse training data without an example.
+
+    Raises:
+        DataError: If there is none.
+    """
+    try:
+        empty = data is not None and len(data) == 0
+    except TypeError:  # data of unknown length
+        return
+    if empty:
+        raise DataError("The training data are empty. Give at least one example.")

@@ -100,6 +100,35 @@ class Objective(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
         """Go on where `state_dict` was taken."""
 
+    def shares(
+        self, net: nn.Module, batch: Batch, *, whole: bool = False
+    ) -> tuple[list[Setting], list[int] | None, list[float]]:
+        """Choose the sub-models of a batch.
+
+        Args:
+            net: The `SortedNet`, or a wrapper of it. In training with batch norm, no part has fewer than two examples.
+            batch: As for `terms`.
+            whole: Whether all sub-models that are drawn get the whole batch, whose rows belong together.
+
+        Returns:
+            The settings; how many examples each gets for its own, None if each gets the whole batch; and the weights of
+            their losses.
+
+        Raises:
+            DataError: If the batch is empty or holds no examples.
+        """
+        if whole:
+            rows = (len(one) for one in tensors_of_batch(batch) if one.dim())
+            settings = list(dict.fromkeys(self.choose(next(rows, 1))[0]))
+            return settings, None, self._weights(settings, None)
+        size = batch_size(batch, self.batch_axis)
+        if size == 0:
+            raise DataError("The batch is empty: it holds no example. Leave empty batches out.")
+        settings, sizes = self.choose(size)
+        if sizes and _takes_statistics(net):
+            settings, sizes = _pairs(settings, sizes)
+        return settings, sizes, self._weights(settings, sizes)
+
     def terms(self, net: nn.Module, batch: Batch, loss_fn: LossFunction) -> list[Term]:
         """Run the chosen sub-models in one call of the network and return their losses.
 
@@ -115,13 +144,7 @@ class Objective(ABC):
         Raises:
             DataError: If the batch is empty or holds no examples, or it cannot be told how to split it.
         """
-        size = batch_size(batch, self.batch_axis)
-        if size == 0:
-            raise DataError("The batch is empty: it holds no example. Leave empty batches out.")
-        settings, sizes = self.choose(size)
-        if sizes and _takes_statistics(net):
-            settings, sizes = _pairs(settings, sizes)
-        weights = self._weights(settings, sizes)
+        settings, sizes, weights = self.shares(net, batch)
         inputs, targets = inputs_and_targets(batch)
         distillation = self.distillation if self.distillation is not None and self.distillation.is_active else None
         asked = inputs if distillation is None else distillation.ask(inputs)
@@ -420,9 +443,10 @@ def _call_at(net: nn.Module, inputs: Any, settings: Sequence[Setting] | None, **
     return call_with(partial(net, settings=settings, **how), inputs)
 
 
-def _takes_statistics(net: nn.Module) -> bool:
+def _takes_statistics(net: Any) -> bool:
     """Whether a network in training takes the statistics of a batch, of which one example has none."""
-    return net.training and any(isinstance(module, BatchNorm) for module in net.modules())
+    module = net if isinstance(net, nn.Module) else net.model  # of what calls it without labels
+    return bool(module.training) and any(isinstance(one, BatchNorm) for one in module.modules())
 
 
 def _pairs(settings: Sequence[Setting], sizes: Sequence[int]) -> tuple[list[Setting], list[int] | None]:

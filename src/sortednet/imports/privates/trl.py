@@ -2,9 +2,40 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
-__all__ = ["evaluation_metrics"]
+__all__ = ["evaluation_metrics", "holds_pairs", "loss_is_the_models", "unsortable"]
+
+_GENERATES = "it generates with the model that it trains, which are many here"
+_UNSORTABLE = {
+    "GRPOTrainer": _GENERATES,
+    "RLOOTrainer": _GENERATES,
+    "OnlineDPOTrainer": _GENERATES,
+    "NashMDTrainer": _GENERATES,
+    "XPOTrainer": _GENERATES,
+    "PPOTrainer": _GENERATES,
+    "DistillationTrainer": "it distils itself; give distillation to the objective",
+    "GKDTrainer": "it distils itself; give distillation to the objective",
+}
+
+
+def unsortable(kind: type) -> str:
+    """Say why a trainer of TRL cannot train sub-models; nothing where it may."""
+    return next(
+        (f"{one.__name__}: {_UNSORTABLE[one.__name__]}" for one in kind.__mro__ if one.__name__ in _UNSORTABLE), ""
+    )
+
+
+def loss_is_the_models() -> tuple[type, ...]:
+    """Return the trainers of TRL whose own loss is what the model returns, with figures gathered beside it."""
+    found = getattr(sys.modules.get("trl.trainer.sft_trainer"), "SFTTrainer", None)
+    return () if found is None else (found,)
+
+
+def holds_pairs(trainer: Any) -> bool:
+    """Whether the rows of a batch belong together in pairs, the first half with the second."""
+    return "Preference" in type(getattr(trainer, "data_collator", None)).__name__
 
 
 def evaluation_metrics(trainer: Any) -> dict[str, list[float]]:
