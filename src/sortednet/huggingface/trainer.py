@@ -249,10 +249,9 @@ class SortedTrainerMixin:
     def _train_each(self, model: nn.Module, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Add the gradient of a batch where the loss is the trainer's own: that of each sub-model."""
         step, pairs = type(self).training_step, holds_pairs(self)
-        prepared: Any = self
-        inputs = prepared._prepare_inputs(inputs)
+        steps: Any = self
         found = train_each(self, self.net, model, inputs, lambda one, part: step(self, one, part, None), pairs)
-        scale = 1 if self.loss_is_scaled_for_ga else prepared.current_gradient_accumulation_steps
+        scale = 1 if self.loss_is_scaled_for_ga else steps.current_gradient_accumulation_steps
         self._count([Term(setting, scale * loss, weight) for setting, loss, weight in found])
         self._drawn += [setting for setting, *_ in found] if self.update != "standard" else []
         if self.accelerator.sync_gradients:

@@ -23,7 +23,8 @@ from .alignment.aligner import Alignment, Trouble, align
 from .alignment.structure import Axis, Structure, solved
 from .alignment.tape import Tape
 from .alignment.terms import Leaf, Stretches, Sum, Term, size_of, stretches_of
-from .alignment.watching import WAYS, Inputs, Unwatchable, copied, example_of, is_plain, kept, runs, watch
+from .alignment.watching import WAYS, Inputs, Unwatchable, copied, example_of, is_plain, kept, runs, take_types, watch
+from .batches import tensors_of_batch
 from .constructed import Constructed
 from .cut import Cut
 from .explaining import contradiction, described, notes, undecidable
@@ -111,6 +112,7 @@ class Cuts:
         # By setting, of models without a narrower axis: what others are held against.
         self._wholes: dict[Setting, Tape] = {}
         self._warned = False
+        self._misfits: set[Any] = set()  # sizes of inputs that the full model does not run on
         self._deeper: list[Setting] = []  # that stand for all, of whose like only shallower ones were watched
         # Those of the settings that stand for all, and of others that these do not tell.
         self._structures: dict[Setting, Structure] | None = None
@@ -165,12 +167,16 @@ class Cuts:
         if not is_plain(inputs):
             self._warn("the inputs hold more than tensors and plain values")
             return False
+        sizes = tuple(tuple(one.shape) for one in tensors_of_batch((tuple(inputs[0]), dict(inputs[1]))))
+        if sizes in self._misfits:  # such as those of a smaller model alone
+            return False
         try:
             self._watch(inputs, full)
         except BuildError as error:
             if runs(full, inputs):  # else the inputs are wrong, as the caller is about to see
                 self.unwatchable = str(error)  # so that what is known without serves
                 self._warn(self.unwatchable)
+            self._misfits.add(sizes)
             return False
         return True
 
@@ -259,6 +265,7 @@ class Cuts:
             for path, target in model.named_modules(remove_duplicate=False):
                 if path in sources:
                     follow_forward(target, sources[path])  # what cannot be followed is refused where it is used
+            take_types(model, full)
             return model
 
         return watch(made, inputs, way, training=training)

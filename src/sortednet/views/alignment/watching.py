@@ -20,7 +20,7 @@ from ..forwards import own_forward
 from ..modes import evaluating
 from .tape import Tape, record, with_gradients
 
-__all__ = ["WAYS", "Inputs", "Unwatchable", "copied", "example_of", "is_plain", "kept", "runs", "watch"]
+__all__ = ["WAYS", "Inputs", "Unwatchable", "copied", "example_of", "is_plain", "kept", "runs", "take_types", "watch"]
 
 Inputs = tuple[Sequence[Any], Mapping[str, Any]]
 _INITIAL = 0.02  # standard deviation of the weights that a real run is given
@@ -107,6 +107,16 @@ def _replace(model: nn.Module, change: Callable[[Tensor, bool], Tensor]) -> None
             new = change(tensor, is_parameter)
             made[id(tensor)] = tensor, nn.Parameter(new, new.is_floating_point()) if is_parameter else new
         held[name] = made[id(tensor)][1]
+
+
+def take_types(model: nn.Module, full: nn.Module) -> None:
+    """Give the tensors of a model without memory the types that those of the full model have now."""
+    types = {name: one.dtype for name, one in full.named_parameters(remove_duplicate=False)}
+    types |= {name: one.dtype for name, one in full.named_buffers(remove_duplicate=False)}
+    ours = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    wanted = {id(one): types[name] for name, one in ours if name in types and types[name] != one.dtype}
+    if wanted:
+        _replace(model, lambda tensor, _: tensor.detach().to(wanted.get(id(tensor), tensor.dtype)))
 
 
 def _on_meta(model: nn.Module, inputs: Inputs, training: bool) -> Tape:
