@@ -18,7 +18,8 @@ from ..errors import ConfigError
 from ..imports.privates.torch import FakeTensorMode, TorchDispatchMode, tree_leaves
 from ..network.sorted_net import SortedNet
 from ..space import Number, Setting
-from ..views.batches import batch_size, call_with, map_tensors, split_batch, tensors_of_batch, to_device
+from ..views.batches import call_with, map_tensors, tensors_of_batch, to_device
+from ..views.examples import pick_inputs, size_of_inputs
 from ..views.modes import evaluating
 from ..views.skeletons import Slot
 
@@ -51,12 +52,14 @@ def examples_of(net: SortedNet, inputs: Any, count: int) -> Any:
         inputs: Of its model, on its device.
         count: How many examples, at least 1.
     """
-    rows = [len(tensor) for tensor in tensors_of_batch(inputs) if tensor.dim()]
-    size = batch_size(inputs) if rows else 1
-    if size <= count:
-        return inputs
+    named = isinstance(inputs, Mapping)
+    several = isinstance(inputs, (tuple, list))
+    call: Any = ((), inputs) if named else (tuple(inputs) if several else (inputs,), {})
     try:
-        some = split_batch(inputs, [count, size - count])[0]
+        if size_of_inputs(call) <= count:
+            return inputs
+        args, kwargs = pick_inputs(call, slice(0, count))
+        some = kwargs if named else args if several else args[0]
         on_cpu = all(tensor.device.type == "cpu" for tensor in tensors_of_batch(some))
         # An index beyond the rows that are left, as an edge's, is an error on the CPU and ends the process on a GPU.
         model = net.submodel(net.space.full) if on_cpu else net.extract(net.space.full).eval().cpu()

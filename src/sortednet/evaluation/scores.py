@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..space import Setting
-from ..views.batches import batch_size, tensors_of_batch
+from ..views.examples import size_of_targets
 from .directions import name_of
 from .margins import Margins
 
@@ -119,12 +119,10 @@ def examples_in(targets: Any) -> int:
     if isinstance(targets, Mapping):
         values = [targets["labels"]] if targets.get("labels") is not None else list(targets.values())
         return next((size for one in values if (size := examples_in(one)) > 1), 1) if values else 1
-    if isinstance(targets, Tensor):
-        return len(targets) if targets.dim() else 1
-    if isinstance(targets, (list, tuple)):
-        rows = [one for one in tensors_of_batch(targets) if one.dim()]
-        return batch_size(rows) if rows else len(targets)
-    return 1
+    try:
+        return size_of_targets(targets)
+    except DataError:  # such as one number
+        return 1
 
 
 def intervals(found: Mapping[Setting, Scores]) -> dict[Setting, tuple[float, float]]:

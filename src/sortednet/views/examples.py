@@ -25,6 +25,7 @@ __all__ = [
     "join_batch",
     "pick_inputs",
     "size_of_inputs",
+    "size_of_targets",
     "split_inputs",
     "split_targets",
 ]
@@ -268,6 +269,22 @@ def size_of_inputs(inputs: Inputs, batch_axis: BatchAxis = None) -> int:
         DataError: As `batch_size`.
     """
     return _size(_of_call(inputs, batch_axis))
+
+
+def size_of_targets(targets: Any) -> int:
+    """Return the number of examples that targets are of.
+
+    Args:
+        targets: Of any structure.
+
+    Raises:
+        DataError: As `batch_size`.
+
+    Example:
+        >>> size_of_targets(["a", "b", "c"]), size_of_targets({"boxes": torch.ones(2, 4)})
+        (3, 2)
+    """
+    return _size([_argument(TARGETS, targets, None)])
 
 
 # --- parting, picking, joining ---------------------------------------------------------------------------------------
