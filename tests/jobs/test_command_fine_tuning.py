@@ -239,9 +239,10 @@ def test_a_readout_that_transformers_does_not_know_is_noted(encoder: Path, capsy
     run = encoder.parent / "run"
     assert main(["train", str(encoder)]) == 0
     capsys.readouterr()
-    assert main(["extract", str(run), "num_hidden_layers=1"]) == 0
+    assert main(["extract", str(run), "num_hidden_layers=1", "--onnx", "true"]) == 0
     message = " ".join(capsys.readouterr().err.split())
     assert re.search(r"outputs differ by \d+ %, since it does not know the readout 'mean'", message)
+    assert "model.onnx for texts of any number and length; onnxruntime differs by" in message
     extracted = run / "extracted" / "num_hidden_layers=1"
     again = sn.load(extracted, at="num_hidden_layers=1").eval()
     ids = torch.arange(5, 12)[None]

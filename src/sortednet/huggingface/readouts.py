@@ -118,10 +118,10 @@ def _tokens(mask: Any, hidden: Tensor) -> Tensor | None:
         allowed = mask.bool()
     else:
         allowed = None
-    if allowed is None or allowed.shape[-1] != hidden.shape[1] or len(allowed) not in (1, len(hidden)):
+    if allowed is None or allowed.shape[-1] != hidden.shape[1] or allowed.shape[0] not in (1, hidden.shape[0]):
         given = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise ConfigError(
             f"The mask that the last block gets ({given}) does not tell which of the {hidden.shape[1]} tokens count. "
             "Give readout='own', or a Readout of your own that reads it."
         )
-    return allowed.expand(len(hidden), -1)
+    return allowed.expand(hidden.shape[0], -1)

@@ -92,8 +92,8 @@ def extract(
         with saving(folder, EXTRACTED, adds=True) as save:
             difference = to_onnx(opened, found.model, save.beside / "model.onnx")
         yield (
-            f"Wrote {folder / 'model.onnx'} for texts padded to {config.text.max_length} tokens; onnxruntime differs "
-            f"by {difference:.1e} at most."
+            f"Wrote {folder / 'model.onnx'} for texts of any number and length; onnxruntime differs by "
+            f"{difference:.1e} at most."
         )
 
 
@@ -195,19 +195,20 @@ def _difference(expected: Tensor, found: Tensor) -> float:
 
 
 def to_onnx(run: Opened, model: nn.Module, path: Path) -> float:
-    """Export a sub-model for texts padded to `text.max_length`, and return how far onnxruntime differs.
+    """Export a sub-model for texts of any number and length, and return how far onnxruntime differs.
 
     An adapter is added to the weights of its model first.
 
     Raises:
         ExportError: If it cannot be exported.
     """
-    length = run.config.text.max_length
-    padded = run.tokenizer.pad(
-        [{name: one[name] for name in one if name != "labels"} for one in run.examples[:2]],
-        padding="max_length", max_length=length, return_tensors="pt",
-    )  # fmt: skip
+    texts = [{name: one[name] for name in one if name != "labels"} for one in run.examples[:2]]
+    # Of one length: a padded token that sees none is computed differently, and does not count.
+    length = min(len(one["input_ids"]) for one in texts)
+    batch = {name: torch.as_tensor([one[name][:length] for one in texts]) for name in texts[0]}
+    if "attention_mask" in run.tokenizer.model_input_names:
+        batch["attention_mask"] = torch.ones_like(batch["input_ids"])
     if run.config.adapter is not None:
         adapted: Any = copy.deepcopy(model)
         model = adapted.merge_and_unload()
-    return export.to_onnx(model, dict(padded), path)
+    return export.to_onnx(model, batch, path)
