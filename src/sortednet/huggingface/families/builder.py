@@ -20,6 +20,7 @@ from ...views.layouts import Layout
 from ..chunked_loss import ChunkedHead
 from ..readouts import Readout, attach, attached
 from .examples import example_of
+from .layers import follow_depth
 from .table import Family, Heads, family_of
 
 __all__ = ["PretrainedBuilder", "canonical", "head_size", "holder", "is_causal", "last_block", "text_config"]
@@ -166,10 +167,7 @@ class PretrainedBuilder(Builder):
                 setattr(config, name, default(self.config))
         depth = canonical(full, "num_hidden_layers")
         if depth in names:
-            for name in family.per_layer:
-                entries = getattr(full, name, None)
-                if isinstance(entries, (list, tuple)) and not isinstance(getattr(type(full), name, None), property):
-                    setattr(part, name, list(entries[: int(names[depth])]))
+            follow_depth(full, part, depth, int(names[depth]), family.per_layer)
         return _set_heads(full, part, family, names)
 
 
