@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..views.hooks import BlockHook, drop, of, put
 
-__all__ = ["READOUTS", "MeanReadout", "Readout", "attach", "attached", "readout_of"]
+__all__ = ["READOUTS", "MeanReadout", "Readout", "attach", "attached", "marks", "readout_of"]
 
 _MARK = "readout_"
 
@@ -96,11 +96,16 @@ def attach(model: nn.Module, block: nn.Module, readout: Readout | None) -> None:
         readout: The readout.
     """
     drop(block, lambda hook: isinstance(hook, Readout))
-    for name in [name for name, _ in model.named_buffers(recurse=False) if name.startswith(_MARK)]:
+    for name in marks(model):
         delattr(model, name)
     if readout is not None:
         put(block, readout)
         model.register_buffer(f"{_MARK}{readout.name}", torch.empty(0))
+
+
+def marks(model: nn.Module) -> list[str]:
+    """Return the names of the buffers that tell of a readout."""
+    return [name for name, _ in model.named_buffers(recurse=False) if name.startswith(_MARK)]
 
 
 def attached(block: nn.Module) -> Readout | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,12 +36,17 @@ def opening(what: str, remedy: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let the command speak alone: transformers prints progress bars, warnings and reports of its own."""
+    """Let the command speak alone: transformers prints progress bars, warnings and reports of its own.
+
+    What plain transformers makes of a saved network is said where a part of it is extracted.
+    """
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Plain transformers ", UserWarning)
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from ...space import Number
 from ...views.layouts import Layout
 from ..chunked_loss import ChunkedHead
 from ..readouts import Readout, attach, attached
+from .elsewhere import REMEDY, read_otherwise, say_when_saved
 from .examples import example_of
 from .layers import follow_depth
 from .table import Family, Heads, family_of
@@ -66,6 +68,7 @@ class PretrainedBuilder(Builder):
             attach(model, last_block(model, text_config(config)), self.readout)
         if self.generation is not None:
             model.generation_config = copy.deepcopy(self.generation)
+        say_when_saved(model)
         return model
 
     def check(self, setting: Mapping[str, Number]) -> None:
@@ -124,7 +127,12 @@ class PretrainedBuilder(Builder):
         return {"class": self.model_class.__name__, "sizes": dict(self.sizes), "readout": name}
 
     def before_saving(self, full: Any, path: str | Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Write the config beside the weights, and leave out the second name of tied ones, as transformers does."""
+        """Write the config beside the weights, and leave out the second name of tied ones, as transformers does.
+
+        What it reads otherwise is said.
+        """
+        if self.readout is not None:
+            warnings.warn(f"{read_otherwise(self.readout)} {REMEDY}", stacklevel=5)  # where the network is saved
         config = copy.deepcopy(full.config)
         config.architectures = [self.model_class.__name__]
         if self.readout is not None:

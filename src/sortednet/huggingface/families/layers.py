@@ -24,7 +24,8 @@ def follow_depth(full: Any, part: Any, field: str, depth: int, named: Iterable[s
         depth: How many layers there are.
         named: Fields that are known to hold one entry for each layer.
     """
-    for name, follow in _fields(type(full), field):
+    kind: Any = type(full)
+    for name, follow in _watched(kind, field):
         held = getattr(full, name, None)
         if held and isinstance(held, (list, tuple)):
             setattr(part, name, follow(held, depth))
@@ -40,13 +41,13 @@ def follow_depth(full: Any, part: Any, field: str, depth: int, named: Iterable[s
 
 
 def is_by_layer(config: Any, name: str) -> bool:
-    """Whether a field is a list that can be set."""
+    """Whether a field is a list, and no property that computes one."""
     held = getattr(config, name, None)
     return isinstance(held, (list, tuple)) and not isinstance(getattr(type(config), name, None), property)
 
 
 @cache
-def _fields(kind: type, field: str) -> tuple[tuple[str, _Follow], ...]:
+def _watched(kind: Callable[..., Any], field: str) -> tuple[tuple[str, _Follow], ...]:
     """Find the lists of a class of configs that change with the depth, and how, by its own config of one layer less."""
     try:
         more = kind()
