@@ -17,6 +17,7 @@ from ..errors import CheckpointError
 from ..export import onnx as export
 from ..files.saving import saving
 from ..files.weights import EXTRACTED, SETTING
+from ..huggingface.families import unopened
 from ..lora import open_plain
 from ..lora.rank_space import RANK
 from ..lora.ranks import save_adapter
@@ -126,8 +127,11 @@ def write_sub_model(run: Opened, setting: Setting, folder: Path) -> Extracted:
         try:
             with torch.no_grad():
                 found = type(model).from_pretrained(folder, dtype=expected.dtype).eval()(**batch).logits
-        except (RuntimeError, ValueError, OSError):  # weights of other shapes than the config says
-            return Extracted(model, f"plain from_pretrained cannot open it: its config cannot express {setting}.")
+        except Exception:  # whatever transformers makes of a config that cannot express it
+            why = unopened(model) or "its weights have other shapes"
+            return Extracted(
+                model, f"plain from_pretrained cannot open it: its config cannot express {setting} ({why})."
+            )
     difference = _difference(expected, found)
     if difference <= TOLERANCE:
         return Extracted(model, "")

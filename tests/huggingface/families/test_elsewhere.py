@@ -1,6 +1,7 @@
 """What plain transformers makes of the files of a model is said when they are saved."""
 
 import copy
+import pickle
 import warnings
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import transformers as hf
 
 import sortednet as sn
+from sortednet.huggingface.families import unopened
 
 from ...contracts.pretrained_cases import PRETRAINED, TEXT
 
@@ -83,3 +85,21 @@ def test_saving_draws_nothing(tmp_path):
     with warnings.catch_warnings():
         model.save_pretrained(tmp_path)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("mark", [{"peft_config": {}}, {"is_quantized": True}], ids=["adapter", "quantised"])
+def test_a_model_whose_files_hold_other_tensors_is_not_judged_by_its_shapes(mark):
+    model = network(readout="own").extract(num_hidden_layers=1)
+    model.classifier = torch.nn.Linear(32, 9)
+    assert "classifier.bias has the shape (2,), and it has (9,)" in unopened(model)
+    for name, value in mark.items():
+        setattr(model, name, value)
+    assert unopened(model) == ""
+
+
+def test_an_extracted_model_is_pickled(tmp_path):
+    model = network(readout="own").extract(num_hidden_layers=1)
+    again = pickle.loads(pickle.dumps(model))
+    again.save_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(again(**TEXT).logits, model(**TEXT).logits)

@@ -2,6 +2,7 @@
 
 from .builder import PretrainedBuilder, is_causal
 from .checks import builder_of
+from .elsewhere import unopened
 from .mobilenet_v2 import MobileNetV2, mobilenet_v2
 from .opening import check_folder, check_size_of, check_tokenizer_files, open_pretrained, read_builder, without_code
 from .table import FAMILIES, Family, Heads, family_of
@@ -21,5 +22,6 @@ __all__ = [
     "mobilenet_v2",
     "open_pretrained",
     "read_builder",
+    "unopened",
     "without_code",
 ]

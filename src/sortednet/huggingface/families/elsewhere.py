@@ -32,6 +32,8 @@ def unopened(model: Any) -> str:
     Args:
         model: The model, of transformers.
     """
+    if hasattr(model, "peft_config") or getattr(model, "is_quantized", False):
+        return ""  # its files are those of an adapter, or hold other tensors
     try:
         config = type(model.config).from_dict(model.config.to_dict())
         plain = outline(lambda **_: type(model)(config), Setting({"any": 1}))  # without memory
