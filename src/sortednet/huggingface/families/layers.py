@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
-__all__ = ["follow_depth", "is_by_layer"]
+__all__ = ["follow_depth"]
 
 _Follow = Callable[[Any, int], Any]
 _FEWEST = 3  # layers of a class's own config that tell a list by layer from one that has as many entries by chance
@@ -30,7 +30,7 @@ def follow_depth(full: Any, part: Any, field: str, depth: int, named: Iterable[s
         if held and isinstance(held, (list, tuple)):
             setattr(part, name, follow(held, depth))
     for name in named:
-        if is_by_layer(full, name):
+        if _is_list(full, name):
             setattr(part, name, list(getattr(full, name)[:depth]))
     stages, read = getattr(full, "stage_names", None), getattr(full, "out_indices", None)
     if stages and read and len(part.stage_names) < len(stages):
@@ -40,7 +40,7 @@ def follow_depth(full: Any, part: Any, field: str, depth: int, named: Iterable[s
         part.out_indices = sorted(kept or {last})  # and the names with them
 
 
-def is_by_layer(config: Any, name: str) -> bool:
+def _is_list(config: Any, name: str) -> bool:
     """Whether a field is a list, and no property that computes one."""
     held = getattr(config, name, None)
     return isinstance(held, (list, tuple)) and not isinstance(getattr(type(config), name, None), property)
