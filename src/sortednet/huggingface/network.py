@@ -13,6 +13,7 @@ from ..errors import BuildError
 from ..generation import Policy
 from ..generation.sub_models import generate
 from ..imports.names import BufferPolicy
+from ..imports.privates.torch import children_of
 from ..network.sorted_net import SortedNet
 from ..space import Number, Space
 from ..views.layouts import Layout
@@ -26,8 +27,8 @@ __all__ = ["PretrainedNet"]
 class PretrainedNet(SortedNet):
     """A many-in-one network of a Hugging Face model, plain or with an adapter.
 
-    Fields and methods of the model that a network lacks, such as `config`, are the full model's. It is made by
-    `SortedNet.from_pretrained`, `dylora` and `load`.
+    Fields and methods of the model that a network lacks, such as `config`, are the full model's, and are set there. It
+    is made by `SortedNet.from_pretrained`, `dylora` and `load`.
 
     Args:
         args: As `SortedNet`.
@@ -38,6 +39,7 @@ class PretrainedNet(SortedNet):
         self._fused: Callable[..., Any] | None = None
         super().__init__(*args, **options)
         self.head = self.builder.head(self.full)
+        self._is_made = True
 
     @classmethod
     def from_pretrained(
@@ -80,6 +82,14 @@ class PretrainedNet(SortedNet):
             if name.startswith("__") or name == "full":
                 raise
             return getattr(self.full, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set what is the full model's on the full model, such as a generation config that a trainer sets."""
+        own = name.startswith("_") or name in self.__dict__ or name in children_of(self) or hasattr(type(self), name)
+        if not own and self.__dict__.get("_is_made") and hasattr(self.full, name):
+            setattr(self.full, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def forward(self, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
         """Run one sub-model, or several in one call; see `SortedNet.forward`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast, get_args
@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from ..errors import BuildError, ConfigError, SettingError
 from ..files.weights import ADAPTER
+from ..huggingface.families.options import options_of
 from ..imports.names import RankPattern, Scaling
 from ..imports.privates.torch import persistent_buffers
-from ..network.builders import Builder, SharedForward, as_builder
+from ..network.builders import PLAIN, Builder, SharedForward, as_builder
 from ..space import Number, Setting
 from ..views.buffers import Private
 from ..views.layouts import Layout
+from ..views.options import Held
 from ..views.outlines import is_quantised
 from ..views.skeletons import Skeleton
 from .checks import lora_layers
@@ -28,6 +30,7 @@ from .forward import GatedForward
 from .making import base_of, without_old_names
 from .rank_space import RANK, largest_rank, rank_at
 from .saving import adapter_state, identity_of, load_adapter_state, write_config
+from .switches import switches_of
 
 __all__ = ["AdapterBuilder", "Outline", "adapted", "adapter_layouts"]
 
@@ -130,11 +133,19 @@ class AdapterBuilder(Builder):
         return "lora_" not in name
 
     def refuse_merged(self, full: nn.Module, merged: Setting | None) -> None:
-        """Refuse a model into whose weights an adapter was added, so that any rank would be added on top.
+        """Refuse a model into whose weights an adapter was added, so that any rank would be added on top; or another.
 
         Raises:
             SettingError: If `merged` is a setting, or PEFT has merged the full model itself.
+            BuildError: If it holds other adapters than the one that is sorted.
         """
+        names = list(getattr(full, "peft_config", (self.adapter,)))
+        if names != [self.adapter]:
+            raise BuildError(
+                f"The full model holds the adapters {', '.join(names) or 'none'}, and sub-models have {self.adapter} "
+                "alone. Keep the others on a model of their own, such as net.extract(...), or take them off: "
+                "net.full.delete_adapter(name). Without any adapter: with net.disable_adapter()."
+            )
         by_peft = any(getattr(module, "merged_adapters", None) for module in full.modules())
         if merged is not None or by_peft:
             remedy = "net.full.unmerge_adapter()" if by_peft else "sortednet.unmerge(net)"
@@ -150,6 +161,12 @@ class AdapterBuilder(Builder):
     def follow(self, full: nn.Module) -> bool:
         """Let the model that is adapted be as it is now."""
         return as_builder(self.base).follow(base_of(full))
+
+    def options(self, module: nn.Module) -> Iterator[Held]:
+        """Return what may be set on the model that is adapted, and PEFT's switches."""
+        base = as_builder(self.base)
+        yield from options_of(module) if base.kind == PLAIN else base.options(module)
+        yield from switches_of(module)
 
     def inner(self, full: nn.Module) -> Any:
         """Return the model without what PEFT has put around it."""

@@ -223,7 +223,9 @@ class GatedForward:
         Raises:
             Unshareable: If they differ.
         """
-        key = (self._rest(settings[0]), inner, tuple(sorted(inputs[1])))
+        # Where the adapter is switched off, nothing would show what is wrong.
+        off = all(one.disable_adapters for one in self._builder.layers(full).values())
+        key = (self._rest(settings[0]), inner, tuple(sorted(inputs[1])), off)
         if key in self._tried or trunk.skeleton.units:  # of sharded blocks no weight can be set aside
             return
         largest = self._builder.largest

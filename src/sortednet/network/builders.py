@@ -8,7 +8,7 @@ imported when a file names the kind.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, final
 
@@ -19,6 +19,7 @@ from ..files.weights import WEIGHTS
 from ..space import Number, Setting
 from ..views.buffers import Private
 from ..views.layouts import Layout
+from ..views.options import Held
 from ..views.skeletons import Skeleton
 from .checkpoint import fitting
 from .trials import Inputs
@@ -114,6 +115,13 @@ class Builder:
             Whether it makes others now.
         """
         return False
+
+    def options(self, module: nn.Module) -> Iterable[Held]:
+        """Return what a person may set on a module of the kind's models beside its weights, which sub-models follow.
+
+        What torch's own layers were made with is followed anyway.
+        """
+        return ()
 
     def to_json(self, full: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return what a checkpoint needs to make this builder again, as plain values."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -27,6 +27,7 @@ from ..space import Setting, Space
 from ..views.buffers import Private
 from ..views.examples import join_batch, size_of_inputs
 from ..views.layouts import tensors_of
+from ..views.options import Options
 from ..views.outlines import outline
 from ..views.skeletons import Skeleton, Skeletons
 from .builders import Builder, SharedForward
@@ -47,12 +48,14 @@ class _Way:
         axes: Where the examples are.
         every: Whether an exit reads what every block returned, such as with shortcuts outside of the blocks.
         tried: The numbers of blocks that have been tried.
+        whole: Whether each is read whole, as the model's own loss is not the one of the head.
         problems: Why there are no exits, by the scope of the reason.
         warned: The scopes that have been warned of.
     """
 
     axes: Axes = field(default_factory=Axes)
     every: bool = False
+    whole: bool = False
     tried: set[int] = field(default_factory=set)
     problems: dict[str, str] = field(default_factory=dict)
     warned: set[str] = field(default_factory=set)
@@ -73,6 +76,7 @@ class Sharing:
         private: Its private tensors.
         prepared: Makes a new skeleton of a setting, compiled where the network is.
         plain: The same, never compiled.
+        options: How the full model is set, by which it may take another way.
 
     Attributes:
         head: How exits are read in chunks; None to read them whole.
@@ -86,12 +90,14 @@ class Sharing:
         private: Private,
         prepared: Callable[[Setting], Skeleton],
         plain: Callable[[Setting], Skeleton],
+        options: Options,
     ) -> None:
         self.head: Any = None
         self._build, self._space, self._private = build, space, private
         self._prepared, self._plain = prepared, plain
         self._paths: dict[str, str] | None = None
-        self._ways: dict[str, _Way] = {}
+        self._options = options
+        self._ways: dict[tuple[str, Hashable], _Way] = {}
         self._parts = Skeletons()
         self.gated = build.shared_forward(private, prepared, plain)
 
@@ -122,7 +128,7 @@ class Sharing:
         }
 
     def _way(self, path: str) -> _Way:
-        return self._ways.setdefault(path, _Way())
+        return self._ways.setdefault((path, self._options.state), _Way())
 
     def _is_private(self, full: nn.Module, path: str) -> bool:
         """Whether sub-models have tensors of their own in the blocks, so that they cannot share them."""
@@ -313,7 +319,7 @@ class Sharing:
         )
         values = [found[reader.blocks] for reader in readers]
         head = self.head  # which a trial in another thread may take away
-        if head is not None and head.takes(args, kwargs, values):
+        if head is not None and not way.whole and head.takes(args, kwargs, values):
             last, batches = [held[-1] for held in values], [one[1] for one in inputs]
             return list(head.losses(readers, last, batches, weights, self._private))
         return [reader.read(held, *given) for reader, held, given in zip(readers, values, inputs, strict=True)]
@@ -376,7 +382,8 @@ class Sharing:
         if self.head is not None and not all(
             self.head.agrees(reader, values[reader.blocks][-1], inputs[1], self._private) for reader in readers
         ):
-            self.head = None
+            way.whole = True
+            self.head = self.head if self._options.state else None
         way.tried.update(own)
 
 

@@ -21,6 +21,7 @@ from ..views.cuts import Cuts, StoredCuts
 from ..views.examples import BatchAxis
 from ..views.layouts import Layout, tensors_of
 from ..views.likeness import Likeness, refuse_unlike
+from ..views.options import Built, Options
 from ..views.outlines import call_builder
 from ..views.skeletons import Skeleton, Skeletons, build_skeleton
 from . import checkpoint
@@ -55,9 +56,10 @@ class SortedNet(nn.Module):
             lies in the full one (`cuts`). Left out, the first forward serves.
         stored: How a saved network was cut; nothing is watched then.
 
-    A sub-model is built by `build`; what is done by hand to `full` afterwards (forward hooks, another dropout rate)
-    does not reach it, but its weights, statistics, `requires_grad` and training mode do. Where its layers, sizes or
-    forwards are changed so that `build` makes others, sub-models are refused.
+    A sub-model is built by `build`, and has of `full`, at each use, its weights, statistics, `requires_grad`, training
+    mode and what its layers were made with, such as a dropout rate; of pretrained models the config too. Other things
+    that are done by hand to `full` (forward hooks) do not reach it. Where its layers, sizes or forwards are changed so
+    that `build` makes others, sub-models are refused.
 
     Attributes:
         full: The full model, an ordinary module; its parameters are all there are but the private ones.
@@ -121,8 +123,9 @@ class SortedNet(nn.Module):
         self._skeletons = Skeletons()
         self.full = call_builder(self.builder, space.full) if model is None else model
         self._likeness = Likeness(self.builder, space.full, self.full)
+        self._options = Options(self.builder.options, self.full)
         self.cuts = Cuts(
-            self.builder,
+            Built(self.builder, self._options),
             space,
             self.layouts,
             known=self.builder.layouts(self.full),
@@ -136,7 +139,7 @@ class SortedNet(nn.Module):
         asked = model is not None and stored is None and self.builder.kind == PLAIN
         self._given = Given(partial(self._bound, space.full, inference=True), space.full, asked)
         self._parting = Parting(partial(self._run, space.full, inference=True))
-        self._sharing = Sharing(self.builder, space, self.private, self._prepared, self._skeleton)
+        self._sharing = Sharing(self.builder, space, self.private, self._prepared, self._skeleton, self._options)
         names = tensors_of(self.full)
         for pattern in patterns:
             if not fnmatch.filter(names, pattern):
@@ -253,6 +256,7 @@ class SortedNet(nn.Module):
             DataError: If it cannot be told how to part the batch.
         """
         self._refuse_merged()
+        self._options.changes(self.full)
         self.observe(*args, **kwargs)
         if settings is None:
             return self._run(self.space.setting(setting), (args, kwargs), inference)
@@ -348,7 +352,7 @@ class SortedNet(nn.Module):
         self._refuse_merged()
         if self._likeness.changed(self.full) and self._likeness.check(self.full, self.builder.follow):
             self.cuts.renew(self.full)
-        return build_skeleton(self.builder, setting, self.full, self.cuts)
+        return build_skeleton(self.builder, setting, self.full, self.cuts, self._options)
 
     def at(self, setting: Mapping[str, Number] | str | None = None, /, **values: Number) -> SubModel:
         """Choose a sub-model for training. Its gradients land in this network's weights.
@@ -413,6 +417,8 @@ class SortedNet(nn.Module):
         """
         checked = self.space.setting(setting)
         held: Skeleton | None = None if new else self._skeletons.get(checked, self.full)
+        if held is not None:
+            held.follow()
         return held or self._skeleton(checked)
 
     def compile(self, *, backend: str | Callable[..., object] = "inductor", mode: str | None = None) -> None:

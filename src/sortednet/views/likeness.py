@@ -6,6 +6,7 @@ would be missing there. It is noticed by comparing modules and shapes each time 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -87,7 +88,7 @@ class Likeness:
         self._seen: Snapshot | None = Snapshot(full.modules())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Likeness:
-        return _restored(*self.__reduce__()[1])
+        return _restored(copy.deepcopy(self._build, memo), self._setting)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restored, (self._build, self._setting)  # a copy has other modules

@@ -12,7 +12,6 @@ import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,55 +30,13 @@ from .forwards import GIVEN_BLOCK, take_forward
 from .hooks import follow, take
 from .layouts import tensors_of
 from .likeness import Snapshot
+from .options import Options
 from .outlines import is_quantised, outline
+from .slots import Slot, bind_slot
 
 __all__ = ["ShardedBlock", "Skeleton", "Skeletons", "Slot", "build_skeleton"]
 
 _ITERATIONS = 30  # of a power iteration that begins anywhere
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A tensor of the skeleton and the place in the full model that it looks at.
-
-    Attributes:
-        module: The skeleton's module that holds it.
-        name: Its name there.
-        source: The full model's module of the same path.
-        path: The full name of the tensor in the model.
-        cut: Where it lies in the full tensor.
-        tie: Slots of the same tie are one tensor.
-        is_buffer: Whether it is a buffer, and no parameter.
-    """
-
-    module: nn.Module
-    name: str
-    source: nn.Module
-    path: str
-    cut: Cut
-    tie: int
-    is_buffer: bool = False
-
-    def full(self) -> Tensor:
-        """Return the full model's tensor as it is now.
-
-        Raises:
-            BuildError: If there is none any more.
-        """
-        tensor = (buffers_of if self.is_buffer else parameters_of)(self.source).get(self.name)
-        if tensor is None:
-            raise BuildError(
-                f"{self.path} is no longer in the full model. Build the SortedNet again after changing it."
-            )
-        return tensor
-
-    def held(self) -> Tensor | None:
-        """Return what the skeleton's module holds."""
-        return (buffers_of if self.is_buffer else parameters_of)(self.module).get(self.name)
-
-    def put(self, tensor: Tensor) -> None:
-        """Let the skeleton's module hold a tensor: of a parameter a plain one, as `torch.func.functional_call` does."""
-        (buffers_of if self.is_buffer else parameters_of)(self.module)[self.name] = tensor
 
 
 class Skeleton:
@@ -94,10 +51,14 @@ class Skeleton:
         shared: Names of the tensors of quantised modules, which are the full model's own.
     """
 
-    def __init__(self, setting: Setting, module: nn.Module, full: nn.Module, cuts: Cuts) -> None:
+    def __init__(
+        self, setting: Setting, module: nn.Module, full: nn.Module, cuts: Cuts, options: Options | None = None
+    ) -> None:
         self.setting = setting
         self.module = module
         self._full = full
+        self._follower = None if options is None else options.follower(module, setting)
+        self.follow()  # before it is watched
         where, self._undecided = cuts.of(setting, full, module)
         sources = dict(full.named_modules(remove_duplicate=False))
         stored = tensors_of(full).keys()
@@ -169,6 +130,11 @@ class Skeleton:
         """Whether the full model is the one that the slots look at, with the same modules and sizes there."""
         return self._version == self._cuts.version and self._full is full and self._seen.holds()
 
+    def follow(self) -> None:
+        """Let the module be set as the full model is now, in what is neither a weight nor a size."""
+        if self._follower is not None:
+            self._follower(self._full)
+
     def bind(self, private: Private, inference: bool = False) -> None:
         """Let every slot look at the full model's tensors as they are now.
 
@@ -177,8 +143,9 @@ class Skeleton:
             inference: Whether the module is to be in evaluation mode, whatever mode the full model is in.
         """
         self._refuse_undecided()
+        self.follow()
         for slot in self.parameters:
-            _bind_slot(slot, private, self.setting)
+            bind_slot(slot, private, self.setting)
         for unit in self.units:
             unit.private = private
         for target, source in self._pairs:
@@ -186,9 +153,7 @@ class Skeleton:
             if target.training != training:  # to set an attribute of a module takes thirty times as long
                 target.training = training
             follow(target, source)
-            for name in CHECKPOINTING:  # it follows the full model like its mode
-                if name in source.__dict__:
-                    target.__dict__[name] = source.__dict__[name]
+            _checkpoint_as(target, source)
         for unit in self.units:  # the sharded block is checkpointed itself
             if "gradient_checkpointing" in unit.block.__dict__:
                 unit.block.__dict__["gradient_checkpointing"] = False
@@ -281,6 +246,7 @@ class Skeleton:
         module = self.fill(read)
         for target, source in self._pairs:
             target.training = source.training
+            _checkpoint_as(target, source)
         if self._iterating:
             self._settle()
         for target, name, _ in self._iterated:  # of its own from here on
@@ -347,14 +313,11 @@ class Skeleton:
                 buffers_of(module)[name] = buffer.to(buffer.device if like.is_meta else like.device, dtype)
 
 
-def _bind_slot(slot: Slot, private: Private, setting: Setting) -> None:
-    own = private.find(setting, slot.path)
-    if own is not None and own.shape != slot.cut.shape:
-        raise BuildError(
-            f"{slot.path} of {setting} is its own, of shape {tuple(own.shape)}, and the full model's was changed to "
-            f"another: the sub-model's would be {slot.cut.shape}. Make a new SortedNet of the changed model."
-        )
-    slot.put(slot.cut.of(slot.full()) if own is None else own)
+def _checkpoint_as(target: nn.Module, source: nn.Module) -> None:
+    """Let a module checkpoint activations as the full model's does: it is switched like the mode."""
+    for name in CHECKPOINTING:
+        if name in source.__dict__:
+            target.__dict__[name] = source.__dict__[name]
 
 
 class ShardedBlock(nn.Module):
@@ -399,7 +362,7 @@ class ShardedBlock(nn.Module):
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         for slot in self.slots:
-            _bind_slot(slot, self.private, self.setting)
+            bind_slot(slot, self.private, self.setting)
         return self.block(*args, **kwargs)
 
 
@@ -475,7 +438,9 @@ class Skeletons(threading.local):
         return Skeletons, ()
 
 
-def build_skeleton(build: Callable[..., nn.Module], setting: Setting, full: nn.Module, cuts: Cuts) -> Skeleton:
+def build_skeleton(
+    build: Callable[..., nn.Module], setting: Setting, full: nn.Module, cuts: Cuts, options: Options | None = None
+) -> Skeleton:
     """Build the model at a setting without memory for its parameters.
 
     Args:
@@ -483,6 +448,7 @@ def build_skeleton(build: Callable[..., nn.Module], setting: Setting, full: nn.M
         setting: The values to build with.
         full: The full model, whose weights the skeleton will look at.
         cuts: Of the network.
+        options: How the full model is set, which the sub-model follows.
 
     Returns:
         The skeleton, not yet bound.
@@ -493,6 +459,6 @@ def build_skeleton(build: Callable[..., nn.Module], setting: Setting, full: nn.M
     """
     module = outline(build, setting, full)
     try:
-        return Skeleton(setting, module, full, cuts)
+        return Skeleton(setting, module, full, cuts, options)
     except BuildError as error:
         raise BuildError(f"At {setting}: {error}") from None

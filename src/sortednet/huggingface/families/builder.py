@@ -18,11 +18,13 @@ from ...errors import BuildError, SpaceError
 from ...network.builders import Builder
 from ...space import Number
 from ...views.layouts import Layout
+from ...views.options import Held
 from ..chunked_loss import ChunkedHead
 from ..readouts import Readout, attach, attached
 from .elsewhere import REMEDY, read_otherwise, say_when_saved
 from .examples import example_of
 from .layers import follow_depth
+from .options import options_of
 from .table import Family, Heads, family_of
 
 __all__ = ["PretrainedBuilder", "canonical", "head_size", "holder", "is_causal", "last_block", "text_config"]
@@ -120,6 +122,10 @@ class PretrainedBuilder(Builder):
                     setattr(ours, name, copy.deepcopy(new))
                     changed = True
         return changed
+
+    def options(self, module: nn.Module) -> Iterator[Held]:
+        """Return the fields of the configs of a module, and its loss."""
+        return options_of(module, [canonical(self.config, name) for name in self.sizes])
 
     def to_json(self, full: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return what a checkpoint needs beside the config to make this builder again, as plain values."""

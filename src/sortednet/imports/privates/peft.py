@@ -7,7 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["change_embedded"]
+__all__ = ["SWITCHES", "change_embedded"]
+
+SWITCHES = ("_disable_adapters", "_active_adapter")
+"""Whether an adapted layer adds what its adapters give, and which of them."""
 
 
 def change_embedded(layer: Any, change: Callable[[Tensor], Tensor]) -> None:

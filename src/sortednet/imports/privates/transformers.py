@@ -13,6 +13,7 @@ from torch import nn
 
 __all__ = [
     "CHECKPOINTING",
+    "LOSS",
     "attention_of",
     "class_for",
     "draw_weights",
@@ -24,6 +25,8 @@ __all__ = [
 _FUNCTION = "_gradient_checkpointing_func"
 CHECKPOINTING = ("gradient_checkpointing", _FUNCTION)
 """What `gradient_checkpointing_enable` sets on the modules of a model."""
+LOSS = ("loss_type", "_loss_function")
+"""By which a model finds its loss; the second is there where a person has set `loss_function`."""
 
 
 @contextmanager
