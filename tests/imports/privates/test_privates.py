@@ -375,6 +375,16 @@ def masks() -> None:
     assert found in ([3], [False])  # else the mask itself is passed on, as by older ones
 
 
+@case("transformers", "_loss_function")
+def loss_function() -> None:
+    model = tiny()
+    before = dict(vars(model))
+    model.loss_function = len
+    assert "loss_type" in before
+    assert set(vars(model)) - set(before) == {of_transformers.LOSS[1]}
+    assert vars(model)[of_transformers.LOSS[1]] is len
+
+
 @case("transformers", "_model_mapping")
 def mapping() -> None:
     from transformers import AutoModelForCausalLM
@@ -425,6 +435,34 @@ def columns() -> None:
     )
     Trainer._set_signature_columns_if_needed(trainer)
     assert {"input_ids", "labels"} <= set(trainer._signature_columns)
+
+
+@case("peft", "_disable_adapters")
+def switched_off() -> None:
+    model, x = adapted_linear(), torch.ones(1, 4)
+    on, layer = model(x), model.get_submodule("base_model.model.layer")
+    vars(layer)[of_peft.SWITCHES[0]] = True
+    off = model(x)
+    assert not torch.equal(on, off)
+    with model.disable_adapter():
+        vars(layer)[of_peft.SWITCHES[0]] = False
+        assert torch.equal(model(x), on)
+
+
+@case("peft", "_active_adapter")
+def switched_over() -> None:
+    model, x = adapted_linear(), torch.ones(1, 4)
+    on, layer = model(x), model.get_submodule("base_model.model.layer")
+    vars(layer)[of_peft.SWITCHES[1]] = []
+    assert not torch.equal(on, model(x))
+
+
+def adapted_linear() -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    model = nn.Sequential()
+    model.add_module("layer", nn.Linear(4, 3))
+    return get_peft_model(model, LoraConfig(r=2, target_modules=["layer"], init_lora_weights=False))
 
 
 @case("peft", "Embedding._embed")
