@@ -5,7 +5,7 @@ untouched network; then both must do the same. A new thing that can be set is on
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -172,8 +172,8 @@ def _own_loss(logits: Tensor, labels: Tensor, **given: Any) -> Tensor:
 def _new_head(model: Any) -> None:
     torch.manual_seed(4)
     model.config.num_labels = 5
-    model.score = nn.Linear(32, 5, bias=False)
     model.num_labels = 5
+    model.score = nn.Linear(32, 5, bias=False)
 
 
 def _resize(model: Any) -> None:
@@ -187,9 +187,13 @@ def _without_dropout(model: Any) -> None:
             module.p = 0.0
 
 
+def _checkpointing(model: Any) -> None:
+    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+
+
 def _checkpointing_off(model: Any) -> None:
-    model.gradient_checkpointing_enable()
-    model.gradient_checkpointing_disable()
+    _checkpointing(model)
+    getattr(model, "activation_checkpointing_disable", model.gradient_checkpointing_disable)()
 
 
 def _frozen(model: Any) -> None:
@@ -251,12 +255,13 @@ ARRIVING = [
     Arriving("a loss function by the network", "llama", _set("", loss_function=_own_loss), LABELLED, by_net=True),
     Arriving("a kind of loss", "llama", _set("", loss_type="ForMaskedLM"), LABELLED),
     Arriving("the loss of a router", "mixtral", _set("config", output_router_logits=True), LABELLED),
-    Arriving("checkpointing", "llama", lambda model: model.gradient_checkpointing_enable(), LABELLED,
-             show=_checkpoints, train=True, of_training=True),
+    Arriving("checkpointing", "llama", _checkpointing, LABELLED, show=_checkpoints, train=True, of_training=True),
     Arriving("checkpointing switched off", "llama", _checkpointing_off, LABELLED, show=_checkpoints, train=True,
              of_training=True),
     Arriving("more symbols", "llama", _resize, LABELLED, show=lambda module: module.config.vocab_size),
     Arriving("another head", "llama_padded", _new_head, CLASSIFIED, show=lambda module: module.config.num_labels),
+    Arriving("another head by the network", "llama_padded", _new_head, CLASSIFIED, by_net=True,
+             show=lambda module: module.config.num_labels),
     Arriving("no dropout", "bert", _without_dropout, CLASSIFIED, train=True),
     Arriving("the epsilon of a norm", "bert", lambda model: _set("", eps=1.0)(model.bert.embeddings.LayerNorm), CAUSAL),
     Arriving("another type", "llama", lambda model: model.to(torch.float64), LABELLED),
@@ -316,28 +321,43 @@ def _expected(name: str, setting: sn.Setting, train: bool) -> tuple[dict[str, An
         return told(plain(**case.inputs)), case.show(plain)
 
 
-def arrives(case: Arriving, use: str, used: bool) -> None:
+WAYS = (*USES, "exits")
+
+
+def arrives(case: Arriving, before: Sequence[str], after: Sequence[str]) -> None:
     """Check that a change has arrived.
 
     Args:
         case: The change.
-        use: One of `USES`, or `exits`.
-        used: Whether sub-models were used before.
+        before: In which ways sub-models were used before, of `WAYS`.
+        after: In which ways they are used afterwards, and compared.
 
     Raises:
         AssertionError: If it has not.
     """
     net = net_of(case.net)
-    if used:
-        for way in (*USES, "exits"):
-            with suppress(ValueError):  # such as without a padding id
-                _run(net, case, way)
+    for way in before:
+        with suppress(ValueError):  # such as without a padding id
+            _run(net, case, way)
     with _in(case.change, net if case.by_net else net.full):
         net.train(case.train)
-        _check(net, case, use)
-    if used:  # and back
-        with suppress(ValueError):
-            _run(net, case, use)
+        for way in after:
+            _check(net, case, way)
+
+
+def settings_arriving() -> dict[str, bool]:
+    """Return by name whether a change arrives in every way, and whether sub-models were used before or not."""
+    found = {}
+    for case in ARRIVING:
+        try:
+            for way in WAYS:
+                arrives(case, (), [way])
+            arrives(case, WAYS, WAYS)
+        except Exception:  # an error is no arrival either
+            found[case.name] = False
+        else:
+            found[case.name] = True
+    return found
 
 
 def _run(net: SortedNet, case: Arriving, use: str) -> list[tuple[Any, Any, Any]]:
