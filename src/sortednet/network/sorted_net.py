@@ -21,7 +21,7 @@ from ..views.cuts import Cuts, StoredCuts
 from ..views.examples import BatchAxis
 from ..views.layouts import Layout, tensors_of
 from ..views.likeness import Likeness, refuse_unlike
-from ..views.options import Built, Options
+from ..views.options import Options
 from ..views.outlines import call_builder
 from ..views.skeletons import Skeleton, Skeletons, build_skeleton
 from . import checkpoint
@@ -125,13 +125,14 @@ class SortedNet(nn.Module):
         self._likeness = Likeness(self.builder, space.full, self.full)
         self._options = Options(self.builder.options, self.full)
         self.cuts = Cuts(
-            Built(self.builder, self._options),
+            self.builder,
             space,
             self.layouts,
             known=self.builder.layouts(self.full),
             unwatchable=self.builder.unwatchable,
             groups=self.builder.kind != PLAIN,
             trained=model is not None,
+            options=self._options,
         )
         patterns = (private,) if isinstance(private, str) else tuple(private)
         trainable = {name: p.requires_grad for name, p in self.full.named_parameters(remove_duplicate=False)}
@@ -256,7 +257,6 @@ class SortedNet(nn.Module):
             DataError: If it cannot be told how to part the batch.
         """
         self._refuse_merged()
-        self._options.changes(self.full)
         self.observe(*args, **kwargs)
         if settings is None:
             return self._run(self.space.setting(setting), (args, kwargs), inference)
@@ -271,6 +271,7 @@ class SortedNet(nn.Module):
         inputs, joinable = self._parting.parts(self.full, (args, kwargs), parts, batch_axis, len(chosen))
         if not joinable:
             return self._one_by_one(inference, chosen, inputs)
+        self._options.changes(self.full)
         with self._compiled():
             return self._sharing.outputs(
                 self.full, chosen, inputs, bool(parts), weights, inference, partial(self._one_by_one, inference)
@@ -417,8 +418,6 @@ class SortedNet(nn.Module):
         """
         checked = self.space.setting(setting)
         held: Skeleton | None = None if new else self._skeletons.get(checked, self.full)
-        if held is not None:
-            held.follow()
         return held or self._skeleton(checked)
 
     def compile(self, *, backend: str | Callable[..., object] = "inductor", mode: str | None = None) -> None:

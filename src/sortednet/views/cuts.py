@@ -30,6 +30,7 @@ from .cut import Cut
 from .explaining import contradiction, described, notes, undecidable
 from .forwards import follow_forward
 from .layouts import Layout, blocks_of, cuts_by_shape, refuse_misfits, shared_tensors, suspicion, tensors_of
+from .options import Changes, Options
 from .outlines import outline
 from .stand_ins import stand_ins
 
@@ -70,6 +71,7 @@ class Cuts:
         groups: Whether the groups of group norms are to stay those of the full model where they can: as a pretrained
             model was trained.
         trained: Whether the weights are more than initial ones.
+        options: How the full model is set: what is watched is set as it was when the first models were.
 
     Attributes:
         layouts: As given.
@@ -93,6 +95,7 @@ class Cuts:
         unwatchable: str = "",
         groups: bool = False,
         trained: bool = False,
+        options: Options | None = None,
     ) -> None:
         self.layouts = tuple(layouts)
         for one in self.layouts:
@@ -107,6 +110,8 @@ class Cuts:
         self.rested: dict[tuple[Setting, str], Tensor] = {}
         self.version = 0
         self._build, self._space, self._groups, self.trained = build, space, groups, trained
+        self._options = options
+        self._set: Changes = {}
         self._example: Inputs | None = None
         self._way = ""
         # By setting, of models without a narrower axis: what others are held against.
@@ -218,6 +223,7 @@ class Cuts:
 
     def _watch(self, inputs: Inputs, full: nn.Module) -> None:
         outlines, whole, idle, self._deeper = stand_ins(self._build, self._space)
+        before, self._set = self._set, {} if self._options is None else self._options.changes(full)
         failure: BuildError | LayoutError | None = None
         for way in WAYS:  # a dearer one may run, or tell, what a cheaper one did not
             try:
@@ -242,6 +248,7 @@ class Cuts:
                 self._find_iterated(full)
                 return
             failure = refused
+        self._set = before
         assert failure is not None
         raise failure
 
@@ -266,6 +273,8 @@ class Cuts:
                 if path in sources:
                     follow_forward(target, sources[path])  # what cannot be followed is refused where it is used
             take_types(model, full)
+            if self._options is not None:
+                self._options.give(self._set, model, setting)
             return model
 
         return watch(made, inputs, way, training=training)

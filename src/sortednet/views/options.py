@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from operator import is_, itemgetter
 from typing import Any, NamedTuple
 
@@ -19,9 +18,9 @@ from torch import nn
 
 from ..errors import BuildError
 from ..imports.privates.transformers import CHECKPOINTING
-from ..space import Number, Setting
+from ..space import Setting
 
-__all__ = ["Built", "Follower", "Held", "Merge", "Options"]
+__all__ = ["Changes", "Follower", "Held", "Merge", "Options"]
 
 Merge = Callable[[Any, Any, Any], Any]
 """Makes a sub-model's value of its own, of the full model's at first, and of the full model's now; or refuses it."""
@@ -167,10 +166,10 @@ class Options:
         """Return what lets a model that the builder has made be set as the full model is."""
         return Follower(self, self._found(made), setting)
 
-    def give(self, made: nn.Module, setting: Setting) -> None:
-        """Let a model be set as the full model was when it was last looked at, but for what depends on the setting."""
-        if self._changes:
-            self.follower(made, setting).apply(self._changes, strict=False)
+    def give(self, changes: Changes, made: nn.Module, setting: Setting) -> None:
+        """Let a model that the builder has made be set as the full model was, but for what depends on the setting."""
+        if changes:
+            self.follower(made, setting).apply(changes, strict=False)
 
 
 def _restored(held_by: HeldBy, base: dict[Key, dict[str, Any]]) -> Options:
@@ -258,25 +257,6 @@ class Follower:
             f"{where} of the full model was set from {change.was!r} to {change.now!r}, and the sub-model at "
             f"{self._setting} has one of its own, {built!r}. Set it back, or give the changed model to a new SortedNet."
         )
-
-
-@dataclass(frozen=True)
-class Built:
-    """A builder whose models are set as the full model was when it was last looked at.
-
-    Args:
-        build: The builder.
-        options: Of the network.
-    """
-
-    build: Callable[..., nn.Module]
-    options: Options
-
-    def __call__(self, **setting: Number) -> nn.Module:
-        made = self.build(**setting)
-        if isinstance(made, nn.Module):
-            self.options.give(made, Setting(setting))
-        return made
 
 
 def _of_layer(module: nn.Module) -> Iterator[Held]:

@@ -58,7 +58,6 @@ class Skeleton:
         self.module = module
         self._full = full
         self._follower = None if options is None else options.follower(module, setting)
-        self.follow()  # before it is watched
         where, self._undecided = cuts.of(setting, full, module)
         sources = dict(full.named_modules(remove_duplicate=False))
         stored = tensors_of(full).keys()
@@ -112,6 +111,7 @@ class Skeleton:
                 self.units.append(ShardedBlock(setting, unit, block, inside))
                 module.get_submodule(parent).register_module(leaf, self.units[-1])
         self._seen = Snapshot([full, *(source for _, source in self._pairs)])
+        self.follow()
 
     def slots(self) -> Iterator[tuple[str, Cut]]:
         """Yield the full name and the cut of every parameter."""
