@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -15,11 +14,11 @@ from ..errors import BuildError, DataError, SettingError
 from ..imports.names import BufferPolicy
 from ..space import Number, Setting, Space
 from ..views.alignment.watching import example_of
-from ..views.buffers import Private, refuse_tied
+from ..views.buffers import Private, check_patterns
 from ..views.compilation import Compilation
 from ..views.cuts import Cuts, StoredCuts
 from ..views.examples import BatchAxis
-from ..views.layouts import Layout, tensors_of
+from ..views.layouts import Layout
 from ..views.likeness import Likeness, refuse_unlike
 from ..views.options import Options
 from ..views.outlines import call_builder
@@ -141,13 +140,7 @@ class SortedNet(nn.Module):
         self._given = Given(partial(self._bound, space.full, inference=True), space.full, asked)
         self._parting = Parting(partial(self._run, space.full, inference=True))
         self._sharing = Sharing(self.builder, space, self.private, self._prepared, self._skeleton, self._options)
-        names = tensors_of(self.full)
-        for pattern in patterns:
-            if not fnmatch.filter(names, pattern):
-                raise BuildError(
-                    f"private={pattern!r} matches no parameter or buffer. Those of the model are {list(names)[:4]}..."
-                )
-            refuse_tied(self.full, pattern)
+        check_patterns(self.full, patterns)
         if stored is not None:
             self.cuts.take(stored, self.full)
         elif example is not None:

@@ -16,8 +16,9 @@ from ..imports.privates.torch import RunningNorm, buffers_of, parameters_of
 from ..space import Setting
 from .batches import arguments_of
 from .examples import is_joinable, join_batch, size_of_inputs
+from .layouts import tensors_of
 
-__all__ = ["BufferPolicy", "Private", "estimate_statistics", "refuse_tied"]
+__all__ = ["BufferPolicy", "Private", "check_patterns", "estimate_statistics", "refuse_tied"]
 
 
 class Private(nn.Module):
@@ -143,6 +144,21 @@ def _joined(calls: list[Any]) -> list[Any]:
         if len(calls) > 1 and size_of_inputs(calls[-1]) == 1 and is_joinable(calls[-2], size_of_inputs(calls[-2])):
             return [*calls[:-2], join_batch(calls[-2:])]
     return calls
+
+
+def check_patterns(model: nn.Module, patterns: Iterable[str]) -> None:
+    """Refuse patterns of private tensors that match none, or one that is tied to another.
+
+    Raises:
+        BuildError: If one does.
+    """
+    names = tensors_of(model)
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise BuildError(
+                f"private={pattern!r} matches no parameter or buffer. Those of the model are {list(names)[:4]}..."
+            )
+        refuse_tied(model, pattern)
 
 
 def refuse_tied(model: nn.Module, pattern: str) -> None:
