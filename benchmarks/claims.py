@@ -95,6 +95,23 @@ CLAIMS = [
         None,
         unit=" points",
     ),
+    Claim("use", "batch_kinds", "forms of a batch that are parted by examples", 60, True, form="{:.0f}"),
+    Claim("use", "batches_wrong", "parted otherwise, or refused without a remedy", 0, form="{:.0f}"),
+    Claim(
+        "use",
+        "trainers_working",
+        "of 12 trainers with losses of their own, the sub-models trained as by hand",
+        9,
+        True,
+        form="{:.0f}",
+    ),
+    Claim(
+        "use", "settings_arriving", "things set on the full model later that reach sub-models", 20, True, form="{:.0f}"
+    ),
+    Claim("use", "onnx_models", "of 16 models, equal in onnxruntime at three shapes", 15, True, form="{:.0f}"),
+    Claim(
+        "use", "evaluation_kinds", "kinds of metric and model whose table and choice are right", 12, True, form="{:.0f}"
+    ),
     Claim(
         "core",
         "inference_ratio",

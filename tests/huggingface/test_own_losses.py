@@ -191,6 +191,12 @@ def preferences():
     )
 
 
+def labelled_answers():
+    return Dataset.from_dict(
+        {"prompt": TEXTS, "completion": [" it runs"] * len(TEXTS), "label": [one % 2 == 0 for one in range(len(TEXTS))]}
+    )
+
+
 def trl_arguments(kind, folder, **more):
     return kind(
         str(folder),
@@ -208,52 +214,62 @@ def with_trl(test):
     return test
 
 
-@with_trl
-def test_preferences_train_every_sub_model_against_a_reference(tmp_path):
-    trl = pytest.importorskip("trl")
-
-    class SortedDPOTrainer(SortedTrainerMixin, trl.DPOTrainer):
-        pass
-
-    tokenizer = train_tokenizer(TEXTS, vocab_size=300)
-    net = language_net(vocab_size=len(tokenizer))
-    reference = copy.deepcopy(net.full)
-    data = preferences()
-    trainer = SortedDPOTrainer(
-        net, reference, trl_arguments(trl.DPOConfig, tmp_path, max_steps=12), train_dataset=data, eval_dataset=data,
-        processing_class=tokenizer, objective=cycled(net),
-    )  # fmt: skip
-    before = trainer.evaluate()
-    trainer.train()
-    after = trainer.evaluate()
-    for setting in ("num_hidden_layers=1", "num_hidden_layers=3"):
-        assert after[f"eval_{setting}_loss"] < before[f"eval_{setting}_loss"]
-
-
-@with_trl
-def test_rewards_train_every_sub_model(tmp_path):
-    trl = pytest.importorskip("trl")
-
-    class SortedRewardTrainer(SortedTrainerMixin, trl.RewardTrainer):
-        pass
-
-    tokenizer = train_tokenizer(TEXTS, vocab_size=300)
+def scorer(tokenizer):
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16, num_hidden_layers=3, num_attention_heads=2,
         num_labels=1, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    net = sn.SortedNet.from_pretrained(LlamaForSequenceClassification(config), num_hidden_layers=[1, 2, 3])
-    data = preferences().remove_columns("prompt")
-    trainer = SortedRewardTrainer(
-        net, trl_arguments(trl.RewardConfig, tmp_path, max_steps=12), train_dataset=data, eval_dataset=data,
-        processing_class=tokenizer, objective=cycled(net),
-    )  # fmt: skip
-    before = trainer.evaluate()
-    trainer.train()
-    after = trainer.evaluate()
+    return sn.SortedNet.from_pretrained(LlamaForSequenceClassification(config), num_hidden_layers=[1, 2, 3])
+
+
+def writer(tokenizer):
+    return language_net(vocab_size=len(tokenizer), initializer_range=0.2)
+
+
+def in_order(trainer):
+    trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(trainer.train_dataset)
+    return trainer
+
+
+KINDS = {
+    "DPOTrainer": ("DPOConfig", writer, preferences, True),
+    "KTOTrainer": ("KTOConfig", writer, labelled_answers, True),
+    "RewardTrainer": ("RewardConfig", scorer, lambda: preferences().remove_columns("prompt"), False),
+}
+
+
+@with_trl
+@pytest.mark.parametrize("name", KINDS)
+def test_trainers_of_trl_train_every_sub_model_as_they_train_it_alone(name, tmp_path):
+    trl = pytest.importorskip("trl")
+    trainer, config = getattr(trl, name), getattr(trl, KINDS[name][0])
+    _, make, data, against = KINDS[name]
+    tokenizer = train_tokenizer(TEXTS, vocab_size=300)
+    net = make(tokenizer)
+    reference = [copy.deepcopy(net.full)] if against else []
+    args = trl_arguments(config, tmp_path, **SGD)
+    before = {name: one.detach().clone() for name, one in net.full.named_parameters()}
+    expected = {name: torch.zeros_like(one) for name, one in before.items()}
     for setting in ("num_hidden_layers=1", "num_hidden_layers=3"):
-        assert after[f"eval_{setting}_loss"] < before[f"eval_{setting}_loss"]
+        alone = net.extract(setting)
+        in_order(
+            trainer(alone, *copy.deepcopy(reference), args=args, train_dataset=data(), processing_class=tokenizer)
+        ).train()
+        for one, parameter in alone.named_parameters():
+            expected[one] += (parameter.detach() - before[one]) / 2
+    sorted_trainer = type("Sorted", (SortedTrainerMixin, trainer), {})
+    found = in_order(
+        sorted_trainer(
+            net, *copy.deepcopy(reference), args=args, train_dataset=data(), eval_dataset=data(),
+            processing_class=tokenizer, objective=cycled(net),
+        )
+    )  # fmt: skip
+    found.train()
+    for one, parameter in net.full.named_parameters():
+        torch.testing.assert_close(parameter - before[one], expected[one], rtol=0, atol=1e-5, msg=one)
+    assert any(bool(one.any()) for one in expected.values())
+    assert {f"eval_num_hidden_layers={depth}_loss" for depth in (1, 2, 3)} <= found.evaluate().keys()
 
 
 @with_trl
