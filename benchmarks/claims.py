@@ -100,14 +100,12 @@ CLAIMS = [
     Claim(
         "use",
         "trainers_working",
-        "of 12 trainers with losses of their own, the sub-models trained as by hand",
+        "of 12 trainers and losses, sub-models trained as by hand",
         9,
         True,
         form="{:.0f}",
     ),
-    Claim(
-        "use", "settings_arriving", "things set on the full model later that reach sub-models", 20, True, form="{:.0f}"
-    ),
+    Claim("use", "settings_arriving", "things set later on the full model that arrive", 20, True, form="{:.0f}"),
     Claim("use", "onnx_models", "of 16 models, equal in onnxruntime at three shapes", 15, True, form="{:.0f}"),
     Claim(
         "use", "evaluation_kinds", "kinds of metric and model whose table and choice are right", 12, True, form="{:.0f}"

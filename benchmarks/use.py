@@ -3,8 +3,8 @@
     python benchmarks/use.py --out benchmarks/results/use.json
 
 Every case is one of the tests' tables (`tests/contracts/batch_cases.py`, `arriving_cases.py`,
-`tests/export/onnx_cases.py`, `tests/evaluation/kinds.py`, `tests/huggingface/test_own_losses.py`), which run some of them
-only where they take long.
+`tests/export/onnx_cases.py`, `tests/evaluation/kinds.py`, `tests/huggingface/test_own_losses.py`), which run some only
+where they take long.
 """
 
 from __future__ import annotations
