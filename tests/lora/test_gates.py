@@ -118,7 +118,9 @@ def two_settings(case) -> list[sn.Setting]:
 
 
 def split_batch(inputs, parts):
-    return [kwargs for _, kwargs in split_inputs(((), inputs), parts)]
+    if isinstance(inputs, dict):
+        return [kwargs for _, kwargs in split_inputs(((), inputs), parts)]
+    return [args[0] for args, _ in split_inputs(((inputs,), {}), parts)]
 
 
 @each_case

@@ -349,6 +349,7 @@ def test_groups_that_shrink_inside_can_be_accepted_as_the_message_says():
     SortedNet(grouped, Space(width=[8, 12]), layouts=[Layout("1.weight", axis=1, blocks=1)]).extract(width=8)
 
 
+@pytest.mark.filterwarnings("ignore:The models were not watched:UserWarning")  # inputs have the width too
 def test_a_depthwise_convolution_is_a_plain_corner():
     net = SortedNet(lambda width: nn.Conv2d(width, width, 3, groups=width), Space(width=[2, 5]))
     x = torch.randn(1, 5, 4, 4)

@@ -101,7 +101,9 @@ def test_a_new_value_is_taken_away_again(net):
 def test_what_a_forward_writes_is_gone_at_the_next(net):
     net.full.config.factor = "2"
     net.at("width=3")(X)
-    assert net.skeleton("width=3").module.config.factor == "2"
+    skeleton = net.skeleton("width=3")
+    skeleton.bind(net.private)  # as the next call does
+    assert skeleton.module.config.factor == "2"
 
 
 def test_what_depends_on_the_size_stays_and_is_refused_where_it_is_changed(net):

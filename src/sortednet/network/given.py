@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 from ..errors import BuildError
 from ..space import Setting
 from ..views.alignment.watching import is_plain
-from ..views.modes import evaluating
+from ..views.buffers import Private
 from ..views.skeletons import Skeleton
 from .exits import random_state_kept
 from .trials import Inputs, equal
@@ -27,13 +28,14 @@ class Given:
     Another number of heads, activation, dilation or slope changes no tensor; sub-models are made by the builder.
 
     Args:
-        made: Returns the skeleton of the full setting, bound to the given weights, in evaluation mode.
+        made: Returns a skeleton of the full setting, which is not compiled.
+        private: The network's private tensors.
         setting: The full setting.
         asked: Whether a model was given.
     """
 
-    def __init__(self, made: Callable[[], Skeleton], setting: Setting, asked: bool) -> None:
-        self._made, self._setting, self._asked = made, setting, asked
+    def __init__(self, made: Callable[[], Skeleton], private: Private, setting: Setting, asked: bool) -> None:
+        self._made, self._private, self._setting, self._asked = made, private, setting, asked
 
     def compare(self, full: nn.Module, inputs: Inputs) -> None:
         """Run both on inputs, the first time that there are any.
@@ -50,14 +52,17 @@ class Given:
         if any(hasattr(parameter, "device_mesh") for parameter in full.parameters()):
             return
         args, kwargs = inputs
-        with torch.no_grad(), random_state_kept(inputs), evaluating(full):
+        with torch.no_grad(), random_state_kept(inputs):
             try:
-                theirs = full(*args, **kwargs)
+                given = copy.deepcopy(full).eval()  # whatever its forward writes
+                theirs = given(*args, **kwargs)
             except Exception:  # of inputs that do not fit, as the caller is about to see
                 return
             self._asked = False
-            made = self._made().module
-            if not equal(made(*args, **kwargs), theirs) and equal(full(*args, **kwargs), theirs):
+            skeleton = self._made()
+            skeleton.bind(self._private, inference=True)
+            made = skeleton.module
+            if not equal(made(*args, **kwargs), theirs) and equal(given(*args, **kwargs), theirs):
                 raise BuildError(
                     f"The given model returns something else than what the builder makes at {self._setting}"
                     f"{_difference(full, made)}. Sub-models are made by the builder: let it make the given model, with "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,9 @@ from torch import Tensor, nn
 from ..errors import DataError
 from ..imports.privates.torch import BatchNorm
 from ..views.batches import tensors_of_batch
+from ..views.buffers import Private
 from ..views.examples import BatchAxis, is_joinable, size_of_inputs, split_inputs
+from ..views.skeletons import Skeleton
 from .exits import random_state_kept
 from .trials import Inputs, equal
 
@@ -25,12 +26,12 @@ class Parting:
     tell. So before its first batch is parted, the full model runs on it, and on two halves: these must give the same.
 
     Args:
-        run: Runs the full model in evaluation mode.
+        made: Returns a skeleton of the full setting, which is not compiled.
+        private: The network's private tensors.
     """
 
-    def __init__(self, run: Callable[[Inputs], Any]) -> None:
-        self._run = run
-        self._tried = False
+    def __init__(self, made: Callable[[], Skeleton], private: Private) -> None:
+        self._made, self._private, self._tried = made, private, False
 
     def parts(
         self, full: nn.Module, inputs: Inputs, parts: int | Sequence[int], batch_axis: BatchAxis, count: int
@@ -62,25 +63,28 @@ class Parting:
         return found, is_joinable(inputs, size, batch_axis)
 
     def _try(self, full: nn.Module, inputs: Inputs, size: int) -> None:
+        skeleton = self._made()
+        skeleton.bind(self._private, inference=True)
+
+        def run(call: Inputs) -> list[Tensor]:
+            return list(tensors_of_batch(skeleton.module(*call[0], **call[1])))
+
         try:
-            whole = list(tensors_of_batch(self._run(inputs)))
+            whole = run(inputs)
         except Exception:  # its own, which the caller is about to see
             return
         sizes = [size // 2, size - size // 2]
         try:
-            halves = [list(tensors_of_batch(self._run(one))) for one in split_inputs(inputs, sizes)]
+            halves = [run(one) for one in split_inputs(inputs, sizes)]
         except DataError:
             raise
         except Exception as error:
             raise _meeting(f"it does not run on them ({type(error).__name__}: {error})") from error
         problem = _difference(whole, halves, sizes)
-        if problem and not self._draws(inputs, whole) and not _takes_statistics(full):
-            raise _meeting(problem)
-
-    def _draws(self, inputs: Inputs, before: Sequence[Tensor]) -> bool:
-        """Whether the model gives something else each time."""
-        torch.rand(1)
-        return not equal(list(tensors_of_batch(self._run(inputs))), list(before))
+        if problem and not _takes_statistics(full):
+            torch.rand(1)
+            if equal(run(inputs), whole):  # else it gives something else each time
+                raise _meeting(problem)
 
 
 def _meeting(problem: str) -> DataError:

@@ -137,8 +137,8 @@ class SortedNet(nn.Module):
         trainable = {name: p.requires_grad for name, p in self.full.named_parameters(remove_duplicate=False)}
         self.private = Private(patterns, buffers, space.full, trainable)
         asked = model is not None and stored is None and self.builder.kind == PLAIN
-        self._given = Given(partial(self._bound, space.full, inference=True), space.full, asked)
-        self._parting = Parting(partial(self._run, space.full, inference=True))
+        self._given = Given(partial(self._skeleton, space.full), self.private, space.full, asked)
+        self._parting = Parting(partial(self._skeleton, space.full), self.private)
         self._sharing = Sharing(self.builder, space, self.private, self._prepared, self._skeleton, self._options)
         check_patterns(self.full, patterns)
         if stored is not None:

@@ -17,7 +17,6 @@ from ...imports.privates.torch import FakeTensorMode, buffers_of, forward_hooks,
 from ..batches import map_tensors
 from ..examples import pick_inputs, size_of_inputs
 from ..forwards import own_forward
-from ..modes import evaluating
 from .tape import Tape, record, with_gradients
 
 __all__ = ["WAYS", "Inputs", "Unwatchable", "copied", "example_of", "is_plain", "kept", "runs", "take_types", "watch"]
@@ -83,8 +82,8 @@ def runs(model: nn.Module, inputs: Inputs) -> bool:
     """Whether a model runs, in evaluation mode, on a few real examples."""
     args, kwargs = map_tensors(lambda tensor: tensor.detach().clone(), _few(inputs))
     try:
-        with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]), evaluating(model):
-            model(*args, **kwargs)
+        with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            copy.deepcopy(model).eval()(*args, **kwargs)  # whatever its forward writes
     except Exception:  # of the user's code
         return False
     return True
