@@ -31,6 +31,7 @@ import axis_programs
 import axis_truths_layers
 import axis_truths_others
 import axis_truths_sequences
+import axis_truths_trials
 import hf_models
 import measuring
 import pad_test
@@ -49,7 +50,12 @@ from sortednet.network.builders import Builder
 from sortednet.views.cuts import Cuts
 from sortednet.views.layouts import Layout, cuts_by_shape
 
-_REGISTERED = axis_truths_layers, axis_truths_sequences, axis_truths_others  # whose import fills TRUTHS
+_REGISTERED = (
+    axis_truths_layers,
+    axis_truths_sequences,
+    axis_truths_others,
+    axis_truths_trials,
+)  # whose import fills TRUTHS
 VALUES = {
     "inkling2_loop_text: hidden": "its forward multiplies by hidden_size ** -0.5 before a softmax",
 }

@@ -10,9 +10,10 @@ from sortednet.errors import LayoutError
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))  # where the models are
 
-import axis_truths_layers  # noqa: F401  # registers its models, as the next two do
+import axis_truths_layers  # noqa: F401  # registers its models, as the next three do
 import axis_truths_others  # noqa: F401
 import axis_truths_sequences  # noqa: F401
+import axis_truths_trials  # noqa: F401
 import pad_test
 from axis_truths import TRUTHS, VECTOR, Truth, places_of
 

@@ -178,9 +178,14 @@ class _Walk:
             ]
             return
         self.found.alone[self.origin] += 1
-        first = self._terms[ours.outputs[0].key] = list(known[0])
-        for terms in known[1:]:
-            self._other_terms[ours.outputs[0].key] = terms
+        # Of an axis of size 1 that grows, those of the others.
+        first = self._terms[ours.outputs[0].key] = [
+            next((one for one in axes if size(one)[0] == count), axes[0])
+            for count, axes in zip(ours.outputs[0].shape, zip(*known, strict=True), strict=True)
+        ]
+        for terms in known:
+            if [size(one)[0] for one in terms] == list(ours.outputs[0].shape) and terms != first:
+                self._other_terms[ours.outputs[0].key] = terms
             for one, other in zip(first, terms, strict=True):
                 if size(one) == size(other):
                     with suppress(Conflict), self.solver.attempt():

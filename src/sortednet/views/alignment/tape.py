@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...imports.privates.torch import TorchDispatchMode, schema_of, tree_flatten, tree_map
 from ..batches import tensors_of_batch
+from .products import SteadyProducts
 
 __all__ = ["Operation", "Ref", "Tape", "pairs_of", "pattern_of", "record", "with_gradients"]
 
@@ -205,7 +206,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def run(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Run a model, which is to be in evaluation mode, and record it."""
         self.given = {id(one) for one in tensors_of_batch((tuple(args), dict(kwargs)))}
-        with self._within(model), self:
+        with self._within(model), SteadyProducts(), self:
             output = model(*args, **kwargs)
         self.output = [self._ref(one) for one in tensors_of_batch(output)]
         self.iterated = self._changed_by_weights(model)
