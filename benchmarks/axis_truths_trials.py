@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
+
 import torch
-from axis_truths import SEQUENCE, VECTOR, Net, truth
+from axis_truths import IMAGE, SEQUENCE, VECTOR, Net, truth
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -71,3 +74,113 @@ def vectorised(w: int) -> nn.Module:
         return torch.vmap(lambda one: row(m, one))(x)
 
     return Net(run, g=nn.Linear(8, 2 * w), w=nn.Parameter(torch.randn(w, w)), o=nn.Linear(w, 2))
+
+
+def _dense(depth: int, joined: Callable[[Tensor, Tensor], list[Tensor]]) -> nn.Module:
+    def run(m: Net, x: Tensor) -> Tensor:
+        for layer in m.l:
+            x = torch.cat(joined(layer(x).relu(), x), 1)
+        return m.o(x.relu())
+
+    growth, inputs = [4, 3, 2][:depth], [3, 7, 10, 12]
+    return Net(run, l=nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(inputs, growth, strict=False)),
+               o=nn.Conv2d(inputs[depth], 2, 1))  # fmt: skip
+
+
+@truth("each layer before what there is", {"depth": (1, 3)}, IMAGE, "o.weight[1]: 0/2 + 0/3 + 4 + 3")
+def prepended(depth: int) -> nn.Module:
+    return _dense(depth, lambda new, old: [new, old])
+
+
+@truth("each layer behind what there is", {"depth": (1, 3)}, IMAGE)
+def appended(depth: int) -> nn.Module:
+    return _dense(depth, lambda new, old: [old, new])
+
+
+@truth("levels of a U-Net, from the deepest", {"levels": (1, 2)}, IMAGE, None, cuttable=False)
+def deepest_first(levels: int) -> nn.Module:
+    def run(m: Net, x: Tensor) -> Tensor:
+        skips = [m.i(x)]
+        for down in m.down:
+            skips.append(down(skips[-1]).relu())
+        x = skips.pop()
+        for up in m.up:
+            x = up(torch.cat([skips.pop(), F.interpolate(x, scale_factor=2)], 1)).relu()
+        return m.o(x)
+
+    sizes = [2 * 2**level for level in range(levels + 1)]
+    steps = list(pairwise(sizes))
+    return Net(run, i=nn.Conv2d(3, 2, 1), o=nn.Conv2d(2, 1, 1),
+               down=nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in steps),
+               up=nn.ModuleList(nn.Conv2d(a + b, a, 3, 1, 1) for a, b in reversed(steps)))  # fmt: skip
+
+
+@truth("depth of a pyramid", {"depth": (1, 2)}, VECTOR, None, cuttable=False)
+def pyramid(depth: int) -> nn.Module:
+    def run(m: Net, x: Tensor) -> Tensor:
+        for layer in m.l:
+            x = layer(x).relu()
+        return m.o(x)
+
+    sizes = [8, 4, 6]
+    return Net(run, l=nn.ModuleList(nn.Linear(*sizes[k : k + 2]) for k in range(depth)), o=nn.Linear(sizes[depth], 2))
+
+
+@truth("branches in the order of their widths", WIDTH, VECTOR, None, cuttable=False)
+def ordered_branches(w: int) -> nn.Module:
+    def run(m: Net, x: Tensor) -> Tensor:
+        return m.o(torch.cat(sorted([layer(x) for layer in m.l], key=lambda one: one.shape[1]), 1))
+
+    return Net(run, l=nn.ModuleList([nn.Linear(8, w), nn.Linear(8, 3)]), o=nn.Linear(w + 3, 2))
+
+
+@truth("branches that change places", WIDTH, VECTOR, None, cuttable=False)
+def swapped_branches(w: int) -> nn.Module:
+    def run(m: Net, x: Tensor) -> Tensor:
+        return m.o(torch.cat([m.a(x), m.b(x)] if w > 2 else [m.b(x), m.a(x)], 1))
+
+    return Net(run, a=nn.Linear(8, w), b=nn.Linear(8, w), o=nn.Linear(2 * w, 2))
+
+
+@truth("pairs in one model, halves in the other", WIDTH, VECTOR, None, cuttable=False)
+def pairs_or_halves(w: int) -> nn.Module:
+    def run(m: Net, x: Tensor) -> Tensor:
+        x = m.a(x)
+        return m.o(x[:, :w] * x[:, w:] if w > 2 else x[:, 0::2] * x[:, 1::2])
+
+    return Net(run, a=nn.Linear(8, 2 * w), o=nn.Linear(w, 2))
+
+
+@truth("Fourier modes", {"w": (2, 3)}, SEQUENCE)
+def fourier_modes(w: int) -> nn.Module:
+    def run(m: Net, x: Tensor) -> Tensor:
+        modes = torch.fft.rfft(m.i(x).mT)
+        kept = torch.zeros_like(modes)
+        kept[..., :w] = torch.einsum("bim,iom->bom", modes[..., :w], torch.view_as_complex(m.w))
+        return m.o(torch.fft.irfft(kept, n=x.shape[1]).mT)
+
+    return Net(run, i=nn.Linear(8, 3), w=nn.Parameter(torch.randn(3, 3, w, 2)), o=nn.Linear(3, 2))
+
+
+@truth("the first of fixed features", WIDTH, VECTOR)
+def first_features(w: int) -> nn.Module:
+    return Net(lambda m, x: m.o(m.a(x).relu()[:, :w]), a=nn.Linear(8, 8), o=nn.Linear(w, 2))
+
+
+@truth("the last of fixed features", WIDTH, VECTOR, "o.weight[1]: 0/2 + 2")
+def last_features(w: int) -> nn.Module:
+    return Net(lambda m, x: m.o(m.a(x).relu()[:, -w:]), a=nn.Linear(8, 8), o=nn.Linear(w, 2))
+
+
+@truth("padded to a fixed length", WIDTH, VECTOR)
+def padded_to_length(w: int) -> nn.Module:
+    return Net(lambda m, x: m.o(F.pad(m.a(x).relu(), (0, 8 - w))), a=nn.Linear(8, w), o=nn.Linear(8, 2))
+
+
+@truth("blocks that would have to be the first of fixed features", WIDTH, VECTOR, None, cuttable=False)
+def pinned_blocks(w: int) -> nn.Module:
+    def run(m: Net, x: Tensor) -> Tensor:
+        y = m.a(x)[:, :w]
+        return m.o(y) + m.p(y.view(len(x), 2, -1)).sum(1)
+
+    return Net(run, a=nn.Linear(8, 8), o=nn.Linear(w, 2), p=nn.Linear(w // 2, 2))

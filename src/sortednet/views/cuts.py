@@ -412,6 +412,7 @@ class Cuts:
                 if said is not None and (name, axis) not in troubles and stretches_of(term) != pieces:
                     return contradiction(setting, said, name, term, pieces)
         conflicting = {axis for trouble in found.conflicts for axis in trouble.axes}
+        conflicting -= {axis for axis in conflicting if any(one.covers(*axis) for one in self._given)}
         made = dict(small.named_buffers(remove_duplicate=False))
         stored = tensors_of(small).keys()
         left = {

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sortednet import Setting, SortedNet, Space
+from sortednet import Layout, Setting, SortedNet, Space
 from sortednet.errors import LayoutError
 
 VECTOR, IMAGE = torch.ones(2, 8), torch.ones(2, 3, 8, 8)
@@ -113,3 +113,8 @@ class Lost(nn.Module):
 def test_a_conflict_that_no_parameter_led_to_refuses_those_behind_it() -> None:
     with pytest.raises(LayoutError, match=r"o\.weight\[1\]: forward: view"):
         SortedNet(Lost, Space(w=[2, 4]), example=VECTOR)
+
+
+def test_a_layout_that_a_person_gives_decides_what_cannot_be_told() -> None:
+    net = SortedNet(Lost, Space(w=[2, 4]), example=VECTOR, layouts=[Layout("o.weight", axis=1, blocks=1)])
+    assert pieces(net, "o.weight")[1] == ((0, 3),)

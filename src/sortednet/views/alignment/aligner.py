@@ -17,6 +17,11 @@ __all__ = ["Alignment", "Trouble", "align"]
 _PARTS = frozenset(
     ("view", "slice", "select", "transpose", "permute", "unsqueeze", "squeeze", "expand", "narrow", "split")
 )
+_CHANNEL_WISE = frozenset(
+    ("native_batch_norm", "_native_batch_norm_legit_no_training", "native_layer_norm", "native_group_norm",
+     "_fused_rms_norm")
+)  # fmt: skip
+_WHICH = frozenset(("dim", "dims", "dim0", "dim1", "dim2", "dimension", "step"))
 _RULED = mixing, moving  # whose import fills the table of rules
 
 
@@ -91,6 +96,9 @@ class _Walk:
         self._read: set[int] = set()
         self._unwritten: set[int] = set()
         self._seen_through: dict[int, int] = {}  # of a part of a tensor that is to be written, that tensor
+        self._pairs = pairs_of(small, full)
+        self._same: dict[int, int] = {}  # by a tensor of the full model, that of the small one
+        self._carried: dict[int, dict[int, Terms]] = {}
         for name, shape in small.names.items():
             big = full.names.get(name)
             if big is not None and len(big) == len(shape):
@@ -115,18 +123,56 @@ class _Walk:
         known = self._terms.get(ours.key)
         if known is None or len(known) != len(pairs):
             known = self._terms[ours.key] = [self.leaf(*pair) for pair in pairs]
+            self._same.setdefault(theirs.key, ours.key)
         other = self._other_terms.get(ours.key, known)
         if [size(term) for term in other] == pairs:  # what the full model has of what only the small one puts together
             return other
-        return [term if size(term) == pair else self.leaf(*pair) for term, pair in zip(known, pairs, strict=True)]
+        if [size(term) for term in known] == pairs or self._same.get(theirs.key) == ours.key:
+            return [term if size(term) == pair else self.leaf(*pair) for term, pair in zip(known, pairs, strict=True)]
+        carried = self._carriers(ours.key).get(theirs.key, known)
+        if [size(term) for term in carried] == pairs:
+            return carried
+        found = []
+        for term, (small, full) in zip(known, pairs, strict=True):
+            found.append(term if size(term) == (small, full) else self.leaf(small, full))
+            if found[-1] is not term and small != full:
+                what = f"reads {small} units, and in the full model {full} of another tensor"
+                self._doubts.append((self.origin, what, found[-1]))
+        return found
+
+    def _carriers(self, key: int) -> dict[int, Terms]:
+        """Return the tensors that the full model alone makes of one that the small model has too, by key.
+
+        Deeper blocks may join it to their own, before it or behind: the small model has none of these.
+        """
+        if key not in self._carried:
+            found = {other: self._terms[key] for other, own in self._same.items() if own == key}
+            paired = {id(theirs) for _, theirs in self._pairs}
+            for operation in self.full.operations if found else ():
+                held = [found.get(ref.key) for ref in operation.inputs]
+                terms = next((one for one in held if one is not None), None)
+                if terms is None or id(operation) in paired:
+                    continue
+                shape = operation.outputs[0].shape
+                if operation.name == "cat" and sum(one is not None for one in held) == 1:
+                    dim = operation["dim"] % len(shape)
+                    parts = [
+                        self.leaf(0, ref.shape[dim]) if one is None else one[dim]
+                        for ref, one in zip(operation.inputs, held, strict=True)
+                    ]
+                    found[operation.outputs[0].key] = [*terms[:dim], Sum(parts), *terms[dim + 1 :]]
+                elif (operation.name in _CHANNEL_WISE or operation.pointwise) and len(terms) == len(shape):
+                    found.setdefault(operation.outputs[0].key, terms)
+            self._carried[key] = found
+        return self._carried[key]
 
     def meet(self, one: Term, other: Term) -> None:
         """Make two axes one."""
         self.solver.unify(one, other, self.origin)
 
-    def leaf(self, small: int, full: int) -> Leaf:
-        """Return a new axis without structure."""
-        return Leaf(small, full, self.origin)
+    def leaf(self, small: int, full: int, *, pinned: bool = False) -> Leaf:
+        """Return a new axis without structure; a pinned one gets none, as its units are the first ones."""
+        return Leaf(small, full, self.origin, pinned=pinned)
 
     def wish(self, one: Term, other: Term) -> None:
         """Make two axes one in the end, where nothing contradicts it."""
@@ -145,7 +191,7 @@ class _Walk:
 
     def run(self, groups: bool) -> Alignment:
         """Walk to the end, and read off what was found."""
-        for ours, theirs in pairs_of(self.small, self.full):
+        for ours, theirs in self._pairs:
             self.origin = f"{ours.module[0] or 'forward'}: {ours.name}"
             if ours.writes and ours.inputs:
                 self._note_written(ours.inputs[0].key)
@@ -241,6 +287,7 @@ class _Walk:
             rule = mixing.pointwise
         if rule is not None:
             try:
+                _refuse_other_axes(ours, theirs)
                 with self.solver.attempt():
                     terms = rule(self, ours, theirs)
             except (Conflict, RecursionError) as conflict:
@@ -274,6 +321,7 @@ class _Walk:
             fresh: Terms = [self.leaf(a, b) for a, b in zip(ref.shape, big.shape, strict=True)]
             if given is None or len(given) != len(fresh):
                 given = fresh
+            self._same.setdefault(big.key, ref.key)
             self._terms[ref.key] = [
                 term if size(term) == size_of(new) else new for term, new in zip(given, fresh, strict=True)
             ]
@@ -377,6 +425,18 @@ def _taken(terms: Terms, others: Sequence[Mapping[Stretches, Term]]) -> Terms:
     """Return terms, of which those that change are the one term of others."""
     pairs = zip(terms, others, strict=True)
     return [next(iter(own.values())) if size(term)[0] != size(term)[1] else term for term, own in pairs]
+
+
+def _refuse_other_axes(ours: Operation, theirs: Operation) -> None:
+    """Refuse to follow what each model does along axes of its own.
+
+    Raises:
+        Unknown: If they differ.
+    """
+    for name in (one for one in ours.arguments if one in _WHICH):
+        here, there = ours[name], theirs.arguments.get(name)
+        if here != there:
+            raise Unknown(f"with {name}={here} and {name}={there} in the full model")
 
 
 def _keeps_shape(ours: Operation, theirs: Operation) -> bool:

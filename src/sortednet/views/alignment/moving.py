@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from .rules import UNIT, Terms, Unknown, Walk, divided, kept_where_equal, rule, size
 from .tape import Operation
-from .terms import Leaf, Product, Size, Sum, Term, is_fixed, normal, size_of
+from .terms import Conflict, Leaf, Product, Size, Sum, Term, is_fixed, normal, size_of
 
 __all__ = [
     "anew",
@@ -150,17 +150,29 @@ def slice_(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
     terms, small, full = _only(walk, ours, theirs)
     dim, step = ours["dim"] % len(terms), ours["step"]
     term, whole, new = terms[dim], size(terms[dim]), (small[dim], full[dim])
+    starts = _start(ours["start"], whole[0]), _start(theirs["start"], whole[1])
     part: Term
-    if is_fixed(term) and new[0] == new[1]:
-        part = walk.leaf(*new)
+    if is_fixed(term):
+        part = _stretch_of_fixed(walk, starts, new, step)
     elif step == 1:
-        starts = _start(ours["start"], whole[0]), _start(theirs["start"], whole[1])
         _, rest = walk.solver.part(term, starts, walk.origin)
         part, _ = walk.solver.part(rest, new, walk.origin)
     else:
         part = walk.leaf(*divided(term, (step, step)))
         walk.meet(term, Product([part, Leaf(step, step)]))
     return [[*terms[:dim], part, *terms[dim + 1 :]]]
+
+
+def _stretch_of_fixed(walk: Walk, starts: Size, new: Size, step: int = 1) -> Term:
+    """Return a part of an axis that nothing changes: where the small model's lies in the full one's."""
+    if new[0] == new[1] or new[0] > new[1]:
+        return walk.leaf(*new)
+    if starts[0] == starts[1]:
+        return walk.leaf(*new, pinned=True)
+    (before, uneven), missing = divmod(starts[0] - starts[1], step), new[1] - new[0]
+    if uneven or not 0 <= before <= missing:
+        raise Unknown(f"its part of {new[0]} begins at {starts[0]}, that of {new[1]} at {starts[1]}")
+    return Sum([Leaf(0, before, walk.origin), Leaf(new[0], new[0]), Leaf(0, missing - before, walk.origin)])
 
 
 def _start(given: int | None, length: int) -> int:
@@ -173,9 +185,16 @@ def split(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
     """Parts of an axis one behind the other."""
     terms, *_ = _only(walk, ours, theirs)
     dim, found = ours["dim"] % len(terms), []
-    rest = terms[dim]
+    if len(ours.outputs) != len(theirs.outputs):
+        raise Unknown(f"{len(ours.outputs)} parts, and {len(theirs.outputs)} in the full model")
+    rest, starts = terms[dim], (0, 0)
     for a, b in zip(ours.outputs, theirs.outputs, strict=True):
-        part, rest = walk.solver.part(rest, (a.shape[dim], b.shape[dim]), walk.origin)
+        new = a.shape[dim], b.shape[dim]
+        if is_fixed(terms[dim]):
+            part = _stretch_of_fixed(walk, starts, new)
+            starts = starts[0] + new[0], starts[1] + new[1]
+        else:
+            part, rest = walk.solver.part(rest, new, walk.origin)
         found.append([*terms[:dim], part, *terms[dim + 1 :]])
     return found
 
@@ -211,6 +230,11 @@ def _places(ours: Operation, theirs: Operation) -> list[int]:
     found: list[int] = []
     place = 0
     makers, others = ours.shape[1:], theirs.shape[1:]
+    known = [others.index(one) for one in makers if one and makers.count(one) == others.count(one) == 1]
+    if known != sorted(known):
+        raise Conflict("joins the same parts in another order than the full model does")
+    if len(makers) > len(others):
+        raise Conflict(f"joins {len(makers)} parts, and the full model only {len(others)}")
     for number in range(len(makers)):
         while len(others) - place > len(makers) - number and others[place] != makers[number]:
             place += 1
@@ -271,6 +295,10 @@ def pad(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
             raise Unknown("negative padding of a changing axis")
         if is_fixed(terms[dim]) and before[0] == before[1] and after[0] == after[1]:
             found[dim] = walk.leaf(small[dim], full[dim])
+        elif before[0] == before[1] and after[0] > after[1] and small[dim] <= full[dim]:
+            # Up to a length: units that the small model lacks would lie where it has padding.
+            walk.meet(terms[dim], walk.leaf(*size(terms[dim]), pinned=True))
+            found[dim] = walk.leaf(small[dim], full[dim], pinned=True)
         else:
             found[dim] = Sum([walk.leaf(*before), terms[dim], walk.leaf(*after)])
     return [found]

@@ -31,8 +31,8 @@ class Walk(Protocol):
     def meet(self, one: Term, other: Term) -> None:
         """Make two axes one."""
 
-    def leaf(self, small: int, full: int) -> Leaf:
-        """Return a new axis without structure."""
+    def leaf(self, small: int, full: int, *, pinned: bool = False) -> Leaf:
+        """Return a new axis without structure; a pinned one gets none, as its units are the first ones."""
 
     def wish(self, one: Term, other: Term) -> None:
         """Make two axes one in the end, where nothing contradicts it."""

@@ -53,13 +53,14 @@ class Leaf:
         small: Their number in the small model.
         full: In the full model.
         origin: Where it came up.
+        pinned: Whether they are the first ones whatever it meets: a part of an axis that nothing changes.
         bound: What it turned out to be; None while nothing is known.
     """
 
-    __slots__ = ("bound", "full", "origin", "small")
+    __slots__ = ("bound", "full", "origin", "pinned", "small")
 
-    def __init__(self, small: int, full: int, origin: str = "") -> None:
-        self.small, self.full, self.origin = small, full, origin
+    def __init__(self, small: int, full: int, origin: str = "", *, pinned: bool = False) -> None:
+        self.small, self.full, self.origin, self.pinned = small, full, origin, pinned
         self.bound: Term | None = None
 
 
@@ -200,6 +201,12 @@ class Solver:
         leaf.bound = term
         self._bound.append(leaf)
 
+    def _opened(self, leaf: Leaf) -> Sum:
+        """Write a pinned leaf as its first units, and none of those behind."""
+        parts = Sum([Leaf(leaf.small, leaf.small, leaf.origin), Leaf(0, leaf.full - leaf.small, leaf.origin)])
+        self._bind(leaf, parts)
+        return parts
+
     def unify(self, one: Term, other: Term, origin: str = "") -> None:
         """Make two axes the same axis.
 
@@ -213,10 +220,13 @@ class Solver:
             raise Conflict(f"{text_of(one)} meets {text_of(other)}")
         if is_fixed(one) and is_fixed(other):
             return
-        if isinstance(one, Leaf):
+        if isinstance(one, Leaf) and (not one.pinned or (isinstance(other, Leaf) and other.pinned)):
             self._bind(one, other)
-        elif isinstance(other, Leaf):
+        elif isinstance(other, Leaf) and not other.pinned:
             self._bind(other, one)
+        elif isinstance(one, Leaf) or isinstance(other, Leaf):
+            one, other = (self._opened(term) if isinstance(term, Leaf) else term for term in (one, other))
+            self._unify_sums(one, other, origin)
         elif isinstance(one, Product) and isinstance(other, Product):
             mark = len(self._bound)
             try:
@@ -329,6 +339,8 @@ class Solver:
         return Sum([Product([before, inner]), first]), Sum([second, Product([after, inner])])
 
     def _part_leaf(self, leaf: Leaf, at: Size, origin: str) -> tuple[Term, Term]:
+        if leaf.pinned:
+            return self._part_sum(self._opened(leaf), at, origin)
         rest = leaf.small - at[0], leaf.full - at[1]
         if leaf.small <= leaf.full and (at[0] > at[1] or rest[0] > rest[1]):
             raise Conflict(
