@@ -9,6 +9,7 @@ import torch
 from axis_truths import IMAGE, SEQUENCE, VECTOR, Net, truth
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 WIDTH = {"w": (2, 4)}
 ONE = {"r": (1, 3), "w": (2, 4)}
@@ -184,3 +185,53 @@ def pinned_blocks(w: int) -> nn.Module:
         return m.o(y) + m.p(y.view(len(x), 2, -1)).sum(1)
 
     return Net(run, a=nn.Linear(8, 8), o=nn.Linear(w, 2), p=nn.Linear(w // 2, 2))
+
+
+@truth("a slope for each unit, behind a join", WIDTH, VECTOR, "p.weight[0] o.weight[1]: 2/4 + 2/4")
+def slopes(w: int) -> nn.Module:
+    def run(m: Net, x: Tensor) -> Tensor:
+        return m.o(m.q(m.p(torch.cat([m.a(x), m.b(x)], 1))))
+
+    return Net(run, a=nn.Linear(8, w), b=nn.Linear(8, w), p=nn.PReLU(2 * w), q=nn.PReLU(), o=nn.Linear(2 * w, 2))
+
+
+@truth("packed sequences", WIDTH, SEQUENCE, """
+r.weight_ih_l0[0] r.weight_hh_l0[0] r.bias_ih_l0[0] r.bias_hh_l0[0]: 2/4 + 2/4 + 2/4 + 2/4""")  # fmt: skip
+def packed(w: int) -> nn.Module:
+    def run(m: Net, x: Tensor) -> Tensor:
+        lengths = torch.tensor([5, 3])
+        found, _ = m.r(pack_padded_sequence(m.i(x), lengths, batch_first=True))
+        return m.o(pad_packed_sequence(found, batch_first=True)[0])
+
+    return Net(run, i=nn.Linear(8, w), r=nn.LSTM(w, w, batch_first=True), o=nn.Linear(w, 2))
+
+
+@truth("variational autoencoder", WIDTH, VECTOR, "e.weight[0] e.bias[0]: 2/4 + 2/4", padded=False)
+def variational(w: int) -> nn.Module:
+    def run(m: Net, x: Tensor) -> Tensor:
+        mean, spread = m.e(x).chunk(2, 1)
+        drawn = torch.distributions.Normal(mean, spread.exp())
+        prior = torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
+        return m.d(drawn.rsample()) + torch.distributions.kl_divergence(drawn, prior).mean()
+
+    return Net(run, e=nn.Linear(8, 2 * w), d=nn.Linear(w, 8))
+
+
+@truth("vector-quantised autoencoder, a code joined of two", WIDTH, VECTOR,
+       "book.weight[1] d.weight[1]: 2/4 + 2/4", padded=False)  # fmt: skip
+def quantised(w: int) -> nn.Module:
+    def run(m: Net, x: Tensor) -> Tensor:
+        code = torch.cat([m.a(x), m.b(x)], 1)
+        near = m.book(torch.cdist(code, m.book.weight).argmin(1))
+        return m.d(code + (near - code).detach()) + F.mse_loss(near, code.detach())
+
+    return Net(run, a=nn.Linear(8, w), b=nn.Linear(8, w), book=nn.Embedding(6, 2 * w), d=nn.Linear(2 * w, 8))
+
+
+@truth("neighbours by a sparse matrix", WIDTH, VECTOR, "o.weight[1]: 2/4 + 2/4")
+def neighbours(w: int) -> nn.Module:
+    def run(m: Net, x: Tensor) -> Tensor:
+        near = torch.sparse_coo_tensor(torch.tensor([[0, 1], [1, 0]]), torch.ones(2), (2, 2), device=x.device)
+        return m.o(torch.sparse.mm(near, torch.cat([m.a(x), m.b(x)], 1)))
+
+    return Net(run, a=nn.Linear(8, w), b=nn.Linear(8, w), o=nn.Linear(2 * w, 2))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from . import mixing, moving
+from . import losses, matrices, mixing, moving
 from .rules import RULES, Terms, Unknown, size
 from .tape import Operation, Ref, Tape, pairs_of, pattern_of
 from .terms import Conflict, Leaf, Solver, Stretches, Sum, Term, is_fixed, leaves_of, size_of, stretches_of, text_of
@@ -22,7 +22,7 @@ _CHANNEL_WISE = frozenset(
      "_fused_rms_norm")
 )  # fmt: skip
 _WHICH = frozenset(("dim", "dims", "dim0", "dim1", "dim2", "dimension", "step"))
-_RULED = mixing, moving  # whose import fills the table of rules
+_RULED = losses, matrices, mixing, moving  # whose import fills the table of rules
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ class _Walk:
         self._seen_through: dict[int, int] = {}  # of a part of a tensor that is to be written, that tensor
         self._pairs = pairs_of(small, full)
         self._same: dict[int, int] = {}  # by a tensor of the full model, that of the small one
+        self._counted: dict[int, Term] = {}  # by a tensor of numbers of places, the axis that these are of
         self._carried: dict[int, dict[int, Terms]] = {}
         for name, shape in small.names.items():
             big = full.names.get(name)
@@ -178,6 +179,14 @@ class _Walk:
         """Make two axes one in the end, where nothing contradicts it."""
         self._wishes.append((self.origin, one, other))
 
+    def count(self, numbers: Ref, term: Term) -> None:
+        """Note that numbers are those of places of an axis."""
+        self._counted[numbers.key] = term
+
+    def counted(self, numbers: Ref) -> Term | None:
+        """Return the axis of whose places these are the numbers; None where the model did not find them itself."""
+        return self._counted.get(numbers.key)
+
     def doubt(self, *terms: Term) -> None:
         """Note that what happens along these axes is not known."""
         self._doubts += [(self.origin, "takes places of a changing axis by numbers", term) for term in terms]
@@ -199,6 +208,9 @@ class _Walk:
                 self._alone(ours)
                 continue
             self._read.update(ref.key for ref in ours.inputs)
+            if ours.name in _PARTS and (counted := self.counted(ours.inputs[0])) is not None:
+                for ref in ours.outputs:
+                    self.count(ref, counted)
             self._watch_memory(ours, theirs)
             self._step(ours, theirs)
         if groups:

@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 
-@rule("copy", "masked_fill", "where", "fill", "zero", "triu", "tril", "bernoulli", "isin", "bucketize",
+@rule("copy", "masked_fill", "where", "fill", "zero", "triu", "tril", "bernoulli", "isin", "_prelu_kernel",
       *(f"{name}_like" for name in ("zeros", "ones", "empty", "full", "rand", "randn")))  # fmt: skip
 def pointwise(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
     """Axes meet from the right, but for those of size 1."""
@@ -72,6 +72,8 @@ def reduction(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
         return pointwise(walk, ours, theirs)
     gone = _dimensions(ours, len(terms))
     walk.statistic(*(term for place, term in enumerate(terms) if place in gone))
+    if len(gone) == 1 and ours.name in ("argmax", "argmin", "max", "min", "topk", "mode", "kthvalue", "median"):
+        walk.count(ours.outputs[-1], terms[next(iter(gone))])
     if ours.name == "topk":
         small, full = ours.outputs[0].shape, theirs.outputs[0].shape
         found = [walk.leaf(small[d], full[d]) if d in gone else term for d, term in enumerate(terms)]
@@ -81,12 +83,12 @@ def reduction(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
     return [found] * len(ours.outputs)
 
 
-@rule("mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "vdot", "linear", "_grouped_mm")
+@rule("mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "vdot", "linear", "_grouped_mm", "_sparse_addmm")
 def product(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
     """Contracted axes meet, batches meet, the others go out."""
     terms = _all_terms(walk, ours, theirs)
     bias: Terms = []
-    if ours.name in ("addmm", "baddbmm", "addmv"):
+    if ours.name in ("addmm", "baddbmm", "addmv", "_sparse_addmm"):
         bias = terms.pop(0)
     one, other = terms[:2]
     if ours.name == "linear":

@@ -6,17 +6,19 @@ import math
 from collections.abc import Sequence
 
 from .rules import UNIT, Terms, Unknown, Walk, divided, kept_where_equal, rule, size
-from .tape import Operation
+from .tape import Operation, Ref
 from .terms import Conflict, Leaf, Product, Size, Sum, Term, is_fixed, normal, size_of
 
 __all__ = [
     "anew",
     "diagonal",
+    "drawn",
     "embedding",
     "expand",
     "glu",
     "index",
     "join",
+    "pack",
     "pad",
     "permute",
     "pick",
@@ -132,7 +134,7 @@ def view_as_complex(walk: Walk, ours: Operation, theirs: Operation) -> list[Term
     return [_only(walk, ours, theirs)[0][:-1]]
 
 
-@rule("diagonal")
+@rule("diagonal", "diagonal_copy")
 def diagonal(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
     """Two axes go, which are one where it is the main diagonal of a square; one comes in at the end."""
     terms, small, full = _only(walk, ours, theirs)
@@ -266,12 +268,28 @@ def glu(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
     "masked_select",
     "histc",
     "bincount",
-    "multinomial",
     "randperm",
 )
 def anew(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
     """What comes out has places of its own."""
     return []
+
+
+@rule("multinomial")
+def drawn(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
+    """Numbers of places, drawn by chance."""
+    terms, small, full = _only(walk, ours, theirs)
+    walk.count(ours.outputs[0], terms[-1])
+    return [[*terms[:-1], walk.leaf(small[-1], full[-1])]]
+
+
+@rule("_pack_padded_sequence", "_pad_packed_sequence")
+def pack(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
+    """Steps of all sequences one behind the other, and back."""
+    terms, small, full = _only(walk, ours, theirs)
+    kept = terms[2:] if ours.name == "_pack_padded_sequence" else terms[1:]
+    steps = zip(small, full, strict=True)
+    return [[*(walk.leaf(*next(steps)) for _ in range(len(small) - len(kept))), *kept]]
 
 
 @rule("repeat")
@@ -400,7 +418,10 @@ def pick(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
     terms, small, full = _only(walk, ours, theirs)
     dim = ours["dim"] % len(terms)
     if not is_fixed(terms[dim]):
-        raise Unknown("numbered places of a changing axis")
+        counted = walk.counted(ours["index"]) if isinstance(ours.arguments.get("index"), Ref) else None
+        if counted is None:
+            raise Unknown("numbered places of a changing axis")
+        walk.meet(terms[dim], counted)
     for a, b in zip(ours.inputs[1:], theirs.inputs[1:], strict=True):
         if len(a.shape) != len(terms):
             continue

@@ -37,6 +37,12 @@ class Walk(Protocol):
     def wish(self, one: Term, other: Term) -> None:
         """Make two axes one in the end, where nothing contradicts it."""
 
+    def count(self, numbers: Ref, term: Term) -> None:
+        """Note that numbers are those of places of an axis."""
+
+    def counted(self, numbers: Ref) -> Term | None:
+        """Return the axis of whose places these are the numbers; None where the model did not find them itself."""
+
     def doubt(self, *terms: Term) -> None:
         """Note that what happens along these axes is not known."""
 
