@@ -477,5 +477,5 @@ def _undecided(found: Alignment) -> dict[tuple[str, int], Trouble]:
     troubles = {axis: trouble for trouble in (*found.doubts, *found.conflicts) for axis in trouble.axes}
     for name, axes in found.untouched.items():
         for axis in axes:
-            troubles.setdefault((name, axis), Trouble("forward", "does not read it", frozenset([(name, axis)])))
+            troubles.setdefault((name, axis), Trouble("forward", "does not read it", ((name, axis),)))
     return troubles

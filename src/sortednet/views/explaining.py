@@ -90,7 +90,7 @@ def undecidable(setting: Setting, undecided: Mapping[tuple[str, int], Trouble]) 
     first, place = next(iter(undecided))
     return LayoutError(
         f"At {setting} these axes cannot be cut, as no part of them does what the smaller model's do:{''.join(lines)}"
-        f"{more}\nSort another size, or say how an axis is made up: "
+        f"{more}\nSort another size, or say how each of these axes is made up: "
         f'layouts=[Layout("{first}", axis={place}, blocks=...)].'
     )
 

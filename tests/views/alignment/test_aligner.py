@@ -118,3 +118,39 @@ def test_a_conflict_that_no_parameter_led_to_refuses_those_behind_it() -> None:
 def test_a_layout_that_a_person_gives_decides_what_cannot_be_told() -> None:
     net = SortedNet(Lost, Space(w=[2, 4]), example=VECTOR, layouts=[Layout("o.weight", axis=1, blocks=1)])
     assert pieces(net, "o.weight")[1] == ((0, 3),)
+
+
+class Scaled(nn.Module):
+    """A tensor that is neither parameter nor buffer, and a part of the units for each two of them."""
+
+    def __init__(self, w: int, *, parted: bool) -> None:
+        super().__init__()
+        self.a, self.o, self.parted = nn.Linear(8, w), nn.Linear(w, 2), parted
+        self.scale = torch.arange(w).float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.o(torch.cat(x.split(2, 1)[::-1], 1) if self.parted else x * self.scale)
+
+
+def test_a_refusal_names_the_tensor_to_register_as_a_buffer() -> None:
+    with pytest.raises(LayoutError, match=r"mul reads scale, which is no buffer. Register it: register_buffer"):
+        SortedNet(lambda w: Scaled(w, parted=False), Space(w=[2, 4]), example=VECTOR)
+
+
+def test_a_refusal_tells_how_many_parts_there_are() -> None:
+    with pytest.raises(LayoutError, match="split cannot be followed: 2 parts, and 4 in the full model"):
+        SortedNet(lambda w: Scaled(w, parted=True), Space(w=[4, 8]), example=VECTOR)
+
+
+def test_a_refusal_says_to_keep_a_head_out_of_the_list() -> None:
+    def build(depth: int) -> nn.Module:
+        return nn.Sequential(*[nn.Linear(8, 8) for _ in range(depth)], nn.Linear(8, 3))
+
+    with pytest.raises(LayoutError, match="a head at the end of a list, keep it out of the list"):
+        SortedNet(build, Space(depth=[1, 2]), example=VECTOR)
+
+
+def test_a_refusal_names_axes_in_the_order_of_the_model() -> None:
+    with pytest.raises(LayoutError, match=r"- a\.weight\[0\], a\.bias\[0\], o\.weight\[1\]: forward: mul"):
+        SortedNet(lambda w: Scaled(w, parted=False), Space(w=[2, 4]), example=VECTOR)

@@ -32,12 +32,12 @@ class Trouble:
     Attributes:
         where: The module's path and the operation.
         what: What happens there.
-        axes: The axes of parameters that it leaves undecided, as (name, axis).
+        axes: The axes of parameters that it leaves undecided, as (name, axis), in the model's order.
     """
 
     where: str
     what: str
-    axes: frozenset[tuple[str, int]]
+    axes: tuple[tuple[str, int], ...]
 
 
 @dataclass
@@ -273,11 +273,10 @@ class _Walk:
             for ref, big in zip(ours.inputs, theirs.inputs, strict=False):
                 elsewhere = ref.key not in self._terms and ref.key not in self.small.given
                 if ref.shape != big.shape and (ref.key in self._unwritten or elsewhere):
-                    what = (
-                        "reads what no operation wrote"
-                        if ref.key in self._unwritten
-                        else "reads what was made elsewhere"
-                    )
+                    what = "reads memory that no operation of torch wrote"
+                    if ref.key not in self._unwritten:
+                        name = self.small.attributes.get(ref.key, "a tensor that no operation made")
+                        what = f"reads {name}, which is no buffer. Register it: register_buffer(name, tensor)"
                     self._doubts += [(self.origin, what, t) for t in self._terms_or_none(ref, big)]
         if ours.name.startswith(("empty", "new_empty")):
             self._unwritten.update(ref.key for ref in ours.outputs)
@@ -310,7 +309,7 @@ class _Walk:
                 self._conflicts.append((self.origin, str(conflict), lost))
                 terms = []
             except (Unknown, KeyError, IndexError, TypeError, ValueError) as error:
-                why = f"cannot be followed: {error}"
+                why = f"cannot be followed: {error if isinstance(error, Unknown) else _difference(ours, theirs)}"
         if terms is None and ours.inputs:
             pairs = [*zip(ours.inputs, theirs.inputs, strict=False)]
             changing = any(a.shape != b.shape for a, b in [*pairs, *zip(ours.outputs, theirs.outputs, strict=False)])
@@ -364,23 +363,27 @@ class _Walk:
                 if key not in self._read and open_axes:
                     found.untouched[name] = open_axes
         self._ask_siblings()
-        by_leaf: dict[int, set[tuple[str, int]]] = defaultdict(set)
-        growing: dict[tuple[str, int, int], set[tuple[str, int]]] = defaultdict(set)
+        by_leaf: dict[int, dict[tuple[str, int], None]] = defaultdict(dict)
+        growing: dict[tuple[str, int, int], dict[tuple[str, int], None]] = defaultdict(dict)
         for name, terms in found.terms.items():
             for axis, term in enumerate(terms):
                 for leaf in leaves_of(term):
                     if leaf.small != leaf.full:
-                        by_leaf[id(leaf)].add((name, axis))
+                        by_leaf[id(leaf)][name, axis] = None
                     if leaf.small > leaf.full:
-                        growing[leaf.origin, leaf.small, leaf.full].add((name, axis))
+                        growing[leaf.origin, leaf.small, leaf.full][name, axis] = None
 
-        def axes_of(terms: Sequence[Term]) -> frozenset[tuple[str, int]]:
-            return frozenset(axis for term in terms for leaf in leaves_of(term) for axis in by_leaf.get(id(leaf), ()))
+        order = {(name, axis): None for name, terms in found.terms.items() for axis in range(len(terms))}
+
+        def axes_of(terms: Sequence[Term]) -> tuple[tuple[str, int], ...]:
+            reached = {axis for term in terms for leaf in leaves_of(term) for axis in by_leaf.get(id(leaf), ())}
+            return tuple(axis for axis in order if axis in reached)
 
         for where, what, terms in self._conflicts:
             found.conflicts.append(Trouble(where, what, axes_of(terms)))
         for (where, small, full), axes in growing.items():
-            found.conflicts.append(Trouble(where, f"{full} units would have to hold {small}", frozenset(axes)))
+            what = f"has an axis of {small} units in the smaller model, and of only {full} in the full one"
+            found.conflicts.append(Trouble(where, what, tuple(axes)))
         grouped: dict[tuple[str, str], list[Term]] = defaultdict(list)
         for where, what, term in self._doubts:
             grouped[where, what].append(term)
@@ -393,7 +396,11 @@ class _Walk:
         known = self._terms.get(ours.key, [])
         for term, pair in zip(known, zip(ours.shape, theirs.shape, strict=False), strict=False):
             if size(term) != pair:
-                what = f"is what the smaller model returns, {text_of(term)}, and not what the full one does, {pair[1]}"
+                what = (
+                    f"is what the smaller model returns, {text_of(term)}, and not what the full one does, {pair[1]}. "
+                    "Where a layer's name moves with depth, such as that of a head at the end of a list, keep it out "
+                    "of the list"
+                )
                 self._doubts.append(("forward: output", what, term))
 
     def _ask_siblings(self) -> None:
@@ -437,6 +444,21 @@ def _taken(terms: Terms, others: Sequence[Mapping[Stretches, Term]]) -> Terms:
     """Return terms, of which those that change are the one term of others."""
     pairs = zip(terms, others, strict=True)
     return [next(iter(own.values())) if size(term)[0] != size(term)[1] else term for term, own in pairs]
+
+
+def _difference(ours: Operation, theirs: Operation) -> str:
+    """Say in what two operations differ that no rule holds for both."""
+    for what, here, there in (("takes", ours.inputs, theirs.inputs), ("makes", ours.outputs, theirs.outputs)):
+        if len(here) != len(there):
+            return f"it {what} {_tensors(len(here))}, and {len(there)} in the full model"
+        for one, other in zip(here, there, strict=True):
+            if len(one.shape) != len(other.shape):
+                return f"it {what} a tensor of {len(one.shape)} axes, and of {len(other.shape)} in the full model"
+    return "it is called in a way that its rule does not know"
+
+
+def _tensors(count: int) -> str:
+    return "1 tensor" if count == 1 else f"{count} tensors"
 
 
 def _refuse_other_axes(ours: Operation, theirs: Operation) -> None:

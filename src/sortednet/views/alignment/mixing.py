@@ -57,7 +57,7 @@ def along(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
     terms = walk.terms(ours.inputs[0], theirs.inputs[0])
     touched = [terms[dim] for dim in _dimensions(ours, len(terms))] if terms else []
     if ours.name in ("sort", "argsort", "flip", "roll") and not all(map(is_fixed, touched)):
-        raise Unknown("order along a changing axis")
+        raise Unknown("it changes the order of units along an axis that changes")
     walk.statistic(*touched)
     return [terms] * len(ours.outputs)
 

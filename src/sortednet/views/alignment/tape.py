@@ -102,6 +102,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operations: In the order they happened.
         names: The shapes of the model's parameters and buffers, tied ones under each of their names.
         keys: Their keys.
+        attributes: Names of tensors that are attributes of its modules and no parameters or buffers, by key.
         given: Keys of the inputs.
         output: The tensors of what the model returned.
         iterated: Names of buffers that it changed by its weights alone, whatever the inputs: such as the vectors of a
@@ -117,6 +118,12 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         }
         self.names = {name: tuple(tensor.shape) for name, tensor in held.items()}
         self.keys = {name: id(tensor) for name, tensor in held.items()}
+        self.attributes = {
+            id(value): f"{path}.{name}".lstrip(".")
+            for path, module in model.named_modules()
+            for name, value in vars(module).items()
+            if isinstance(value, Tensor)
+        }
         self.given: set[int] = set()
         self.output: list[Ref] = []
         self.iterated: list[str] = []
