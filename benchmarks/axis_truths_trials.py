@@ -98,6 +98,20 @@ def appended(depth: int) -> nn.Module:
     return _dense(depth, lambda new, old: [old, new])
 
 
+@truth("dense blocks of a list, joined anew", {"g": (2, 4), "depth": (2, 3)}, IMAGE, """
+l.1.weight[1]: 3 + 2/4
+o.weight[1]: 3 + 2/4 + 2/4 + 0/4""")  # fmt: skip
+def rejoined(g: int, depth: int) -> nn.Module:
+    def run(m: Net, x: Tensor) -> Tensor:
+        found = [m.i(x)]
+        for layer in m.l:
+            found.append(layer(torch.cat(found, 1)).relu())
+        return m.o(torch.cat(found, 1))
+
+    layers = nn.ModuleList(nn.Conv2d(3 + place * g, g, 1) for place in range(depth))
+    return Net(run, i=nn.Conv2d(3, 3, 1), l=layers, o=nn.Conv2d(3 + depth * g, 2, 1))
+
+
 @truth("levels of a U-Net, from the deepest", {"levels": (1, 2)}, IMAGE, None, cuttable=False)
 def deepest_first(levels: int) -> nn.Module:
     def run(m: Net, x: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from . import losses, matrices, mixing, moving
-from .rules import RULES, Terms, Unknown, size
-from .tape import Operation, Ref, Tape, pairs_of, pattern_of
+from .rules import RULES, Rule, Terms, Unknown, size
+from .siblings import ask_siblings
+from .tape import Operation, Ref, Tape, pairs_of
 from .terms import Conflict, Leaf, Solver, Stretches, Sum, Term, is_fixed, leaves_of, size_of, stretches_of, text_of
 
 __all__ = ["Alignment", "Trouble", "align"]
@@ -99,6 +100,8 @@ class _Walk:
         self._pairs = pairs_of(small, full)
         self._same: dict[int, int] = {}  # by a tensor of the full model, that of the small one
         self._counted: dict[int, Term] = {}  # by a tensor of numbers of places, the axis that these are of
+        self._made = [{ref.key: one for one in tape.operations[::-1] for ref in one.outputs} for tape in (small, full)]
+        self._alike: dict[tuple[int, int], Terms] = {}
         self._carried: dict[int, dict[int, Terms]] = {}
         for name, shape in small.names.items():
             big = full.names.get(name)
@@ -130,9 +133,9 @@ class _Walk:
             return other
         if [size(term) for term in known] == pairs or self._same.get(theirs.key) == ours.key:
             return [term if size(term) == pair else self.leaf(*pair) for term, pair in zip(known, pairs, strict=True)]
-        carried = self._carriers(ours.key).get(theirs.key, known)
-        if [size(term) for term in carried] == pairs:
-            return carried
+        for other in (self._carriers(ours.key).get(theirs.key, known), self._made_alike(ours, theirs)):
+            if [size(term) for term in other] == pairs:
+                return other
         found = []
         for term, (small, full) in zip(known, pairs, strict=True):
             found.append(term if size(term) == (small, full) else self.leaf(small, full))
@@ -140,6 +143,23 @@ class _Walk:
                 what = f"reads {small} units, and in the full model {full} of another tensor"
                 self._doubts.append((self.origin, what, found[-1]))
         return found
+
+    def _made_alike(self, ours: Ref, theirs: Ref) -> Terms:
+        """Follow what made two tensors, where that is the same operation and without weights, as if it were a pair.
+
+        Deeper blocks join more of the same tensors; the smaller model's last one is then paired with one before.
+        """
+        pair = ours.key, theirs.key
+        if pair not in self._alike:
+            self._alike[pair] = []
+            made, other = self._made[0].get(ours.key), self._made[1].get(theirs.key)
+            if made is not None and other is not None and made.name == other.name:
+                weights, rule = set(self.small.keys.values()), _rule_of(made, other)
+                if rule is not None and not any(ref.key in weights for ref in made.inputs):
+                    place = [ref.key for ref in made.outputs].index(ours.key)
+                    with suppress(Conflict, Unknown, IndexError, ValueError, RecursionError), self.solver.attempt():
+                        self._alike[pair] = (rule(self, made, other) or [])[place]
+        return self._alike[pair]
 
     def _carriers(self, key: int) -> dict[int, Terms]:
         """Return the tensors that the full model alone makes of one that the small model has too, by key.
@@ -293,9 +313,7 @@ class _Walk:
     def _step(self, ours: Operation, theirs: Operation) -> None:
         terms: Sequence[Terms] | None = None
         why, lost = "has no rule", None
-        rule = RULES.get(ours.name)
-        if rule is None and (ours.pointwise or _keeps_shape(ours, theirs)):
-            rule = mixing.pointwise
+        rule = _rule_of(ours, theirs)
         if rule is not None:
             try:
                 _refuse_other_axes(ours, theirs)
@@ -362,7 +380,7 @@ class _Walk:
                 open_axes = tuple(axis for axis, term in enumerate(self._terms[key]) if not is_fixed(term))
                 if key not in self._read and open_axes:
                     found.untouched[name] = open_axes
-        self._ask_siblings()
+        ask_siblings(found.terms, found.untouched)
         by_leaf: dict[int, dict[tuple[str, int], None]] = defaultdict(dict)
         growing: dict[tuple[str, int, int], dict[tuple[str, int], None]] = defaultdict(dict)
         for name, terms in found.terms.items():
@@ -403,48 +421,6 @@ class _Walk:
                 )
                 self._doubts.append(("forward: output", what, term))
 
-    def _ask_siblings(self) -> None:
-        """Cut what was not read like what stands for the same.
-
-        An expert that no token chose is cut like that of the same name but for numbers; a token that only training puts
-        in, like what lies beside it in its module along the same axis; else all axes of its sizes must agree.
-        """
-        found = self.found
-        known: dict[tuple[object, ...], str] = {}
-        beside: dict[tuple[object, ...], dict[Stretches, Term]] = defaultdict(dict)
-        ends: dict[tuple[int, int], dict[Stretches, Term]] = defaultdict(dict)
-        for name, terms in found.terms.items():
-            if name not in found.untouched:
-                known[pattern_of(name), *map(size, terms)] = name
-                for axis, term in enumerate(terms):
-                    ends[size(term)][stretches_of(term)] = term
-                    beside[_place(name, axis, terms)][stretches_of(term)] = term
-        for name in list(found.untouched):
-            terms = found.terms[name]
-            sizes = [size(term) for term in terms]
-            sibling = known.get((pattern_of(name), *sizes))
-            near = [beside[_place(name, axis, terms)] for axis in range(len(terms))]
-            if sibling is not None:
-                found.terms[name] = found.terms[sibling]
-            elif all(small == full or len(own) == 1 for (small, full), own in zip(sizes, near, strict=True)):
-                found.terms[name] = _taken(terms, near)
-            elif all(small == full or len(ends[small, full]) == 1 for small, full in sizes):
-                found.terms[name] = _taken(terms, [ends[pair] for pair in sizes])
-            else:
-                continue
-            del found.untouched[name]
-
-
-def _place(name: str, axis: int, terms: Terms) -> tuple[object, ...]:
-    """Return what an axis has in common with others of tensors beside it: the module, the rank, the axis, its sizes."""
-    return name.rpartition(".")[0], len(terms), axis, size(terms[axis])
-
-
-def _taken(terms: Terms, others: Sequence[Mapping[Stretches, Term]]) -> Terms:
-    """Return terms, of which those that change are the one term of others."""
-    pairs = zip(terms, others, strict=True)
-    return [next(iter(own.values())) if size(term)[0] != size(term)[1] else term for term, own in pairs]
-
 
 def _difference(ours: Operation, theirs: Operation) -> str:
     """Say in what two operations differ that no rule holds for both."""
@@ -471,6 +447,11 @@ def _refuse_other_axes(ours: Operation, theirs: Operation) -> None:
         here, there = ours[name], theirs.arguments.get(name)
         if here != there:
             raise Unknown(f"with {name}={here} and {name}={there} in the full model")
+
+
+def _rule_of(ours: Operation, theirs: Operation) -> Rule | None:
+    alike = ours.pointwise or _keeps_shape(ours, theirs)
+    return RULES.get(ours.name) or (mixing.pointwise if alike else None)
 
 
 def _keeps_shape(ours: Operation, theirs: Operation) -> bool:
