@@ -112,7 +112,8 @@ def rejoined(g: int, depth: int) -> nn.Module:
     return Net(run, i=nn.Conv2d(3, 3, 1), l=layers, o=nn.Conv2d(3 + depth * g, 2, 1))
 
 
-@truth("levels of a U-Net, from the deepest", {"levels": (1, 2)}, IMAGE, None, cuttable=False)
+# The deepest level is another one in the full model: the first units of each of its parts.
+@truth("levels of a U-Net, from the deepest", {"levels": (1, 2)}, IMAGE, "up.0.weight[1]: 2/4 + 4/8", padded=False)
 def deepest_first(levels: int) -> nn.Module:
     def run(m: Net, x: Tensor) -> Tensor:
         skips = [m.i(x)]
@@ -130,7 +131,7 @@ def deepest_first(levels: int) -> nn.Module:
                up=nn.ModuleList(nn.Conv2d(a + b, a, 3, 1, 1) for a, b in reversed(steps)))  # fmt: skip
 
 
-@truth("depth of a pyramid", {"depth": (1, 2)}, VECTOR, None, cuttable=False)
+@truth("depth of a pyramid", {"depth": (1, 2)}, VECTOR, padded=False)
 def pyramid(depth: int) -> nn.Module:
     def run(m: Net, x: Tensor) -> Tensor:
         for layer in m.l:
@@ -249,3 +250,18 @@ def neighbours(w: int) -> nn.Module:
         return m.o(torch.sparse.mm(near, torch.cat([m.a(x), m.b(x)], 1)))
 
     return Net(run, a=nn.Linear(8, w), b=nn.Linear(8, w), o=nn.Linear(2 * w, 2))
+
+
+@truth("a tensor that is no buffer", WIDTH, VECTOR, None, cuttable=False)
+def attribute(w: int) -> nn.Module:
+    return Net(lambda m, x: m.o(m.a(x) * m.scale), a=nn.Linear(8, w), o=nn.Linear(w, 2), scale=torch.arange(w).float())
+
+
+@truth("parts of two units, from the last", {"w": (4, 8)}, VECTOR, None, cuttable=False)
+def parts_reversed(w: int) -> nn.Module:
+    return Net(lambda m, x: m.o(torch.cat(m.a(x).split(2, 1)[::-1], 1)), a=nn.Linear(8, w), o=nn.Linear(w, 2))
+
+
+@truth("fixed features up to a length", WIDTH, VECTOR, None, cuttable=False)
+def features_to_length(w: int) -> nn.Module:
+    return Net(lambda m, x: m.o(F.pad(m.a(x)[:, :w], (0, 8 - w))), a=nn.Linear(8, 8), o=nn.Linear(8, 2))

@@ -101,6 +101,7 @@ class _Walk:
         self._same: dict[int, int] = {}  # by a tensor of the full model, that of the small one
         self._counted: dict[int, Term] = {}  # by a tensor of numbers of places, the axis that these are of
         self._made = [{ref.key: one for one in tape.operations[::-1] for ref in one.outputs} for tape in (small, full)]
+        self._weights = set(small.keys.values())
         self._alike: dict[tuple[int, int], Terms] = {}
         self._carried: dict[int, dict[int, Terms]] = {}
         for name, shape in small.names.items():
@@ -137,9 +138,10 @@ class _Walk:
             if [size(term) for term in other] == pairs:
                 return other
         found = []
+        told = self._are_of_layers(ours, theirs)
         for term, (small, full) in zip(known, pairs, strict=True):
             found.append(term if size(term) == (small, full) else self.leaf(small, full))
-            if found[-1] is not term and small != full:
+            if found[-1] is not term and small != full and not told:
                 what = f"reads {small} units, and in the full model {full} of another tensor"
                 self._doubts.append((self.origin, what, found[-1]))
         return found
@@ -147,19 +149,40 @@ class _Walk:
     def _made_alike(self, ours: Ref, theirs: Ref) -> Terms:
         """Follow what made two tensors, where that is the same operation and without weights, as if it were a pair.
 
-        Deeper blocks join more of the same tensors; the smaller model's last one is then paired with one before.
+        Deeper blocks join more of the same tensors, or tensors of other levels; what the smaller model does last is
+        then paired with what the full one does before.
         """
         pair = ours.key, theirs.key
         if pair not in self._alike:
             self._alike[pair] = []
             made, other = self._made[0].get(ours.key), self._made[1].get(theirs.key)
             if made is not None and other is not None and made.name == other.name:
-                weights, rule = set(self.small.keys.values()), _rule_of(made, other)
-                if rule is not None and not any(ref.key in weights for ref in made.inputs):
+                rule = _rule_of(made, other)
+                if rule is not None and not any(ref.key in self._weights for ref in made.inputs):
                     place = [ref.key for ref in made.outputs].index(ours.key)
                     with suppress(Conflict, Unknown, IndexError, ValueError, RecursionError), self.solver.attempt():
                         self._alike[pair] = (rule(self, made, other) or [])[place]
         return self._alike[pair]
+
+    def _are_of_layers(self, ours: Ref, theirs: Ref) -> bool:
+        """Whether both are units of a layer, though of another one in the full model, such as of a deeper level."""
+        for ref, made, weights in (
+            (ours, self._made[0], self._weights),
+            (theirs, self._made[1], set(self.full.keys.values())),
+        ):
+            place: Ref | None = ref
+            while place is not None:
+                one = made.get(place.key)
+                if one is None:
+                    return False
+                if any(other.key in weights for other in one.inputs):
+                    break
+                passed = one.pointwise or one.name in _CHANNEL_WISE
+                shape = place.shape
+                place = next((other for other in one.inputs if other.shape == shape), None) if passed else None
+            else:
+                return False
+        return True
 
     def _carriers(self, key: int) -> dict[int, Terms]:
         """Return the tensors that the full model alone makes of one that the small model has too, by key.
@@ -399,6 +422,8 @@ class _Walk:
 
         for where, what, terms in self._conflicts:
             found.conflicts.append(Trouble(where, what, axes_of(terms)))
+            if not found.conflicts[-1].axes:  # no matter of cuts, such as padding by other counts
+                found.alone[where] += 1
         for (where, small, full), axes in growing.items():
             what = f"has an axis of {small} units in the smaller model, and of only {full} in the full one"
             found.conflicts.append(Trouble(where, what, tuple(axes)))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from .rules import UNIT, Terms, Unknown, Walk, divided, kept_where_equal, rule, size
 from .tape import Operation, Ref
-from .terms import Conflict, Leaf, Product, Size, Sum, Term, is_fixed, normal, size_of
+from .terms import Conflict, Leaf, Product, Size, Sum, Term, is_fixed, leaves_of, normal, size_of
 
 __all__ = [
     "anew",
@@ -313,7 +313,12 @@ def pad(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
             raise Unknown("negative padding of a changing axis")
         if is_fixed(terms[dim]) and before[0] == before[1] and after[0] == after[1]:
             found[dim] = walk.leaf(small[dim], full[dim])
-        elif before[0] == before[1] and after[0] > after[1] and small[dim] <= full[dim]:
+        elif (
+            before[0] == before[1]
+            and after[0] > after[1]
+            and small[dim] <= full[dim]
+            and not any(leaf.pinned for leaf in leaves_of(terms[dim]))  # of which the full model has all, not zeros
+        ):
             # Up to a length: units that the small model lacks would lie where it has padding.
             walk.meet(terms[dim], walk.leaf(*size(terms[dim]), pinned=True))
             found[dim] = walk.leaf(small[dim], full[dim], pinned=True)

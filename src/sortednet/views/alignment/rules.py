@@ -87,5 +87,6 @@ def divided(term: Term, by: Size) -> Size:
     """
     found = quotient(size(term), by)
     if found is None:
-        raise Unknown(f"{size(term)} is no multiple of {by}")
+        small, full = size(term)
+        raise Unknown(f"{small} units, and {full} in the full model, are no whole number of {by[0]} and of {by[1]}")
     return found
