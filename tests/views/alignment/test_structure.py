@@ -108,3 +108,8 @@ def test_a_term_of_huge_numbers_costs_nothing_where_it_is_of_no_tensor():
     structure = Structure.from_json({"changed": ["a"], "axes": {"999999999999 x 1/2@1": ["w[0]"]}})
     assert size_of(structure.terms["w", 0])[1] == 2 * 999999999999
     assert structure.solve({"w": (4,)}, {"w": (8,)}) == {}
+
+
+def test_units_that_a_watched_setting_lacks_tell_nothing_of_a_larger_one():
+    last = Structure.of(["w"], {"out.weight": [Sum([Leaf(0, 6), Leaf(2, 2)])]})  # the last two of eight
+    assert not last.solve({"out.weight": (4,)}, {"out.weight": (8,)})

@@ -131,3 +131,18 @@ def test_both_parts_of_an_axis_are_the_axis(term, data):
     # Where a leaf had no structure, parting it decides how its units lie; both then still agree.
     assert stretches_of(Sum([first, second])) == stretches_of(term)
     assert len(before) <= len(stretches_of(term)) + 1
+
+
+def test_a_pinned_leaf_holds_the_first_units_whatever_it_meets():
+    pinned, leaf = Leaf(2, 4, pinned=True), Leaf(2, 4)
+    solver = Solver()
+    solver.unify(leaf, pinned)
+    assert stretches_of(leaf) == ((0, 2),)
+    with pytest.raises(Conflict):
+        solver.unify(leaf, Product([Leaf(2, 2), Leaf(1, 2)]))
+
+
+def test_a_pinned_leaf_meets_blocks_that_lie_as_its_units_do():
+    pinned, blocks = Leaf(2, 6, pinned=True), Sum([Leaf(2, 3), Leaf(0, 3)])
+    Solver().unify(blocks, pinned)
+    assert stretches_of(blocks) == stretches_of(pinned) == ((0, 2),)

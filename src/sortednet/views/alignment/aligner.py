@@ -205,6 +205,8 @@ class _Walk:
                         for ref, one in zip(operation.inputs, held, strict=True)
                     ]
                     found[operation.outputs[0].key] = [*terms[:dim], Sum(parts), *terms[dim + 1 :]]
+                elif operation.name in ("permute", "transpose", "t"):
+                    found[operation.outputs[0].key] = moving.permuted(operation, terms)
                 elif (operation.name in _CHANNEL_WISE or operation.pointwise) and len(terms) == len(shape):
                     found.setdefault(operation.outputs[0].key, terms)
             self._carried[key] = found
@@ -303,8 +305,10 @@ class _Walk:
             return False
         whole, start = size(terms[dim])[0], ours["start"] or 0
         start = max(0, min(whole, start + whole if start < 0 else start))
-        parts = Leaf(0, start), Leaf(shape[dim], shape[dim]), Leaf(0, whole - start - shape[dim])
-        self._terms[ours.outputs[0].key] = [*terms[:dim], Sum(parts), *terms[dim + 1 :]]
+        part: Term = self.leaf(shape[dim], whole, pinned=True)
+        if start:
+            part = Sum([Leaf(0, start), Leaf(shape[dim], shape[dim]), Leaf(0, whole - start - shape[dim])])
+        self._terms[ours.outputs[0].key] = [*terms[:dim], part, *terms[dim + 1 :]]
         return True
 
     def _watch_memory(self, ours: Operation, theirs: Operation) -> None:

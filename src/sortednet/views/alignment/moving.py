@@ -21,6 +21,7 @@ __all__ = [
     "pack",
     "pad",
     "permute",
+    "permuted",
     "pick",
     "repeat",
     "select",
@@ -72,15 +73,19 @@ def _size(group: Sequence[Term]) -> Size:
 @rule("permute", "transpose", "t", "movedim")
 def permute(walk: Walk, ours: Operation, theirs: Operation) -> list[Terms]:
     """Axes change places."""
-    terms, *_ = _only(walk, ours, theirs)
-    if ours.name == "t":
-        return [terms[::-1]]
-    if ours.name == "permute":
-        return [[terms[dim] for dim in ours["dims"]]]
-    found, a, b = list(terms), ours["dim0"], ours["dim1"]
+    return [permuted(ours, _only(walk, ours, theirs)[0])]
+
+
+def permuted(operation: Operation, terms: Terms) -> Terms:
+    """Return terms in the places that an operation gives their axes."""
+    if operation.name == "t":
+        return terms[::-1]
+    if operation.name == "permute":
+        return [terms[dim] for dim in operation["dims"]]
+    found, a, b = list(terms), operation["dim0"], operation["dim1"]
     if found:
         found[a], found[b] = found[b], found[a]
-    return [found]
+    return found
 
 
 @rule("unsqueeze")

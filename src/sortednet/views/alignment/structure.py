@@ -85,7 +85,11 @@ class Structure:
         targets = {
             axis: small[axis[0]][axis[1]]
             for axis, term in self.terms.items()
-            if axis[0] in small and axis[1] < len(small[axis[0]]) and size_of(term)[1] == full[axis[0]][axis[1]]
+            if axis[0] in small
+            and axis[1] < len(small[axis[0]])
+            and size_of(term)[1] == full[axis[0]][axis[1]]
+            # Of units that are lacking there, nothing tells which a larger model has.
+            and all(leaf.small or not leaf.full for leaf in leaves_of(term))
         }
         leaves = {axis: {id(leaf): leaf for leaf in leaves_of(self.terms[axis])} for axis in targets}
         sizes: dict[int, int] = {}
