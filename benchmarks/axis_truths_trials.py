@@ -153,7 +153,8 @@ def ordered_branches(w: int) -> nn.Module:
 @truth("branches that change places", WIDTH, VECTOR, None, cuttable=False)
 def swapped_branches(w: int) -> nn.Module:
     def run(m: Net, x: Tensor) -> Tensor:
-        return m.o(torch.cat([m.a(x), m.b(x)] if w > 2 else [m.b(x), m.a(x)], 1))
+        a, b = m.a(x).relu(), m.b(x).relu()
+        return m.o(torch.cat([a, b] if w > 2 else [b, a], 1))
 
     return Net(run, a=nn.Linear(8, w), b=nn.Linear(8, w), o=nn.Linear(2 * w, 2))
 

@@ -237,7 +237,8 @@ def _places(ours: Operation, theirs: Operation) -> list[int]:
     found: list[int] = []
     place = 0
     makers, others = ours.shape[1:], theirs.shape[1:]
-    known = [others.index(one) for one in makers if one and makers.count(one) == others.count(one) == 1]
+    roots = theirs.roots
+    known = [roots.index(one) for one in ours.roots if one and ours.roots.count(one) == roots.count(one) == 1]
     if known != sorted(known):
         raise Conflict("joins the same parts in another order than the full model does")
     if len(makers) > len(others):

@@ -27,6 +27,10 @@ _SAME = {
     "unsafe_split_with_sizes": "split_with_sizes",
 }
 _MOST_NUMBERS = 64
+_IN_PLACES = frozenset(
+    ("view", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "native_batch_norm", "native_layer_norm",
+     "_native_batch_norm_legit_no_training", "native_group_norm", "_fused_rms_norm", "_prelu_kernel")
+)  # fmt: skip
 _COPIES = frozenset(
     ("clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "detach_copy", "alias_copy", "lift_fresh_copy")
 )
@@ -61,6 +65,7 @@ class Operation:
         writes: Whether it changes any of its tensors.
         written: The keys of those that it changes.
         shape: What it is compared by: its name, and what made its tensors.
+        roots: Of its tensors what made them, seen through what leaves units in their places: `relu(a(x))` is of `a`.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Operation:
         outputs: Sequence[Ref],
         module: tuple[str, int],
         producers: Mapping[int, str],
+        roots: Mapping[int, str],
     ) -> None:
         schema = schema_of(operator)
         positional, named = arguments
@@ -90,6 +96,7 @@ class Operation:
         ]
         self.inputs = [one for one in tree_flatten(list(self.arguments.values()))[0] if isinstance(one, Ref)]
         self.shape = self.name, *(producers.get(one.key, "") for one in self.inputs)
+        self.roots = [roots.get(one.key, "") for one in self.inputs]
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
@@ -130,11 +137,13 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._alive: list[Any] = [held]  # an id stays a tensor's own only while the tensor lives
         self._copied: dict[int, int] = {}
         self._producers: dict[int, str] = {}
+        self._roots: dict[int, str] = {}
         self._numbers: dict[int, tuple[int, ...]] = {}
         self._stack: list[tuple[str, int]] = [("", 0)]
         self._calls: Counter[str] = Counter()
         for name, key in self.keys.items():
             self._producers.setdefault(key, name)
+            self._roots.setdefault(key, name)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -149,9 +158,13 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return found
         positional, named, outputs = tree_map(self._ref, (list(args), dict(kwargs), made))
         module = self._stack[-1]
-        self.operations.append(Operation(func, (positional, named), outputs, module, self._producers))
+        made_by = Operation(func, (positional, named), outputs, module, self._producers, self._roots)
+        self.operations.append(made_by)
+        label = f"{module[0]}:{made_by.name}"
+        passed = made_by.pointwise or made_by.name in _IN_PLACES
         for one in outputs:
-            self._producers.setdefault(one.key, f"{module[0]}:{self.operations[-1].name}")
+            self._producers.setdefault(one.key, label)
+            self._roots.setdefault(one.key, next(filter(None, made_by.roots), label) if passed else label)
         return found
 
     def _ref(self, value: Any) -> Any:
