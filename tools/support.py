@@ -65,7 +65,13 @@ FEATURES = {
         "generation/test_generate.py",
         "generation/test_cache.py",
     ],
-    "adapters (peft)": ["lora/test_builder.py", "lora/test_gates.py", "lora/test_saving.py", "lora/test_ranks.py"],
+    "adapters (peft)": [
+        "contracts/test_arriving.py",
+        "lora/test_builder.py",
+        "lora/test_gates.py",
+        "lora/test_saving.py",
+        "lora/test_ranks.py",
+    ],
     "fine-tuning (trl)": ["huggingface/test_trainer.py", "jobs/test_training_arguments.py"],
     "text": [
         "contracts/test_text_recipes.py",
