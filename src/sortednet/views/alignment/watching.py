@@ -67,10 +67,10 @@ def watch(model: Callable[[], nn.Module], inputs: Inputs, way: str, *, training:
         with torch.inference_mode(False):
             try:
                 return WAYS[way](model(), inputs, training)
-            except RuntimeError as error:
+            except (RuntimeError, UserWarning) as error:  # or warnings, where they are errors
                 if "grad" not in str(error):
                     raise
-                with with_gradients():  # of a model that takes gradients in its forward
+                with with_gradients():  # of a model that takes gradients in its forward, or checkpoints activations
                     return WAYS[way](model(), inputs, training)
     except Exception as error:  # of the user's code, on tensors of ours
         raise Unwatchable(
