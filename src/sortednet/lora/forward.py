@@ -22,10 +22,10 @@ from ..errors import BuildError, SettingError
 from ..imports.privates.torch import tree_flatten, tree_unflatten
 from ..network.cache_names import uncached
 from ..network.exits import Kept, prefix_of, random_state_kept
-from ..network.trials import Inputs, Unshareable, equal, some_rows
+from ..network.trials import Unshareable, equal, some_rows
 from ..space import Setting
 from ..views.buffers import Private
-from ..views.examples import join_batch, pick_inputs, size_of_inputs
+from ..views.examples import Inputs, join_batch, pick_inputs, size_of_inputs
 from ..views.skeletons import Skeleton, Skeletons
 from .gates import Gates, Ranked
 from .making import base_of

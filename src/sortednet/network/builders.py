@@ -18,11 +18,11 @@ from ..errors import CheckpointError
 from ..files.weights import WEIGHTS
 from ..space import Number, Setting
 from ..views.buffers import Private
+from ..views.examples import Inputs
 from ..views.layouts import Layout
 from ..views.options import Held
 from ..views.skeletons import Skeleton
 from .checkpoint import fitting
-from .trials import Inputs
 
 __all__ = ["KINDS", "PLAIN", "Builder", "SharedForward", "as_builder", "kind_of", "module_of"]
 

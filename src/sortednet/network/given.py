@@ -13,9 +13,11 @@ from ..errors import BuildError
 from ..space import Setting
 from ..views.alignment.watching import is_plain
 from ..views.buffers import Private
+from ..views.examples import Inputs
+from ..views.modes import is_sharded, is_traced
 from ..views.skeletons import Skeleton
 from .exits import random_state_kept
-from .trials import Inputs, equal
+from .trials import equal
 
 __all__ = ["Given"]
 
@@ -47,9 +49,7 @@ class Given:
         Raises:
             BuildError: If they return other things.
         """
-        if not self._asked or not is_plain(inputs) or torch.compiler.is_compiling():
-            return
-        if any(hasattr(parameter, "device_mesh") for parameter in full.parameters()):
+        if not self._asked or not is_plain(inputs) or is_traced() or is_sharded(full):
             return
         args, kwargs = inputs
         with torch.no_grad(), random_state_kept(inputs):

@@ -11,10 +11,11 @@ from ..errors import DataError
 from ..imports.privates.torch import BatchNorm
 from ..views.batches import tensors_of_batch
 from ..views.buffers import Private
-from ..views.examples import BatchAxis, is_joinable, size_of_inputs, split_inputs
+from ..views.examples import BatchAxis, Inputs, is_joinable, size_of_inputs, split_inputs
+from ..views.modes import is_sharded, is_traced
 from ..views.skeletons import Skeleton
 from .exits import random_state_kept
-from .trials import Inputs, equal
+from .trials import equal
 
 __all__ = ["Parting"]
 
@@ -55,8 +56,8 @@ class Parting:
             return [inputs] * count, True
         found = split_inputs(inputs, parts, batch_axis)
         size = size_of_inputs(inputs, batch_axis) if isinstance(parts, int) else sum(parts)
-        if batch_axis is None and not self._tried and size > 1 and not torch.compiler.is_compiling():
-            if not any(hasattr(parameter, "device_mesh") for parameter in full.parameters()):
+        if batch_axis is None and not self._tried and size > 1 and not is_traced():
+            if not is_sharded(full):
                 with torch.no_grad(), random_state_kept(inputs):
                     self._try(full, inputs, size)
             self._tried = True
@@ -81,7 +82,7 @@ class Parting:
         except Exception as error:
             raise _meeting(f"it does not run on them ({type(error).__name__}: {error})") from error
         problem = _difference(whole, halves, sizes)
-        if problem and not _takes_statistics(full):
+        if problem and not _normalises_by_batch(full):
             torch.rand(1)
             if equal(run(inputs), whole):  # else it gives something else each time
                 raise _meeting(problem)
@@ -120,6 +121,6 @@ def _difference(whole: Sequence[Tensor], halves: Sequence[Sequence[Tensor]], siz
     return ""
 
 
-def _takes_statistics(full: nn.Module) -> bool:
+def _normalises_by_batch(full: nn.Module) -> bool:
     """Whether a norm takes the statistics of the batch in evaluation too."""
     return any(isinstance(one, BatchNorm) and one.running_mean is None for one in full.modules())

@@ -25,7 +25,7 @@ from ..errors import BuildError, SortedNetError
 from ..imports.privates.torch import BatchNorm
 from ..space import Setting, Space
 from ..views.buffers import Private
-from ..views.examples import join_batch, size_of_inputs
+from ..views.examples import Inputs, join_batch, size_of_inputs
 from ..views.layouts import tensors_of
 from ..views.options import Options
 from ..views.outlines import outline
@@ -33,7 +33,7 @@ from ..views.skeletons import Skeleton, Skeletons
 from .builders import Builder, SharedForward
 from .cache_names import cache_among, uncached
 from .exits import Reader, Trunk, block_list, disturbed, prefix_of, random_state_kept
-from .trials import Axes, Inputs, Scope, Unshareable, equal, some_rows
+from .trials import Axes, Scope, Unshareable, equal, some_rows
 
 __all__ = ["Sharing"]
 

@@ -17,7 +17,7 @@ from ..views.alignment.watching import example_of
 from ..views.buffers import Private, check_patterns
 from ..views.compilation import Compilation
 from ..views.cuts import Cuts, StoredCuts
-from ..views.examples import BatchAxis
+from ..views.examples import BatchAxis, Inputs
 from ..views.layouts import Layout
 from ..views.likeness import Likeness, refuse_unlike
 from ..views.options import Options
@@ -30,7 +30,6 @@ from .parting import Parting
 from .sharing import Sharing
 from .storing import refuse_sharded, write_network
 from .sub_model import SubModel
-from .trials import Inputs
 
 __all__ = ["SortedNet"]
 

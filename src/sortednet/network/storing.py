@@ -12,6 +12,7 @@ from ..errors import BuildError
 from ..files.saving import saving
 from ..files.weights import NETWORK, recognised
 from ..views.layouts import Layout
+from ..views.modes import is_sharded
 from . import checkpoint
 from .builders import PLAIN, Builder
 
@@ -68,7 +69,7 @@ def refuse_sharded(full: nn.Module, method: str) -> None:
     Raises:
         BuildError: If they are.
     """
-    if any(hasattr(parameter, "device_mesh") for parameter in full.parameters()):
+    if is_sharded(full):
         raise BuildError(
             f"{method} needs whole parameters, and these are sharded over processes. Gather them first with "
             "torch.distributed.checkpoint.state_dict.get_model_state_dict(net, options=StateDictOptions("

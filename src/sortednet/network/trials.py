@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from ..imports.privates.torch import keystr, tree_flatten_with_path, tree_leaves, tree_map_with_path
-from ..views.examples import pick_inputs
+from ..views.examples import Inputs, pick_inputs
 
 __all__ = ["Axes", "Scope", "Unshareable", "equal", "some_rows"]
 
-Inputs = tuple[Sequence[Any], Mapping[str, Any]]
 Scope = Literal["ever", "parts", "training"]
 
 

@@ -19,7 +19,7 @@ from ..errors import BuildError, ConfigError, DataError, TrainingError
 from ..network.sorted_net import SortedNet
 from ..space import Setting
 from ..views.batches import call_with, inputs_and_targets
-from ..views.modes import evaluating
+from ..views.modes import evaluating, is_sharded
 from .units import Axis, Outputs, Units, find_units, inputs_read, tracked
 
 __all__ = ["Kind", "UnitOrder", "reorder", "score"]
@@ -188,7 +188,7 @@ def _rank(
     """Find the units and their order; return them with what the full model puts out for the first batch."""
     if not isinstance(net, SortedNet):
         raise BuildError(f"{type(net).__name__} is no SortedNet. Give the SortedNet itself, before it is wrapped.")
-    if any(hasattr(parameter, "device_mesh") or parameter.is_meta for parameter in net.full.parameters()):
+    if is_sharded(net.full) or any(parameter.is_meta for parameter in net.full.parameters()):
         raise BuildError(
             "The parameters are sharded over processes or on the meta device, and units are ordered in whole ones. "
             "Order them before fully_shard, and let every process load the result."

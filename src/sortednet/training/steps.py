@@ -16,6 +16,7 @@ from ..imports.names import Reduction, UpdateRule
 from ..imports.privates.torch import RunningNorm
 from ..network.sorted_net import SortedNet
 from ..space import Setting
+from ..views.modes import is_sharded
 from .objectives import Batch, LossFunction, Objective, Term, total
 
 __all__ = [
@@ -293,7 +294,7 @@ def check_rule(net: SortedNet, update: str) -> None:
     """
     if update not in get_args(UpdateRule):
         raise TrainingError(f"update={update!r} is no update rule. Choose one of {', '.join(get_args(UpdateRule))}.")
-    if update != "standard" and any(hasattr(parameter, "device_mesh") for parameter in net.parameters()):
+    if update != "standard" and is_sharded(net):
         raise TrainingError(f"update={update!r} needs whole parameters, and these are sharded. Use 'standard', or DDP.")
 
 

@@ -13,7 +13,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import BuildError, LayoutError
@@ -23,13 +22,15 @@ from .alignment.aligner import Alignment, Trouble, align
 from .alignment.structure import Axis, Structure, solved
 from .alignment.tape import Tape
 from .alignment.terms import Leaf, Stretches, Sum, Term, size_of, stretches_of
-from .alignment.watching import WAYS, Inputs, Unwatchable, copied, example_of, is_plain, kept, runs, take_types, watch
+from .alignment.watching import WAYS, Unwatchable, copied, example_of, is_plain, kept, runs, take_types, watch
 from .batches import tensors_of_batch
 from .constructed import Constructed
 from .cut import Cut
+from .examples import Inputs
 from .explaining import contradiction, described, notes, undecidable
 from .forwards import follow_forward
 from .layouts import Layout, blocks_of, cuts_by_shape, refuse_misfits, shared_tensors, suspicion, tensors_of
+from .modes import is_traced
 from .options import Changes, Options
 from .outlines import outline
 from .stand_ins import stand_ins
@@ -217,9 +218,7 @@ class Cuts:
     @property
     def awaits(self) -> bool:
         """Whether the next inputs would be the first that tell anything."""
-        return (
-            not self.known and not self.unwatchable and not torch.compiler.is_compiling() and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        )
+        return not self.known and not self.unwatchable and not is_traced()
 
     def _watch(self, inputs: Inputs, full: nn.Module) -> None:
         outlines, whole, idle, self._deeper = stand_ins(self._build, self._space)

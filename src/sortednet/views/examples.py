@@ -20,6 +20,7 @@ from .batches import fields_of, inputs_and_targets, rebuilt
 
 __all__ = [
     "BatchAxis",
+    "Inputs",
     "batch_size",
     "is_joinable",
     "join_batch",
@@ -35,6 +36,7 @@ BatchAxis = Union[int, Mapping[Union[str, int], Union[int, None]], None]
 """Where examples are: an axis of all tensors that have it, or of some arguments by name or place (`targets` too); None
 for what all examples share, and 0 for a list of examples."""
 Inputs = tuple[Sequence[Any], Mapping[str, Any]]
+"""The positional and keyword arguments of a call."""
 
 _Kind = Literal["rows", "items", "all", "either", "none"]
 _REMEDY = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from ...errors import DataError
 from ...imports.privates.torch import FakeTensorMode, buffers_of, forward_hooks, parameters_of, tree_leaves
 from ..batches import map_tensors
-from ..examples import pick_inputs, size_of_inputs
+from ..examples import Inputs, pick_inputs, size_of_inputs
 from ..forwards import own_forward
 from .tape import Tape, record, with_gradients
 
-__all__ = ["WAYS", "Inputs", "Unwatchable", "copied", "example_of", "is_plain", "kept", "runs", "take_types", "watch"]
+__all__ = ["WAYS", "Unwatchable", "copied", "example_of", "is_plain", "kept", "runs", "take_types", "watch"]
 
-Inputs = tuple[Sequence[Any], Mapping[str, Any]]
 _INITIAL = 0.02  # standard deviation of the weights that a real run is given
 
 
