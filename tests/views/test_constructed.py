@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 import sortednet as sn
-from sortednet.errors import BuildError
+from sortednet.errors import BuildError, LayoutError
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 SPACE = sn.Space(width=[2, 4])
@@ -182,6 +182,20 @@ def test_a_module_without_tensors_may_be_one_for_all_models():
     assert not net.submodel(width=2).act[1].training
     with pytest.raises(BuildError, match="is the same module at every call"):
         sn.SortedNet(partial(Shared, act=nn.BatchNorm1d(4)), sn.Space(width=[4]))
+
+
+@pytest.mark.parametrize("widths", [[2, 4], [4, 8], [5, 8]])
+def test_an_orthogonal_layer_of_several_widths_is_refused_in_words(widths):
+    class Orthogonal(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.first, self.last = parametrizations.orthogonal(nn.Linear(4, width)), nn.Linear(width, 2)
+
+        def forward(self, x):
+            return self.last(self.first(x))
+
+    with pytest.raises(LayoutError, match=r"first\.parametrizations\.weight\.original"):
+        sn.SortedNet(Orthogonal, sn.Space(width=widths), example=X)
 
 
 def test_a_drawn_order_of_constant_size_is_the_full_models():

@@ -15,6 +15,7 @@ from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
     register_module_parameter_registration_hook,
 )
+from torch.nn.utils.parametrize import ParametrizationList
 
 from ..errors import BuildError, SortedNetError
 from ..imports.privates.torch import buffers_of, children_of, parameters_of
@@ -112,17 +113,28 @@ def _without_memory(build: Callable[..., nn.Module], setting: Setting) -> nn.Mod
 
     A builder that reads numbers of them, or puts what it computes from them into a buffer, gets real ones first.
     """
-    try:
-        with _parameters_on_meta():
-            return call_builder(build, setting)
-    except _ReadsNumbers:
+    with suppress(_ReadsNumbers), _parameters_on_meta():
         module = call_builder(build, setting)
+        if not _lacks_buffers(module):
+            return module
+    module = call_builder(build, setting)
     with _parameters_on_meta():
         for one in module.modules():
             for name, parameter in parameters_of(one).items():
                 stand_in = None if parameter is None else _to_meta(one, name, parameter)
                 parameters_of(one)[name] = parameter if stand_in is None else stand_in
     return module
+
+
+def _lacks_buffers(module: nn.Module) -> bool:
+    """Whether a parametrization has left a buffer empty: torch hides that it could not compute it without numbers."""
+    return any(
+        buffer is None
+        for one in module.modules()
+        if isinstance(one, ParametrizationList)
+        for inner in one.modules()
+        for buffer in buffers_of(inner).values()
+    )
 
 
 def _part(module: nn.Module, other: nn.Module) -> None:
