@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sortednet.errors import CheckpointError, SettingError
+from sortednet.errors import CheckpointError, ConfigError, SettingError
 from sortednet.evaluation.margins import Margins
 from sortednet.evaluation.table import Row, Table, readable
 from sortednet.space import Setting
@@ -20,6 +20,12 @@ def row(depth, quality, params, **more):
 
 def small(**more):
     return Table([row(8, 0.9, 800), row(2, 0.7, 200), row(4, 0.8, 400)], **more)
+
+
+@pytest.mark.parametrize("direction", ["max", "min", 2, 0.0])
+def test_a_direction_that_is_none_is_refused(direction):
+    with pytest.raises(ConfigError, match="must be True or False"):
+        small(higher_is_better=direction)
 
 
 @st.composite

@@ -293,6 +293,49 @@ def test_trainers_of_trl_train_every_sub_model_as_they_train_it_alone(name, tmp_
 
 
 @with_trl
+@pytest.mark.parametrize("name", ["DPOTrainer", "KTOTrainer"])
+def test_trainers_of_trl_train_adapters_of_every_rank_as_they_train_them_alone(name, tmp_path):
+    trl, peft = pytest.importorskip("trl"), pytest.importorskip("peft")
+    tokenizer = train_tokenizer(TEXTS, vocab_size=300)
+    reference, data = writer(tokenizer).full, KINDS[name][2]
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, lora_dropout=0.0)
+    net = sn.dylora(copy.deepcopy(reference), config)
+    args = trl_arguments(getattr(trl, KINDS[name][0]), tmp_path, **SGD, beta=5.0)
+    alone = net.extract("r=4")
+    before = {name: one.detach().clone() for name, one in alone.named_parameters() if one.requires_grad}
+    trainer, more = getattr(trl, name), {"args": args, "processing_class": tokenizer, "train_dataset": data()}
+    in_order(trainer(alone, copy.deepcopy(reference), **more)).train()
+    assert any(not torch.equal(one, before[name]) for name, one in alone.named_parameters() if one.requires_grad)
+    whole = sn.Stochastic(sn.Cycle(net.space, ["r=4"]), split=False)
+    sorted_trainer = type("Sorted", (SortedTrainerMixin, trainer), {})
+    in_order(sorted_trainer(net, copy.deepcopy(reference), objective=whole, **more)).train()
+    ours = dict(net.extract("r=4").named_parameters())
+    for one, parameter in alone.named_parameters():
+        torch.testing.assert_close(ours[one], parameter, rtol=0, atol=1e-5, msg=one)
+
+
+@with_trl
+def test_a_loss_of_trls_own_is_asked_of_every_sub_model(tmp_path):
+    trl = pytest.importorskip("trl")
+    tokenizer = train_tokenizer(TEXTS, vocab_size=300)
+    net = writer(tokenizer)
+    data = Dataset.from_dict({"text": TEXTS})
+    args = trl_arguments(trl.SFTConfig, tmp_path, **SGD, loss_type="dft")
+    before = {name: one.detach().clone() for name, one in net.full.named_parameters()}
+    expected = {name: torch.zeros_like(one) for name, one in before.items()}
+    for setting in ("num_hidden_layers=1", "num_hidden_layers=3"):
+        alone = net.extract(setting)
+        in_order(trl.SFTTrainer(alone, args=args, train_dataset=data, processing_class=tokenizer)).train()
+        for one, parameter in alone.named_parameters():
+            expected[one] += (parameter.detach() - before[one]) / 2
+    sorted_trainer = type("Sorted", (SortedTrainerMixin, trl.SFTTrainer), {})
+    more = {"processing_class": tokenizer, "objective": cycled(net, split=False)}
+    in_order(sorted_trainer(net, args=args, train_dataset=data, **more)).train()
+    for one, parameter in net.full.named_parameters():
+        torch.testing.assert_close(parameter - before[one], expected[one], rtol=0, atol=1e-5, msg=one)
+
+
+@with_trl
 def test_a_trainer_that_generates_as_it_trains_is_refused_by_name(tmp_path):
     trl = pytest.importorskip("trl")
 

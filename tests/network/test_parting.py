@@ -115,6 +115,20 @@ def test_a_network_of_another_type_is_watched_as_it_is():
     assert one.cuts.known
 
 
+def test_another_kind_of_call_has_a_trial_of_its_own():
+    class Either(Masked):
+        def forward(self, x, mask=None):
+            x = self.first(x)
+            return self.last(x if mask is None else mask @ x)
+
+    one, x = net(Either), torch.randn(4, 3)
+    assert len(one(x, **HALVES)) == 2
+    with pytest.raises(DataError, match="Halves of a batch"):
+        one(x, torch.rand(4, 4), **HALVES)
+    with pytest.raises(DataError, match="Halves of a batch"):
+        one(x, mask=torch.rand(4, 4), **HALVES)
+
+
 def test_the_trial_leaves_no_trace():
     torch.manual_seed(0)
 

@@ -107,6 +107,42 @@ def test_sub_models_that_get_the_whole_batch_each_have_their_own_mean_loss():
         torch.testing.assert_close(term.loss, mean_loss(net, term.setting))
 
 
+def test_examples_that_cannot_be_counted_matter_only_where_the_batch_is_parted():
+    class Sequence(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.recurrent, self.head = nn.RNN(3, width), nn.Linear(width, 2)
+
+        def forward(self, steps):
+            return self.head(self.recurrent(steps)[0]).mean(0)
+
+    net = SortedNet(Sequence, Space(width=[2, 4]))
+    steps, targets = torch.randn(7, 5, 3), torch.tensor([0, 1, 0, 1, 1])  # 7 steps of 5 examples
+    for draws in (1, 2):
+        objective = Stochastic(Uniform(net.space, seed=0), draws=draws, split=False)
+        objective(net, (steps, targets), functional.cross_entropy).backward()
+    Summation(net.space)(net, (steps, targets), functional.cross_entropy).backward()
+    with pytest.raises(DataError, match=r"batch_axis="):
+        Stochastic(Cycle(net.space, ["width=2", "width=4"]), draws=2)(net, (steps, targets), functional.cross_entropy)
+
+
+@pytest.mark.parametrize("form", [list, tuple, torch.stack])
+def test_one_batch_given_as_a_pair_of_tensors(form):
+    net = network()
+    x = torch.randn(6, 3, dtype=torch.float64)
+    objective = Stochastic(Uniform(net.space, seed=0), draws=2)
+    pair = form([x, x]) if form is torch.stack else form((x, x))
+
+    def loss(outputs, targets):
+        return outputs.mean() + targets.mean()
+
+    if form is torch.stack:
+        with pytest.raises(DataError, match=r"Give \(inputs, targets\)"):
+            objective(net, pair, loss)
+    else:
+        objective(net, pair, loss).backward()
+
+
 def test_a_sub_model_drawn_twice_for_the_whole_batch_is_trained_once():
     objective = Stochastic(Cycle(SPACE, [SMALL, FULL, SMALL]), draws=3, split=False)
     assert [str(one) for one in objective.choose(6)[0]] == [SMALL, FULL]

@@ -291,6 +291,19 @@ def test_weight_norm_is_cut_with_its_lengths(norm):
     torch.testing.assert_close(net.extract(width=2)(X), expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("build", [normed(parametrizations.spectral_norm), Power], ids=["new", "by hand"])
+def test_a_loaded_network_with_spectral_norm_is_extracted_after_any_call(build, tmp_path):
+    net = sn.SortedNet(build, SPACE, example=X)
+    net.save_pretrained(tmp_path)
+    again = sn.load(tmp_path, build)
+    again(X)
+    again.eval()
+    torch.testing.assert_close(again.extract(width=2)(X), again.submodel(width=2)(X), rtol=0, atol=0)
+    with pytest.warns(UserWarning, match="follows from the weights by iteration"):
+        part = sn.load(tmp_path, build, at="width=2")
+    assert part(X).shape == net.at(width=2)(X).shape
+
+
 def test_complex_weights_survive_saving(tmp_path):
     class Complex(nn.Module):
         def __init__(self, width):

@@ -80,6 +80,27 @@ def test_what_is_said_is_followed():
     assert first[1].tolist() == [[0], [4]]
 
 
+@pytest.mark.parametrize(
+    ("axis", "said"),
+    [
+        ({"no_such_name": 0}, r"names 'no_such_name', and the batch has \['x', 'y'\]"),
+        ({2: 0}, "names 2"),
+        ("0", "is no axis"),
+        (1.5, "is no axis"),
+        (True, "is no axis"),
+        ({"x": "0"}, "is no axis"),
+        (3, "says axis 3, and .*x.*shape"),
+        ({"y": 1}, "says axis 1, and .*y.*shape"),
+        ({"x": -3}, "says axis -3, and .*x.*shape"),
+    ],
+)
+def test_an_axis_that_nothing_has_is_refused(axis, said):
+    with pytest.raises(DataError, match=said):
+        batch_size({"x": torch.ones(COUNT, 2), "y": torch.ones(COUNT)}, axis)
+    with pytest.raises(DataError, match=said):
+        split_inputs(((), {"x": torch.ones(COUNT, 2), "y": torch.ones(COUNT)}), [1, 3], axis)
+
+
 def test_the_number_of_examples_is_the_one_that_fits_everything():
     images = [torch.ones(3, 4, one + 2) for one in range(COUNT)]
     assert batch_size((images, [{"labels": [one]} for one in range(COUNT)])) == COUNT

@@ -240,6 +240,21 @@ def test_more_or_fewer_symbols_are_followed(tied, symbols, used, tmp_path):
     assert torch.equal(again.at(settings[0])(input_ids=tokens).logits, net.at(settings[0])(input_ids=tokens).logits)
 
 
+@pytest.mark.parametrize("symbols", [64, 30])
+def test_training_goes_on_where_the_symbols_change(symbols):
+    net, tokens = sorted_llama(), ids(30)
+    settings = list(net.space)
+    for count in (40, symbols):
+        net.resize_token_embeddings(count, mean_resizing=False)
+        sum(one.loss for one in net(input_ids=tokens, labels=tokens, settings=settings)).backward()
+        sum(net.at(one)(input_ids=tokens, labels=tokens).loss for one in settings).backward()
+        gradient = net.full.lm_head.weight.grad
+        assert gradient is not None
+        assert gradient.shape[0] == count
+        assert gradient.any()
+        net.zero_grad()
+
+
 def test_the_cuts_of_heads_stay_right_where_the_symbols_change():
     net = sorted_llama()
     setting = net.space.setting(num_attention_heads=2)

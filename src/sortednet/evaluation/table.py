@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, overload
 
-from ..errors import SettingError
+from ..errors import ConfigError, SettingError
 from ..files import records
 from ..files.writing import write_bytes
 from ..space import Number, Setting
@@ -84,6 +84,8 @@ class Table(Sequence[Row]):
         given = list(rows)
         if not given:
             raise SettingError("A table has 0 rows. Give at least one.")
+        if not (higher_is_better is None or isinstance(higher_is_better, bool)):
+            raise ConfigError(f"higher_is_better={higher_is_better!r} must be True or False, or left out.")
         self.dimensions = tuple(given[0].setting)
         self.metric = metric
         self.higher_is_better = is_better(metric) if higher_is_better is None else higher_is_better

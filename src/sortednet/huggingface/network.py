@@ -103,7 +103,7 @@ class PretrainedNet(SortedNet):
         if not fused_lm_head or self._fused is None:
             return super().forward(*args, **kwargs)
         setting = self.space.setting(kwargs.pop("setting", None))
-        return self._fused(self._bound(setting).module, *args, fused_lm_head=True, **kwargs)
+        return self._fused(self.builder.inner(self._bound(setting).module), *args, fused_lm_head=True, **kwargs)
 
     def adopt_fused_head(self) -> None:
         """Let the forward that TRL has put in this network's place run the sub-model that is asked for instead."""

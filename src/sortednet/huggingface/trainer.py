@@ -126,7 +126,7 @@ class SortedTrainerMixin:
         parent.__init__(*args, **kwargs)
         check_model(self.model)
         net = self.net
-        known = (SortedTrainerMixin, *loss_is_the_models())
+        known = (SortedTrainerMixin, *loss_is_the_models(self))
         self._own_loss = any(defines(self, name, Trainer, *known) for name in ("compute_loss", "training_step"))
         self._check_arguments()
         default = "stochastic" if self._own_loss and holds_pairs(self) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -147,6 +148,12 @@ def open_network(
             cuts.take(StoredCuts(stored.get("cuts")), full)
             skeleton = build_skeleton(build, setting, full, cuts)
 
+        if cuts.iterated and setting != found.full:
+            warnings.warn(
+                f"{sorted(cuts.iterated)[0]} follows from the weights by iteration, and is not yet that of the part "
+                "that is read. Run it on some batches in training mode first, or extract the part before saving.",
+                stacklevel=2,
+            )
         own_ones = Private(stored["private"], stored["buffers"], found.full, {})
 
         def read_slot(slot: Slot, held: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,8 @@ class Parting:
     """Parts batches of one network.
 
     As many steps as examples, a mask between examples, or a forward that compares them: the shapes of a batch do not
-    tell. So before its first batch is parted, the full model runs on it, and on two halves: these must give the same.
+    tell. So before a batch of its kind is first parted, the full model runs on it, and on two halves: these must give
+    the same.
 
     Args:
         made: Returns a skeleton of the full setting, which is not compiled.
@@ -32,7 +34,8 @@ class Parting:
     """
 
     def __init__(self, made: Callable[[], Skeleton], private: Private) -> None:
-        self._made, self._private, self._tried = made, private, False
+        self._made, self._private = made, private
+        self._tried: set[Any] = set()  # by which arguments there are, and what they are
 
     def parts(
         self, full: nn.Module, inputs: Inputs, parts: int | Sequence[int], batch_axis: BatchAxis, count: int
@@ -56,11 +59,12 @@ class Parting:
             return [inputs] * count, True
         found = split_inputs(inputs, parts, batch_axis)
         size = size_of_inputs(inputs, batch_axis) if isinstance(parts, int) else sum(parts)
-        if batch_axis is None and not self._tried and size > 1 and not is_traced():
+        given = tuple((name, type(value)) for name, value in (*enumerate(inputs[0]), *inputs[1].items()))
+        if batch_axis is None and given not in self._tried and size > 1 and not is_traced():
             if not is_sharded(full):
                 with torch.no_grad(), random_state_kept(inputs):
                     self._try(full, inputs, size)
-            self._tried = True
+            self._tried.add(given)
         return found, is_joinable(inputs, size, batch_axis)
 
     def _try(self, full: nn.Module, inputs: Inputs, size: int) -> None:

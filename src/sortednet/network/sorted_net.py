@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -248,7 +249,7 @@ class SortedNet(nn.Module):
             SettingError: If a setting is not in the space.
             DataError: If it cannot be told how to part the batch.
         """
-        self._refuse_merged()
+        self.builder.refuse_merged(self.full, self.merged)
         self.observe(*args, **kwargs)
         if settings is None:
             return self._run(self.space.setting(setting), (args, kwargs), inference)
@@ -324,9 +325,6 @@ class SortedNet(nn.Module):
         """Whether exits that get labels may hold the loss alone, computed in chunks."""
         return self._sharing.head is not None
 
-    def _refuse_merged(self) -> None:
-        self.builder.refuse_merged(self.full, self.merged)
-
     def _bound(self, setting: Setting, inference: bool = False) -> Skeleton:
         skeleton: Skeleton | None = self._skeletons.get(setting, self.full)
         if skeleton is None:
@@ -342,8 +340,10 @@ class SortedNet(nn.Module):
         return skeleton
 
     def _skeleton(self, setting: Setting) -> Skeleton:
-        self._refuse_merged()
+        self.builder.refuse_merged(self.full, self.merged)
         if self._likeness.changed(self.full) and self._likeness.check(self.full, self.builder.follow):
+            self._forget()
+            gc.collect()  # they refer to themselves, and while their views live torch takes gradients of the old sizes
             self.cuts.renew(self.full)
         return build_skeleton(self.builder, setting, self.full, self.cuts, self._options)
 
@@ -420,6 +420,9 @@ class SortedNet(nn.Module):
             mode: Of `torch.compile`.
         """
         self._compilation = Compilation(backend, mode)
+        self._forget()
+
+    def _forget(self) -> None:
         self._skeletons = Skeletons()
         self._sharing.forget()
 
@@ -475,7 +478,7 @@ class SortedNet(nn.Module):
             ConfigError: If `max_shard_size` is no size.
         """
         refuse_sharded(self.full, "save_pretrained")
-        self._refuse_merged()
+        self.builder.refuse_merged(self.full, self.merged)
         self.cuts.warn_if_untold()
         self.write(path, self.full.state_dict(), max_shard_size=max_shard_size)
 

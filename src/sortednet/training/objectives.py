@@ -117,14 +117,20 @@ class Objective(ABC):
         Raises:
             DataError: If the batch is empty or holds no examples.
         """
-        if whole:
-            rows = (len(one) for one in tensors_of_batch(batch) if one.dim())
-            settings = list(dict.fromkeys(self.choose(next(rows, 1))[0]))
-            return settings, None, self._weights(settings, None)
-        size = batch_size(batch, self.batch_axis)
+        unknown = None
+        try:
+            size = batch_size(batch, self.batch_axis)
+        except DataError as error:  # which does not matter where each gets the whole batch
+            unknown, size = error, next((len(one) for one in tensors_of_batch(batch) if one.dim()), 0)
+            if not size:
+                raise
         if size == 0:
             raise DataError("The batch is empty: it holds no example. Leave empty batches out.")
         settings, sizes = self.choose(size)
+        if whole:
+            settings, sizes = list(dict.fromkeys(settings)), None
+        if sizes and unknown is not None:
+            raise unknown
         if sizes and _takes_statistics(net):
             settings, sizes = _pairs(settings, sizes)
         return settings, sizes, self._weights(settings, sizes)

@@ -103,7 +103,7 @@ def step(
     if max_norm is not None and not max_norm > 0:
         raise TrainingError(f"max_norm={max_norm} must be above 0. Leave it out for no clipping.")
     held: list[Any] = list(batches) if accumulate else [batches]
-    if any(isinstance(one, Tensor) for one in held):
+    if accumulate and any(isinstance(one, Tensor) for one in held):
         raise DataError("accumulate=True takes a list of batches, each (inputs, targets). Give [batch, batch, ...].")
     check_optimizer(net, optimizer)
     if not held:

@@ -114,6 +114,7 @@ class Cuts:
         self._options = options
         self._set: Changes = {}
         self._example: Inputs | None = None
+        self._noted: Inputs | None = None  # of a loaded network, which is not watched
         self._way = ""
         # By setting, of models without a narrower axis: what others are held against.
         self._wholes: dict[Setting, Tape] = {}
@@ -161,8 +162,8 @@ class Cuts:
 
     def note(self, inputs: Inputs) -> None:
         """Keep the first inputs of a loaded network, for vectors that have to come to rest before they are used."""
-        if self.iterated and self._example is None and is_plain(inputs):
-            self._example = kept(inputs)
+        if self.iterated and self.example is None and is_plain(inputs):
+            self._noted = kept(inputs)
 
     def watch_first(self, inputs: Inputs, full: nn.Module) -> bool:
         """Watch models run on inputs that nobody gave as an example; return whether they did.
@@ -326,7 +327,7 @@ class Cuts:
     @property
     def example(self) -> Inputs | None:
         """The inputs that the models were watched on, if they were; without numbers where these did not matter."""
-        return self._example
+        return self._noted if self._example is None else self._example
 
     def follows(self, setting: Setting, name: str, made: Tensor, cut: Cut, stored: bool) -> bool:
         """Whether a buffer of a sub-model is the part of the full model's, and not as its own constructor made it.

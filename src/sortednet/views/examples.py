@@ -63,6 +63,44 @@ class _Argument(NamedTuple):
     items: bool = False
 
 
+def _checked(arguments: list[_Argument], batch_axis: BatchAxis) -> list[_Argument]:
+    """Refuse to look for examples where there is nothing.
+
+    Raises:
+        DataError: If `batch_axis` names no argument, or no axis.
+    """
+    if batch_axis is None:
+        return arguments
+    known = [one.name for one in arguments]
+    given = batch_axis if isinstance(batch_axis, Mapping) else {TARGETS: batch_axis}
+    if any(not isinstance(one, (int, type(None))) or isinstance(one, bool) for one in given.values()):
+        raise DataError(f"batch_axis={batch_axis!r} is no axis. Give a whole number, or a mapping by name or place.")
+    if strange := [name for name in given if name not in known and name != TARGETS]:
+        raise DataError(f"batch_axis names {strange[0]!r}, and the batch has {known}. Name one of these, or 'targets'.")
+    held = [one for one in arguments if one.axis is not None and not one.items]
+    if isinstance(batch_axis, Mapping):
+        lacking = [one for one in held if not any(_has_axis(leaf, one.axis) for leaf in _arrays(one.value))]
+    else:
+        found = any(_has_axis(leaf, batch_axis) for one in held for leaf in _arrays(one.value))
+        lacking = [] if found else held[:1]
+    for one in lacking:
+        raise DataError(f"batch_axis says axis {one.axis}, and {_named(one)} is {_described(one.value)}.")
+    return arguments
+
+
+def _has_axis(array: Any, axis: Any) -> bool:
+    return bool(-len(array.shape) <= axis < len(array.shape))
+
+
+def _arrays(value: Any) -> Iterator[Any]:
+    if _is_array(value):
+        yield value
+        return
+    fields = fields_of(value)
+    for one in fields.values() if fields is not None else value if isinstance(value, (list, tuple)) else ():
+        yield from _arrays(one)
+
+
 def _argument(name: Any, value: Any, batch_axis: BatchAxis) -> _Argument:
     if not isinstance(batch_axis, Mapping):
         return _Argument(name, value, batch_axis)
@@ -76,14 +114,17 @@ def _of_batch(batch: Any, batch_axis: BatchAxis) -> list[_Argument]:
     """Take a batch apart: `(inputs, ..., targets)`, or a mapping."""
     inputs, targets = inputs_and_targets(batch)
     if inputs is targets:
-        return [_argument(name, value, batch_axis) for name, value in inputs.items()]
-    return [*_of_call((inputs, {}), batch_axis), _argument(TARGETS, targets, batch_axis)]
+        return _checked([_argument(name, value, batch_axis) for name, value in inputs.items()], batch_axis)
+    places = [_argument(name, value, batch_axis) for name, value in enumerate(inputs)]
+    return _checked([*places, _argument(TARGETS, targets, batch_axis)], batch_axis)
 
 
 def _of_call(inputs: Inputs, batch_axis: BatchAxis) -> list[_Argument]:
     """Take the arguments of a call apart."""
     args, kwargs = inputs
-    return [_argument(name, value, batch_axis) for name, value in (*enumerate(args), *kwargs.items())]
+    return _checked(
+        [_argument(name, value, batch_axis) for name, value in (*enumerate(args), *kwargs.items())], batch_axis
+    )
 
 
 def _is_array(value: Any) -> bool:
@@ -141,18 +182,12 @@ def _kind(value: Any, size: int, axis: int | None, items: bool = False) -> _Kind
     inside = _together(_kind(one, size, axis) for one in value)
     if len(value) == size and size > 1:
         is_shape = isinstance(value, tuple) and all(isinstance(one, Number) for one in value)
-        return "either" if is_shape or (inside == "rows" and _holds_arrays(value)) else "items"
+        return "either" if is_shape or (inside == "rows" and any(True for _ in _arrays(value))) else "items"
     if inside == "all" and len(value) == size:
         return "items"
     if inside == "all" and any(isinstance(one, (str, bytes, list)) for one in value):
         return "none"  # texts, or sequences, of another number
     return inside
-
-
-def _holds_arrays(value: Any) -> bool:
-    fields = fields_of(value)
-    parts = fields.values() if fields is not None else value if isinstance(value, (list, tuple)) else ()
-    return _is_array(value) or any(map(_holds_arrays, parts))
 
 
 def _kind_of(one: _Argument, size: int) -> _Kind:

@@ -27,10 +27,10 @@ def unsortable(kind: type) -> str:
     )
 
 
-def loss_is_the_models() -> tuple[type, ...]:
-    """Return the trainers of TRL whose own loss is what the model returns, with figures gathered beside it."""
+def loss_is_the_models(trainer: Any) -> tuple[type, ...]:
+    """Return the classes of a trainer whose own loss is what the model returns, with figures gathered beside it."""
     found = getattr(sys.modules.get("trl.trainer.sft_trainer"), "SFTTrainer", None)
-    return () if found is None else (found,)
+    return () if found is None or getattr(trainer.args, "loss_type", "") == "dft" else (found,)
 
 
 def holds_pairs(trainer: Any) -> bool:
