@@ -242,3 +242,25 @@ def test_resolve_refuses_a_missing_attribute():
 def test_resolve_refuses_what_cannot_be_called():
     with pytest.raises(ConfigError, match=r"_SHOWN is int and cannot be called.*Name a function or a class"):
         resolve("sortednet.models:_SHOWN")
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_an_instance_norm_with_the_channels_last_gives_what_torchs_gives_in_bfloat16(autocast):
+    torch.manual_seed(0)
+    norm = PreResNet(1, 8, stages=1, norm="instance").norm
+    assert isinstance(norm, torch.nn.InstanceNorm2d)
+    with torch.no_grad():
+        norm.weight.normal_()
+        norm.bias.normal_()
+    x = torch.randn(4, len(norm.weight), 5, 6).bfloat16()
+    found = []
+    for order in (torch.channels_last, torch.contiguous_format):
+        given = x.clone(memory_format=order).requires_grad_()
+        norm.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            output = norm(given)
+        assert output.is_contiguous(memory_format=order)
+        output.backward(torch.cos(torch.arange(x.numel())).view(x.shape).bfloat16())
+        found.append((output, given.grad, norm.weight.grad, norm.bias.grad))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2)

@@ -21,6 +21,7 @@ from ..imports.privates.torch import persistent_buffers
 from ..network.builders import PLAIN, Builder, SharedForward, as_builder
 from ..space import Number, Setting
 from ..views.buffers import Private
+from ..views.examples import Inputs
 from ..views.layouts import Layout
 from ..views.options import Held
 from ..views.outlines import is_quantised
@@ -167,6 +168,10 @@ class AdapterBuilder(Builder):
         base = as_builder(self.base)
         yield from options_of(module) if base.kind == PLAIN else base.options(module)
         yield from switches_of(module)
+
+    def brief(self, inputs: Inputs) -> Inputs:
+        """Return inputs of the model that is adapted, with fewer positions."""
+        return as_builder(self.base).brief(inputs)
 
     def inner(self, full: nn.Module) -> Any:
         """Return the model without what PEFT has put around it."""

@@ -4,6 +4,7 @@ from typing import Literal, final, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..errors import ConfigError
 from .sizes import check_sizes
@@ -209,7 +210,26 @@ def _norm(norm: Norm, channels: int) -> nn.Module:
     if norm == "batch":
         return nn.BatchNorm2d(channels)
     if norm == "instance":
-        return nn.InstanceNorm2d(channels, affine=True)
+        return _InstanceNorm(channels, affine=True)
     if norm == "group":
         return nn.GroupNorm(1, channels)
     raise ConfigError(f"norm={norm!r} is unknown. Choose one of {list(get_args(Norm))}.")
+
+
+class _InstanceNorm(nn.InstanceNorm2d):
+    """The instance norm of torch, whose kernel wants another order in memory than convolutions in bfloat16.
+
+    Where the channels lie last, those of all images are laid side by side: a batch norm of one image then has the same
+    sums, and keeps the order.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = x.dtype.itemsize < 4
+        if not half or x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last):
+            return super().forward(x)
+        count, channels, height, width = x.shape
+        joined = x.permute(2, 3, 0, 1).reshape(1, height, width, count * channels).permute(0, 3, 1, 2)
+        scale, shift = self.weight.repeat(count), self.bias.repeat(count)
+        found = functional.batch_norm(joined, None, None, scale, shift, training=True, eps=self.eps)
+        parted = found.permute(0, 2, 3, 1).reshape(height, width, count, channels).permute(2, 3, 0, 1)
+        return parted.contiguous(memory_format=torch.channels_last)

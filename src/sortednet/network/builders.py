@@ -74,6 +74,10 @@ class Builder:
         """Return inputs that a model of the kind may run on, by name of its arguments; None where none are known."""
         return None
 
+    def brief(self, inputs: Inputs) -> Inputs:
+        """Return inputs of the same kind with fewer positions, for a trial; the same where it is not known how."""
+        return inputs
+
     def inner(self, full: nn.Module) -> Any:
         """Return the model itself, without what was put around it."""
         return full

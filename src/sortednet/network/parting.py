@@ -31,10 +31,11 @@ class Parting:
     Args:
         made: Returns a skeleton of the full setting, which is not compiled.
         private: The network's private tensors.
+        brief: Returns inputs of the same kind with fewer positions, where it is known how.
     """
 
-    def __init__(self, made: Callable[[], Skeleton], private: Private) -> None:
-        self._made, self._private = made, private
+    def __init__(self, made: Callable[[], Skeleton], private: Private, brief: Callable[[Inputs], Inputs]) -> None:
+        self._made, self._private, self._brief = made, private, brief
         self._tried: set[Any] = set()  # by which arguments there are, and what they are
 
     def parts(
@@ -63,7 +64,7 @@ class Parting:
         if batch_axis is None and given not in self._tried and size > 1 and not is_traced():
             if not is_sharded(full):
                 with torch.no_grad(), random_state_kept(inputs):
-                    self._try(full, inputs, size)
+                    self._try(full, self._brief(inputs), size)
             self._tried.add(given)
         return found, is_joinable(inputs, size, batch_axis)
 

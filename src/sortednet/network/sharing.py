@@ -49,6 +49,7 @@ class _Way:
         every: Whether an exit reads what every block returned, such as with shortcuts outside of the blocks.
         tried: The numbers of blocks that have been tried.
         whole: Whether each is read whole, as the model's own loss is not the one of the head.
+        like: The exit that others are compared with, which must make the same of the same hidden states.
         problems: Why there are no exits, by the scope of the reason.
         warned: The scopes that have been warned of.
     """
@@ -56,6 +57,7 @@ class _Way:
     axes: Axes = field(default_factory=Axes)
     every: bool = False
     whole: bool = False
+    like: Setting | None = None
     tried: set[int] = field(default_factory=set)
     problems: dict[str, str] = field(default_factory=dict)
     warned: set[str] = field(default_factory=set)
@@ -292,7 +294,7 @@ class Sharing:
                 untried = [reader for reader in readers if reader.blocks not in way.tried]
                 if untried:
                     with random_state_kept(inputs):
-                        self._try(way, path, trunk, untried, inputs)
+                        self._try(full, way, path, trunk, untried, inputs)
         return readers, trunk
 
     def _read(
@@ -342,12 +344,15 @@ class Sharing:
             self._parts.keep((kind, setting, path), found.skeleton, found)
         return found
 
-    def _try(self, way: _Way, path: str, trunk: Trunk, readers: Sequence[Reader], inputs: Inputs) -> None:
+    def _try(
+        self, full: nn.Module, way: _Way, path: str, trunk: Trunk, readers: Sequence[Reader], inputs: Inputs
+    ) -> None:
         """Compare exits with forwards of the sub-models alone.
 
         Raises:
             Unshareable: If they differ.
         """
+        inputs = self._build.brief(inputs)
         two, three = (some_rows(inputs, count) for count in (2, 3))
         own: dict[int, Any] = {}
         for reader in readers:
@@ -379,8 +384,11 @@ class Sharing:
             way.axes.learn(fewer, more)
         except Unshareable as reason:
             way.problems[reason.scope] = str(reason)
+        way.like = way.like or readers[0].skeleton.setting
+        like: Reader = self._part(full, Reader, way.like, path)
+        like.skeleton.bind(self._private, inference=True)
         if self.head is not None and not all(
-            self.head.agrees(reader, values[reader.blocks][-1], inputs[1], self._private) for reader in readers
+            self.head.agrees(reader, values[reader.blocks][-1], inputs[1], self._private, like) for reader in readers
         ):
             way.whole = True
             self.head = self.head if self._options.state else None

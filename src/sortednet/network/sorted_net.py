@@ -138,7 +138,7 @@ class SortedNet(nn.Module):
         self.private = Private(patterns, buffers, space.full, trainable)
         asked = model is not None and stored is None and self.builder.kind == PLAIN
         self._given = Given(partial(self._skeleton, space.full), self.private, space.full, asked)
-        self._parting = Parting(partial(self._skeleton, space.full), self.private)
+        self._parting = Parting(partial(self._skeleton, space.full), self.private, self.builder.brief)
         self._sharing = Sharing(self.builder, space, self.private, self._prepared, self._skeleton, self._options)
         check_patterns(self.full, patterns)
         if stored is not None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from ..errors import ConfigError
 from ..imports.names import SAMPLERS, UpdateRule
 from ..imports.packages import check_installed
+from .precision import Precision
 
 __all__ = ["ObjectiveConfig", "SamplerConfig", "TrainingConfig"]
 
@@ -28,9 +29,10 @@ class TrainingConfig:
         warmup_share: Share of the updates over which the learning rate rises linearly from 0, in [0, 1).
         max_norm: Largest norm of the gradient, above 0; none where null.
         update: What a step may change: `standard`, `touched`, `unique` or `reference`.
-        precision: `no` (float32) or `bf16` (autocast).
+        precision: `float32`, `bf16` (autocast), or `auto`: `bf16` where the processor has instructions for it.
         compile: Whether to compile the blocks.
-        channels_last: Whether images and convolutions lie in memory with the channels last, which is often faster.
+        channels_last: Whether images and convolutions lie in memory with the channels last. Where null they do in
+            `bf16`, in which that is faster.
         checkpoint_every: Updates between checkpoints.
         keep: Checkpoints kept, at least 1.
         log_every: Updates averaged in a line of `metrics.jsonl`.
@@ -52,9 +54,9 @@ class TrainingConfig:
     warmup_share: float = 0.1
     max_norm: float | None = 1.0
     update: UpdateRule = "standard"
-    precision: Literal["no", "bf16"] = "no"
+    precision: Precision = "float32"
     compile: bool = False
-    channels_last: bool = False
+    channels_last: bool | None = None
     checkpoint_every: int = 500
     keep: int = 2
     log_every: int = 10
@@ -98,7 +100,7 @@ _CHOICES = {
     "optimizer": ("adamw", "sgd"),
     "schedule": ("cosine", "linear", "constant"),
     "update": get_args(UpdateRule),
-    "precision": ("no", "bf16"),
+    "precision": get_args(Precision),
 }
 
 

@@ -109,23 +109,24 @@ def step(
     if not held:
         raise DataError("There is no batch to accumulate. Give at least one.")
     statistics = [(buffer, buffer.clone()) for buffer in _statistics(net)]
-    try:
-        share = 1 / len(held) if accumulation == "mean" else 1.0
-        result = _gradients(model or net, objective, held, loss_fn, backward, share)
-        drawn = [setting for setting, _ in result.terms]
-        mask_gradients(net, drawn, update)
-        if max_norm is not None:
-            _clip(net, max_norm)
-        held_still = held_back(net, optimizer, drawn, update)
-        optimizer.step()
-        put_back(optimizer, held_still)
-    except BaseException:
-        with torch.no_grad():
-            for buffer, before in statistics:
-                buffer.copy_(before)
-        raise
-    finally:
-        optimizer.zero_grad()
+    with net.private.remembering() as used:
+        try:
+            share = 1 / len(held) if accumulation == "mean" else 1.0
+            result = _gradients(model or net, objective, held, loss_fn, backward, share)
+            drawn = [setting for setting, _ in result.terms]
+            mask_gradients(net, drawn, update)
+            if max_norm is not None:
+                _clip(net, max_norm)
+            held_still = held_back(net, optimizer, drawn, update)
+            optimizer.step()
+            put_back(optimizer, held_still)
+        except BaseException:
+            with torch.no_grad():
+                for buffer, before in (*statistics, *used):
+                    buffer.copy_(before)
+            raise
+        finally:
+            optimizer.zero_grad()
     return result
 
 
@@ -159,11 +160,10 @@ def check_optimizer(net: SortedNet, optimizer: torch.optim.Optimizer) -> None:
 
 
 def _statistics(net: SortedNet) -> Iterator[Tensor]:
-    """Yield the running statistics of the norms, shared and private."""
+    """Yield the running statistics of the norms that sub-models share."""
     for module in net.full.modules():
         if isinstance(module, RunningNorm):
             yield from module.buffers(recurse=False)
-    yield from net.private.buffers()
 
 
 def _gradients(

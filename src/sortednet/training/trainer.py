@@ -46,6 +46,7 @@ from ..network import checkpoint
 from ..network.sorted_net import SortedNet
 from .config import TrainingConfig
 from .objectives import Batch, LossFunction, Objective
+from .precision import lies_channels_last, mixed_precision
 from .steps import step
 
 with needs("A trainer", "train"):
@@ -91,6 +92,7 @@ class Trainer:
 
     Raises:
         DataError: If the data are empty or hold fewer examples than a batch.
+        ConfigError: If the network cannot lie in memory as is asked for.
     """
 
     def __init__(
@@ -119,6 +121,10 @@ class Trainer:
         self.description = json.loads(json.dumps(description or {}))
         self.data = held
         length = len(held)
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        self._device = found or torch.device("cpu")
+        self._mixed = mixed_precision(config.precision, self._device)
+        self._channels_last = lies_channels_last(config.channels_last, self._mixed, net)
         self.transform, self.accumulation, self.title = transform, accumulation, title
         self.collate, self.workers = collate, workers
         self._damaged: set[Path] = set()
@@ -157,8 +163,8 @@ class Trainer:
         config = self.config
         accelerator = Accelerator(
             # Said outright: where there is no accelerator, Accelerate would take each process for a run of its own.
-            cpu=not torch.accelerator.is_available(),
-            mixed_precision=config.precision,
+            cpu=self._device.type == "cpu",
+            mixed_precision=self._mixed,
             log_with="tensorboard" if config.tensorboard else None,
             project_dir=str(self.output) if config.tensorboard else None,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
@@ -167,7 +173,7 @@ class Trainer:
             accelerator.init_trackers("tensorboard")
         if config.compile:
             self.net.compile()
-        if config.channels_last:
+        if self._channels_last:
             self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model, optimizer = accelerator.prepare(self.net.train(), self._optimizer())
         if resume and not self._found():
@@ -251,6 +257,7 @@ class Trainer:
         """Describe what must be equal for a run to be continued; how often it saves and logs may change."""
         free = {"checkpoint_every", "keep", "log_every", "tensorboard", "compile"}
         kept = {name: value for name, value in asdict(self.config).items() if name not in free}
+        kept |= {"precision": self._mixed, "channels_last": self._channels_last}
         described = {name: value for name, value in self.description.items() if name not in ("training", "output")}
         return {"space": self.net.space.to_json(), "training": kept, "description": described}
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from .examples import is_joinable, join_batch, size_of_inputs
 from .layouts import tensors_of
 
 __all__ = ["BufferPolicy", "Private", "check_patterns", "estimate_statistics", "refuse_tied"]
+
+
+_USED: ContextVar[list[tuple[Tensor, Tensor]] | None] = ContextVar("_USED", default=None)
 
 
 class Private(nn.Module):
@@ -65,6 +69,22 @@ class Private(nn.Module):
         if training and self.policy == "reestimated" and not self.covers(name, is_buffer=True):
             return None
         return buffers_of(owner).get(entry)
+
+    @contextmanager
+    def remembering(self) -> Iterator[list[tuple[Tensor, Tensor]]]:
+        """Give a list of the buffers that sub-models train with in this context, and what they held, the last first."""
+        used: list[tuple[Tensor, Tensor]] = []
+        token = _USED.set(used)
+        try:
+            yield used
+        finally:
+            _USED.reset(token)
+
+    def remember(self, buffer: Tensor) -> None:
+        """Keep what a sub-model's own buffer holds before it trains, where somebody wants to know."""
+        used = _USED.get()
+        if used is not None:
+            used.insert(0, (buffer, buffer.clone()))
 
     def add(self, setting: Setting, tensors: Mapping[str, Tensor]) -> None:
         """Give a sub-model tensors of its own: parameters for the full model's parameters, buffers for all else."""

@@ -33,7 +33,7 @@ from .layouts import Layout, blocks_of, cuts_by_shape, refuse_misfits, shared_te
 from .modes import is_traced
 from .options import Changes, Options
 from .outlines import outline
-from .stand_ins import stand_ins
+from .stand_ins import is_shallower, stand_ins
 
 __all__ = ["Cuts", "Found", "StoredCuts"]
 
@@ -124,6 +124,7 @@ class Cuts:
         # Those of the settings that stand for all, and of others that these do not tell.
         self._structures: dict[Setting, Structure] | None = None
         self._checked: set[Setting] = set()
+        self._depths: set[str] = set()  # the dimensions that alone leave out layers, and change no shape
         self._notes: dict[Setting, list[str]] = {}
 
     @property
@@ -243,6 +244,7 @@ class Cuts:
                 self._example, self._way, self._wholes = kept(inputs, way), way, {whole: against}
                 self.version += 1
                 self._structures = {setting: Structure(frozenset(self._changed(setting)), {}) for setting in idle}
+                self._depths = {name for one in idle for name in self._changed(one)}
                 self._structures |= {setting: self._structure(setting, one) for setting, one in found.items()}
                 self._checked, self._notes = set(found), {setting: notes(one) for setting, one in found.items()}
                 self._find_iterated(full)
@@ -350,6 +352,8 @@ class Cuts:
         assert self._structures is not None
         if self._example is None or setting in self._checked:
             return None
+        if self._depths.issuperset(self._changed(setting)) and is_shallower(small, full):
+            return None  # nothing is cut
         try:
             tape, whole = self._watched(setting, small, full, self._example, self._way), self._whole(full)
         except Unwatchable as failure:

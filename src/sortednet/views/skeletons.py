@@ -297,6 +297,8 @@ class Skeleton:
         for slot in self.buffers:
             own = private.find(self.setting, slot.path, training=slot.module.training)
             bound = slot.cut.of(slot.full()) if own is None else own
+            if own is not None and slot.module.training:
+                private.remember(own)
             slot.put(bound)
             is_copy = own is None and not slot.cut.is_view and not bound.is_inference()
             self._bound.append((slot, bound, bound._version if is_copy else None))

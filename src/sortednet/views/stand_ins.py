@@ -12,7 +12,7 @@ from .alignment.tape import pattern_of
 from .layouts import tensors_of
 from .outlines import outline
 
-__all__ = ["StandIns", "stand_ins"]
+__all__ = ["StandIns", "is_shallower", "stand_ins"]
 
 
 class StandIns(NamedTuple):
@@ -46,7 +46,7 @@ def stand_ins(build: Callable[..., nn.Module], space: Space) -> StandIns:
     alone = [one for one in (Setting({**full, name: space.smallest[name]}) for name in space.supports)
              if one in space and one != full]  # fmt: skip
     outlines = {one: outline(build, one) for one in (full, smallest, *alone)}
-    idle = [one for one in alone if _is_shallower(outlines[one], outlines[full])]
+    idle = [one for one in alone if is_shallower(outlines[one], outlines[full])]
     shallow = {name: one[name] for one in idle for name in one if one[name] != full[name]}
     whole = Setting({**full, **shallow})
     if idle and whole in space and all(smallest[name] == value for name, value in shallow.items()):
@@ -58,7 +58,7 @@ def stand_ins(build: Callable[..., nn.Module], space: Space) -> StandIns:
     return StandIns({one: outlines[one] for one in (full, smallest, *alone)}, full, [], [])
 
 
-def _is_shallower(small: nn.Module, full: nn.Module) -> bool:
+def is_shallower(small: nn.Module, full: nn.Module) -> bool:
     """Whether a model is the full model without some layers: fewer tensors, and each of the same shape."""
     ours, theirs = ({name: one.shape for name, one in tensors_of(model).items()} for model in (small, full))
     return len(ours) < len(theirs) and all(theirs.get(name) == shape for name, shape in ours.items())

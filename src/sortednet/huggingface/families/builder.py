@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from ...errors import BuildError, SpaceError
 from ...network.builders import Builder
 from ...space import Number
+from ...views.examples import Inputs
 from ...views.layouts import Layout
 from ...views.options import Held
 from ..chunked_loss import ChunkedHead
 from ..readouts import Readout, attach, attached
 from .elsewhere import REMEDY, read_otherwise, say_when_saved
-from .examples import example_of
+from .examples import brief, example_of
 from .layers import follow_depth
 from .options import options_of
 from .table import Family, Heads, family_of
@@ -106,6 +107,10 @@ class PretrainedBuilder(Builder):
     def example(self, full: nn.Module) -> dict[str, Tensor] | None:
         """Return inputs made up from the config."""
         return example_of(full)
+
+    def brief(self, inputs: Inputs) -> Inputs:
+        """Return the first and the last tokens of a text."""
+        return brief(inputs)
 
     def head(self, full: nn.Module) -> ChunkedHead | None:
         """Return what reads the exits of a causal language model."""

@@ -7,9 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["example_of"]
+from ...views.examples import Inputs
+
+__all__ = ["brief", "example_of"]
 
 _TOKENS, _IMAGE, _SOUND = 8, 64, 4000
+_BRIEF = 16
 
 
 def example_of(model: nn.Module) -> dict[str, Tensor] | None:
@@ -34,6 +37,38 @@ def example_of(model: nn.Module) -> dict[str, Tensor] | None:
         features = {name: torch.zeros(2, int(_field(config, "num_mel_bins", 80)), length)}
         return {**features, **({"decoder_input_ids": _ids(config)} if _is_encoder_decoder(config) else {})}
     return None
+
+
+def brief(inputs: Inputs) -> Inputs:
+    """Return fewer tokens of texts: the first and the last ones, so that padding on either side stays.
+
+    Args:
+        inputs: Inputs of a Hugging Face model, by name: `input_ids` or `inputs_embeds` of shape (B, T, ...).
+
+    Returns:
+        The inputs with T = 16 at most; as they are where something else than a row of T for each text is among them.
+
+    Example:
+        >>> _, found = brief(((), {"input_ids": torch.arange(40)[None], "labels": torch.tensor([1])}))
+        >>> found["input_ids"].shape
+        torch.Size([1, 16])
+    """
+    args, kwargs = inputs
+    tensors = {name: one for name, one in kwargs.items() if isinstance(one, Tensor)}
+    tokens = tensors.get("input_ids", tensors.get("inputs_embeds"))
+    if args or tokens is None or tokens.dim() < 2 or tokens.shape[1] <= _BRIEF:
+        return inputs
+    batch, length = tokens.shape[:2]
+    rows = {
+        name for name, one in tensors.items() if one.dim() > 1 and one.shape[1] == length and len(one) in (1, batch)
+    }
+    others = [one for name, one in tensors.items() if name not in rows]
+    if any(one.shape != (batch,) for one in others) or any(length in tensors[name].shape[2:] for name in rows):
+        return inputs
+    half = _BRIEF // 2
+    return args, {
+        name: torch.cat([one[:, :half], one[:, -half:]], 1) if name in rows else one for name, one in kwargs.items()
+    }
 
 
 def _field(config: Any, name: str, default: Any) -> Any:
