@@ -271,7 +271,7 @@ class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
-                if storage not in self._known and not tensor.is_meta:
+                if storage not in self._known:
                     # Again at every operation: one that writes to `out` may enlarge a storage seen before.
                     self._live[storage] = storage.nbytes()
         self.peak = max(self.peak, sum(self._live.values()))

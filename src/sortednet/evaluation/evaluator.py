@@ -236,9 +236,7 @@ def qualities(
     part: Callable[[Any], tuple[Any, Any]] = inputs_and_targets,
     losses_only: bool = False,
 ) -> Iterator[tuple[Setting, Scores]]:
-    """Yield sub-models with their scores. Those that may share a forward do.
-
-    Outputs of a shared forward are held together, one for each depth.
+    """Yield sub-models with their scores. Those that may share a forward do, and each is built once for all calls.
 
     Args:
         net: The network; nothing of it is changed.
@@ -258,8 +256,8 @@ def qualities(
         with torch.no_grad():
             for batch in batches:
                 inputs, targets = to_device(part(batch), device)
-                if len(group) > 1 and _may_share(net, inputs, losses_only):
-                    outputs = call_with(partial(net, settings=group, inference=True), inputs)
+                if _may_share(net, inputs):
+                    outputs = call_with(partial(net, settings=group, inference=True, whole=not losses_only), inputs)
                 else:
                     outputs = (call_with(submodel(setting), inputs) for setting in group)
                 for one, output in zip(meters, outputs, strict=True):
@@ -267,13 +265,13 @@ def qualities(
         yield from ((setting, one.compute()) for setting, one in zip(group, meters, strict=True))
 
 
-def _may_share(net: SortedNet, inputs: Any, losses_only: bool) -> bool:
+def _may_share(net: SortedNet, inputs: Any) -> bool:
     """Whether one call of the network gives what its sub-models give, to the bit and with all that they return."""
     if net.is_compiled or not all(tensor.numel() for tensor in tensors_of_batch(inputs)):
         return False  # a sub-model as a module is not compiled; without an example no exit can be tried
     names = set(inputs) if isinstance(inputs, Mapping) else set()
     of_the_call = {name for name, one in signature(net.forward).parameters.items() if one.kind is one.KEYWORD_ONLY}
-    return not names & of_the_call and (losses_only or not (net.chunks_losses and "labels" in names))
+    return not names & of_the_call
 
 
 def quality(module: Callable[..., Any], batches: Iterable[Batch], metric: Metric = accuracy) -> float:

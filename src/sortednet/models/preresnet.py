@@ -181,7 +181,7 @@ class PreResNet(nn.Module):
         self.norm = _norm(norm, widths[-1])
         self.head = nn.Linear(widths[-1], classes)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # of which torch draws nothing, slowly
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, (nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm)):
                 nn.init.constant_(module.weight, norm_scale)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -191,8 +191,9 @@ class Sharing:
         split: bool,
         weights: Sequence[float] | None,
         inference: bool,
+        whole: bool,
         one_by_one: Callable[[Sequence[Setting], Sequence[Inputs]], list[Any]],
-    ) -> list[Any]:
+    ) -> Iterable[Any]:
         """Run several sub-models, those together that can share a forward.
 
         Args:
@@ -202,22 +203,24 @@ class Sharing:
             split: Whether each has examples of its own.
             weights: In what proportion their losses will be added up; equal where left out.
             inference: Whether to run in evaluation mode, whatever mode the network is in.
+            whole: Whether to read every exit whole, when it is asked for.
             one_by_one: Runs sub-models by themselves.
 
         Returns:
-            The output of each.
+            The output of each, in a list; where they are read whole, as an iterator.
         """
-        outputs: list[Any] = [None] * len(settings)
+        ways: dict[int, Iterator[Any]] = {}
         for path, group in self.groups(full, settings, inputs[0][1] if inputs else {}, split, inference):
             own = [settings[place] for place in group], [inputs[place] for place in group]
+            found: Iterable[Any]
             if path is None:
                 found = one_by_one(*own)
             else:
                 shares = [1.0 if weights is None else weights[place] for place in group]
-                found = self.run(full, path, *own, split, shares, inference, partial(one_by_one, *own))
-            for place, output in zip(group, found, strict=True):
-                outputs[place] = output
-        return outputs
+                found = self.run(full, path, *own, split, shares, inference, whole, partial(one_by_one, *own))
+            ways |= dict.fromkeys(group, iter(found))
+        outputs = (next(ways[place]) for place in range(len(settings)))
+        return outputs if whole else list(outputs)
 
     def run(
         self,
@@ -228,8 +231,9 @@ class Sharing:
         split: bool,
         weights: Sequence[float],
         inference: bool,
+        whole: bool,
         alone: Callable[[], list[Any]],
-    ) -> list[Any]:
+    ) -> Iterable[Any]:
         """Run sub-models that differ in depth alone in one forward of the deepest, or in rank alone behind gates.
 
         Where it turns out that they share no forward, a warning says so once, and they run one by one.
@@ -243,6 +247,7 @@ class Sharing:
             split: Whether each has examples of its own.
             weights: In what proportion their losses will be added up. S numbers.
             inference: Whether to run in evaluation mode, whatever mode the network is in.
+            whole: Whether to read every exit whole, when it is asked for.
             alone: Runs them one by one.
 
         Returns:
@@ -259,7 +264,7 @@ class Sharing:
             tried = True
             way.refuse(scopes)
             if not (split and way.every):
-                return self._read(way, readers, trunk, inputs, split, weights, inference)
+                return self._read(way, readers, trunk, inputs, split, weights, inference, whole)
         except SortedNetError:
             raise
         except Unshareable as reason:
@@ -306,7 +311,8 @@ class Sharing:
         split: bool,
         weights: Sequence[float],
         inference: bool,
-    ) -> list[Any]:
+        whole: bool,
+    ) -> Iterable[Any]:
         """Run the blocks once, and read what every sub-model makes of what they return."""
         order = sorted(range(len(readers)), key=lambda place: -readers[place].blocks)
         for skeleton in (trunk.skeleton, *(reader.skeleton for reader in readers)):
@@ -321,10 +327,11 @@ class Sharing:
         )
         values = [found[reader.blocks] for reader in readers]
         head = self.head  # which a trial in another thread may take away
-        if head is not None and not way.whole and head.takes(args, kwargs, values):
+        if head is not None and not whole and not way.whole and head.takes(args, kwargs, values):
             last, batches = [held[-1] for held in values], [one[1] for one in inputs]
             return list(head.losses(readers, last, batches, weights, self._private))
-        return [reader.read(held, *given) for reader, held, given in zip(readers, values, inputs, strict=True)]
+        read = (reader.read(held, *given) for reader, held, given in zip(readers, values, inputs, strict=True))
+        return read if whole else list(read)
 
     def _give_up(self, full: nn.Module, way: _Way, scope: Scope, problem: str) -> None:
         """Keep in mind why there are no exits, and say it once."""

@@ -222,14 +222,14 @@ class SortedNet(nn.Module):
         batch_axis: BatchAxis = None,
         weights: Sequence[float] | None = None,
         inference: bool = False,
+        whole: bool = False,
         **kwargs: Any,
     ) -> Any:
         """Run one sub-model, or several in one call.
 
         Several in one call is what distributed wrappers need: each wraps one forward and one backward. Those that
         differ only in how many blocks of one list they have share one forward, and with parts of a batch of their own,
-        the batch shrinks on the way (`exits`). Outputs read at exits hold no keys and values to go on from, and where a
-        causal language model gets labels, they hold the loss alone (`head`).
+        the batch shrinks on the way (`exits`). Outputs read at exits hold no keys and values to go on from.
 
         Args:
             args: Inputs of the model's own `forward`.
@@ -240,6 +240,8 @@ class SortedNet(nn.Module):
             weights: In what proportion the losses of `settings` will be added up; needed where a model computes them
                 itself and they are not equal.
             inference: Whether to run in evaluation mode, whatever mode the network is in.
+            whole: Whether to return an iterator that reads each output when it is asked for; where a causal language
+                model gets labels, its exits otherwise hold the loss alone, computed in chunks.
             kwargs: Inputs of the model's own `forward`.
 
         Returns:
@@ -267,7 +269,7 @@ class SortedNet(nn.Module):
         self._options.changes(self.full)
         with self._compiled():
             return self._sharing.outputs(
-                self.full, chosen, inputs, bool(parts), weights, inference, partial(self._one_by_one, inference)
+                self.full, chosen, inputs, bool(parts), weights, inference, whole, partial(self._one_by_one, inference)
             )
 
     def observe(self, *args: Any, **kwargs: Any) -> None:
@@ -320,17 +322,16 @@ class SortedNet(nn.Module):
         """Whether sub-models run compiled."""
         return self._compilation is not None
 
-    @property
-    def chunks_losses(self) -> bool:
-        """Whether exits that get labels may hold the loss alone, computed in chunks."""
-        return self._sharing.head is not None
-
     def _bound(self, setting: Setting, inference: bool = False) -> Skeleton:
+        skeleton = self._held(setting)
+        skeleton.bind(self.private, inference)
+        return skeleton
+
+    def _held(self, setting: Setting) -> Skeleton:
         skeleton: Skeleton | None = self._skeletons.get(setting, self.full)
         if skeleton is None:
             skeleton = self._prepared(setting)
             self._skeletons.keep(setting, skeleton, skeleton)
-        skeleton.bind(self.private, inference)
         return skeleton
 
     def _prepared(self, setting: Setting) -> Skeleton:
@@ -409,8 +410,7 @@ class SortedNet(nn.Module):
             new: Whether it is to be one that nobody else uses.
         """
         checked = self.space.setting(setting)
-        held: Skeleton | None = None if new else self._skeletons.get(checked, self.full)
-        return held or self._skeleton(checked)
+        return self._skeleton(checked) if new else self._held(checked)
 
     def compile(self, *, backend: str | Callable[..., object] = "inductor", mode: str | None = None) -> None:
         """Compile every sub-model per block, so that one small set of graphs serves all settings.

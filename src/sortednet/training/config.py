@@ -29,10 +29,10 @@ class TrainingConfig:
         warmup_share: Share of the updates over which the learning rate rises linearly from 0, in [0, 1).
         max_norm: Largest norm of the gradient, above 0; none where null.
         update: What a step may change: `standard`, `touched`, `unique` or `reference`.
-        precision: `float32`, `bf16` (autocast), or `auto`: `bf16` where the processor has instructions for it.
+        precision: `float32`, `bf16` (autocast), or `auto`: `bf16` where the processor has instructions for it, and
+            then images with the channels last.
         compile: Whether to compile the blocks.
-        channels_last: Whether images and convolutions lie in memory with the channels last. Where null they do in
-            `bf16`, in which that is faster.
+        channels_last: Whether images and convolutions lie in memory with the channels last, which is often faster.
         checkpoint_every: Updates between checkpoints.
         keep: Checkpoints kept, at least 1.
         log_every: Updates averaged in a line of `metrics.jsonl`.
@@ -56,7 +56,7 @@ class TrainingConfig:
     update: UpdateRule = "standard"
     precision: Precision = "float32"
     compile: bool = False
-    channels_last: bool | None = None
+    channels_last: bool = False
     checkpoint_every: int = 500
     keep: int = 2
     log_every: int = 10
@@ -64,6 +64,8 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.precision == "no":  # as the first version wrote it
+            object.__setattr__(self, "precision", "float32")
         for field_, allowed in _CHOICES.items():
             if getattr(self, field_) not in allowed:
                 raise ConfigError(f"training.{field_}={getattr(self, field_)!r} is unknown. Choose one of {allowed}.")

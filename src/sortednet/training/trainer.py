@@ -124,7 +124,7 @@ class Trainer:
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         self._device = found or torch.device("cpu")
         self._mixed = mixed_precision(config.precision, self._device)
-        self._channels_last = lies_channels_last(config.channels_last, self._mixed, net)
+        self._channels_last = lies_channels_last(config.channels_last, config.precision, self._mixed, net)
         self.transform, self.accumulation, self.title = transform, accumulation, title
         self.collate, self.workers = collate, workers
         self._damaged: set[Path] = set()
