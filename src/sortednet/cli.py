@@ -296,7 +296,9 @@ def _run_command(command: str, given: Any) -> None:
         show(given.what)
     elif command == "train":
         from .jobs.training import train
+        from .training.device import keep_memory
 
+        keep_memory()
         train(given.config, given.changes, given.output, given.resume, console, trust)
     elif command == "evaluate":
         from .jobs.evaluation import evaluate
@@ -348,6 +350,9 @@ def _run_symbolic(command: str, given: Any) -> None:
 
     console = error_console()
     if command == "train":
+        from .training.device import keep_memory
+
+        keep_memory()
         symbolic_commands.train(given.config, given.changes, given.output, given.resume, console)
     elif command == "fit":
         from .jobs.fit_config import FitConfig

@@ -135,3 +135,20 @@ def test_a_mapping_gives_the_loss_of_the_tuple(make) -> None:
     plain = make_net(SIZES)
     plain.full.load_state_dict(named.full.body.state_dict())
     torch.testing.assert_close(loss, make(SIZES)(plain, (x, y), functional.cross_entropy))
+
+
+@each_space
+@each_objective
+def test_in_bfloat16_the_loss_and_its_gradient_are_those_of_float32_to_its_precision(make, space) -> None:
+    found = []
+    for half in (False, True):
+        net = make_net(space).float()
+        inputs = batch()[0].float(), batch()[1]
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = make(space)(net, inputs, functional.cross_entropy)
+        loss.backward()
+        gradient = torch.cat([one.grad.flatten() for one in net.parameters() if one.grad is not None])
+        found.append((loss.detach(), gradient))
+    (whole, whole_gradient), (half, half_gradient) = found
+    torch.testing.assert_close(half.float(), whole, rtol=3e-2, atol=3e-2)
+    assert functional.cosine_similarity(half_gradient, whole_gradient, 0) > 0.98

@@ -51,6 +51,15 @@ def test_invariant_2_sub_model_equals_extracted_model(case: AnyCase) -> None:
 
 
 @each_case
+def test_invariant_2_in_bfloat16_to_its_rounding(case: AnyCase) -> None:
+    net = case.net().float().eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        for setting in case.chosen():
+            ours, theirs = case.run(net.at(setting)).float(), case.run(net.extract(setting)).float()
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=2**-6 * float(theirs.detach().abs().max() + 1))
+
+
+@each_case
 def test_invariant_2_in_training_mode_statistics_included(case: AnyCase) -> None:
     net = case.net()
     for setting in case.chosen():

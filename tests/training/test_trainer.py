@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -224,6 +225,24 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_sub_model(tmp_pat
 def test_bf16_and_sgd_train(tmp_path) -> None:
     net = make_trainer(tmp_path, replace(CONFIG, precision="bf16", optimizer="sgd", schedule="linear")).train()
     assert all(torch.isfinite(p).all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_auto_is_a_run_in_the_precision_that_it_chooses(has, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("sortednet.training.device.has_bfloat16", lambda _: has)
+    chosen = "bf16" if has else "float32"
+    with pytest.warns(UserWarning, match="auto is float32") if not has else nullcontext():
+        ours = weights(make_trainer(tmp_path / "auto", replace(CONFIG, precision="auto")).train())
+    theirs = weights(make_trainer(tmp_path / "chosen", replace(CONFIG, precision=chosen)).train())
+    assert all(torch.equal(one, theirs[name]) for name, one in ours.items())
+    monkeypatch.setattr("sortednet.training.device.has_bfloat16", lambda _: True)
+    other = make_trainer(tmp_path / "auto", replace(CONFIG, precision="float32" if has else "bf16"))
+    with pytest.raises(CheckpointError, match=r"training\.precision was .* and is "):
+        other.train()
+
+
+def test_what_the_first_version_called_no_is_float32(tmp_path) -> None:
+    assert replace(CONFIG, precision="no") == CONFIG
 
 
 def test_the_touched_rule_reaches_the_trainer(tmp_path) -> None:

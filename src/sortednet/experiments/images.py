@@ -16,10 +16,10 @@ from ..evaluation.table import Row, Table
 from ..files.run_folder import read_curves
 from ..imports.packages import needs
 from ..jobs import images as image_job
-from ..jobs.device import usable_device
 from ..jobs.image_config import DataConfig, RunConfig
 from ..network.sorted_net import SortedNet
 from ..space import Setting
+from ..training.device import usable_device
 from .running import Conditions, Job, Result
 
 with needs("An experiment", "cli"):

@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from ..conditional import How, condition
 from ..data.images import load_digits
-from ..jobs.device import usable_device
 from ..report.pictures import write_images
+from ..training.device import usable_device
 from .running import Conditions, Experiment, Job, Outcome, Result
 
 __all__ = ["DIGITS", "LANGUAGE", "NODE_CONTROL", "Digits", "Language", "Method"]

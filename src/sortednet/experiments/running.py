@@ -25,7 +25,7 @@ from ..files import records
 from ..files.run_folder import refuse_other_run
 from ..files.writing import write_bytes
 from ..imports.names import Scale
-from ..jobs.device import usable_device
+from ..training.device import usable_device
 
 __all__ = ["Conditions", "Experiment", "Job", "Outcome", "Scale", "main_job", "markdown", "run"]
 

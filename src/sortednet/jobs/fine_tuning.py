@@ -28,9 +28,9 @@ from ..files.saving import remove_own
 from ..network.loading import load
 from ..network.sorted_net import SortedNet
 from ..space import Number, Setting
+from ..training.device import usable_device
 from ..views.batches import IGNORED, next_labels
 from . import fine_tuning_parts
-from .device import usable_device
 from .fine_tuning_config import FineTuningConfig
 from .fine_tuning_stages import Batch, Progress, Run, collator, fine_tune, moved
 from .pretrained import quiet

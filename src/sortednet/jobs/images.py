@@ -21,12 +21,12 @@ from ..imports.packages import needs
 from ..imports.privates.torch import BatchNorm
 from ..network.loading import load
 from ..network.sorted_net import SortedNet
+from ..training.device import usable_device
 from ..training.names import call, make_objective
 from ..training.objectives import Objective
 from ..training.recipe_training import train_recipe
 from ..training.recipes import Recipe, Stage, recipe_of
 from ..views.layouts import Layout
-from .device import usable_device
 from .image_config import RunConfig
 
 with needs("Training on images", "cli"):

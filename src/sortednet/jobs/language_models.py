@@ -23,7 +23,7 @@ from ..lora import base_of
 from ..network import checkpoint
 from ..network.loading import load
 from ..space import Setting
-from .device import usable_device
+from ..training.device import usable_device
 from .generation_config import GenerateConfig
 from .pretrained import first_line, opening, quiet
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from ..errors import ConfigError
 from ..imports.names import SAMPLERS, UpdateRule
 from ..imports.packages import check_installed
-from .precision import Precision
+from .device import Precision
 
 __all__ = ["ObjectiveConfig", "SamplerConfig", "TrainingConfig"]
 

@@ -45,8 +45,8 @@ from ..imports.packages import needs
 from ..network import checkpoint
 from ..network.sorted_net import SortedNet
 from .config import TrainingConfig
+from .device import lies_channels_last, mixed_precision, usable_device
 from .objectives import Batch, LossFunction, Objective
-from .precision import lies_channels_last, mixed_precision
 from .steps import step
 
 with needs("A trainer", "train"):
@@ -121,8 +121,7 @@ class Trainer:
         self.description = json.loads(json.dumps(description or {}))
         self.data = held
         length = len(held)
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        self._device = found or torch.device("cpu")
+        self._device = usable_device()
         self._mixed = mixed_precision(config.precision, self._device)
         self._channels_last = lies_channels_last(config.channels_last, config.precision, self._mixed, net)
         self.transform, self.accumulation, self.title = transform, accumulation, title

@@ -1,7 +1,9 @@
-"""In which precision a network is trained on a processor, and in which order its images lie in memory."""
+"""Where a network is trained, in which precision, and in which order its images lie in memory."""
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import warnings
 from typing import Literal
 
@@ -10,12 +12,40 @@ from torch import nn
 
 from ..errors import ConfigError
 
-__all__ = ["Precision", "has_bfloat16", "lies_channels_last", "mixed_precision"]
+__all__ = ["Precision", "has_bfloat16", "keep_memory", "lies_channels_last", "mixed_precision", "usable_device"]
 
 Precision = Literal["auto", "float32", "bf16", "no"]
 """`auto`: `bf16` where the processor has instructions for it. `no` is what `float32` was called first."""
 
 _INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16")
+
+_TRIM_THRESHOLD, _MMAP_MAX, _LARGEST = -1, -4, 2**31 - 1  # of malloc.h
+
+
+def usable_device() -> torch.device:
+    """Return the accelerator of this machine, or the CPU.
+
+    `torch.accelerator.current_accelerator` alone says what torch was built for: a CUDA build answers `cuda` on a
+    machine without a GPU.
+
+    Example:
+        >>> torch.zeros(2, device=usable_device()).sum().item()
+        0.0
+    """
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
+
+
+def keep_memory() -> None:
+    """Let the C library keep what tensors give back, for a process that is to train and nothing else.
+
+    Otherwise every step on the CPU gives large tensors back to the system and asks for them again, page by page. It
+    does nothing where there is an accelerator, or no glibc.
+    """
+    if usable_device().type == "cpu" and platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(_MMAP_MAX, 0)
+        library.mallopt(_TRIM_THRESHOLD, _LARGEST)
 
 
 def has_bfloat16(device: torch.device) -> bool:
