@@ -150,6 +150,31 @@ CLAIMS = [
     Claim(
         "core", "corner_read_ratio", "bytes that `load(at=...)` reads over the bytes of the corner, 500 MB file", 1.2
     ),
+    Claim(
+        "costs",
+        "bf16_summation_over_flops",
+        "SmolLM2's sizes in bf16: a summation over 7 exits over an ordinary step, over the ratio of their FLOPs",
+        1.15,
+    ),
+    Claim("costs", "bf16_per_example_ratio", "one exit per example over an ordinary step", 0.62),
+    Claim("costs", "bf16_stochastic_over_flops", "a drawn depth over (mean share of the FLOPs x ordinary step)", 1.10),
+    Claim("costs", "train_memory_ratio", "peak memory of one exit per example over an ordinary step's", 1.02),
+    Claim("costs", "first_step_time_ratio", "its first step with 7 exits over a later one", 3),
+    Claim(
+        "costs", "first_step_memory_ratio", "memory of the very first step with 8 exits over one exit's, 8 layers", 1.1
+    ),
+    Claim("costs", "evaluate_shared_ratio", "`evaluate` of 12 depths over one deepest forward read 12 times", 1.3),
+    Claim("costs", "evaluate_cnn_ratio", "`evaluate` of 160 sub-models of a CNN over the extracted models", 1.15),
+    Claim(
+        "costs",
+        "cpu_training_ratio",
+        "the trainer on cPreResNet20, images a second over a plain loop in bf16, channels last",
+        0.95,
+        True,
+    ),
+    Claim("costs", "cpu_bf16_gain", "the same over itself in float32", 3.5, True),
+    Claim("costs", "instance_norm_ratio", "cPreResNet20 in bf16: a step with instance norm over batch norm", 2.0),
+    Claim("costs", "step_private_ratio", "`sn.step` of 160 settings: private statistics over shared ones", 1.3),
     Claim("core", "demo_seconds", "`make demo` after installation, two cores", 180, unit=" s", form="{:.0f}"),
     Claim(
         "quality",

@@ -18,7 +18,7 @@ from sortednet.errors import DataError, SettingError, TrainingError
 from sortednet.huggingface.chunked_loss import ChunkedHead, ExitOutput, _CrossEntropy, _pieces
 from sortednet.models import MLP, Transformer
 from sortednet.network.cache_names import cache_name
-from sortednet.network.exits import block_list
+from sortednet.network.exits import Trunk, block_list
 from sortednet.network.sharing import Sharing
 
 from ..contracts.pretrained_cases import PRETRAINED, TOKENS
@@ -636,6 +636,34 @@ def test_losses_in_chunks_train_what_is_not_frozen(frozen):
     torch.testing.assert_close(losses[0], alone[0], rtol=1e-6, atol=1e-6)
     assert not any(part in name for name in found for part in frozen)
     assert_same(found, expected, 2e-6)
+
+
+def test_whole_outputs_are_read_one_at_a_time_with_their_logits():
+    net, depth = pretrained("llama")
+    net.eval()
+    inputs = batch("llama", labels=True)
+    with torch.no_grad():
+        outputs = net(**inputs, settings=exits(net, depth), inference=True, whole=True)
+        for setting in exits(net, depth):
+            output, alone = next(outputs), net.submodel(setting)(**inputs)
+            assert torch.equal(output.logits, alone.logits)
+            assert torch.equal(output.loss, alone.loss)
+    assert next(outputs, None) is None
+
+
+def test_the_first_trial_of_a_long_text_runs_on_a_few_tokens():
+    net, depth = pretrained("llama")
+    net.eval()
+    lengths, own = [], Trunk.run
+    ids = torch.arange(3 * 60).view(3, 60) % 40
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Trunk, "run", lambda *args, **how: lengths.append(args[3]["input_ids"].shape) or own(*args, **how)
+        )
+        outputs = net(input_ids=ids, settings=exits(net, depth))
+    assert lengths == [(2, 16), (3, 16), (3, 60)]
+    for setting, output in zip(exits(net, depth), outputs, strict=True):
+        torch.testing.assert_close(output.logits, net.at(setting)(input_ids=ids).logits, rtol=0, atol=1e-10)
 
 
 def test_a_network_all_frozen_gives_losses_in_chunks():

@@ -495,6 +495,17 @@ def test_blocks_that_repeat_are_watched_once():
     assert pieces(net, "width=3,depth=6", "blocks.5.inner.weight")[0] == ((0, 3), (4, 3))
 
 
+def test_what_only_leaves_out_blocks_is_not_watched_when_it_is_used():
+    net = deep()
+    net.at(width=2)(torch.ones(2, 6))
+    watched = net.cuts.traces
+    for depth in (1, 2):
+        net.at(width=4, depth=depth)(torch.ones(2, 6))
+    assert net.cuts.traces == watched
+    net.at(width=3, depth=2)(torch.ones(2, 6))
+    assert net.cuts.traces > watched
+
+
 def test_a_deeper_block_that_does_something_else_is_found_before_it_is_used():
     net = deep(alike=1)
     with pytest.raises(LayoutError, match="blocks"):
