@@ -295,8 +295,8 @@ def _run_command(command: str, given: Any) -> None:
 
         show(given.what)
     elif command == "train":
+        from .files.processes import keep_memory
         from .jobs.training import train
-        from .training.device import keep_memory
 
         keep_memory()
         train(given.config, given.changes, given.output, given.resume, console, trust)
@@ -350,7 +350,7 @@ def _run_symbolic(command: str, given: Any) -> None:
 
     console = error_console()
     if command == "train":
-        from .training.device import keep_memory
+        from .files.processes import keep_memory
 
         keep_memory()
         symbolic_commands.train(given.config, given.changes, given.output, given.resume, console)

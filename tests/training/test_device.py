@@ -8,7 +8,7 @@ import torch
 import sortednet
 from sortednet.errors import ConfigError
 from sortednet.training import device
-from sortednet.training.device import has_bfloat16, keep_memory, lies_channels_last, mixed_precision, usable_device
+from sortednet.training.device import has_bfloat16, lies_channels_last, mixed_precision, usable_device
 
 SOURCE = Path(sortednet.__file__).parent
 
@@ -65,8 +65,3 @@ def test_images_lie_with_the_channels_last_where_it_is_asked_for_or_auto_is_bflo
     assert not lies_channels_last(False, "auto", "bf16", torch.nn.Sequential(flat, solid))
     with pytest.raises(ConfigError, match=r"channels_last is for convolutions of images, and weight has 5 axes"):
         lies_channels_last(True, "float32", "no", solid)
-
-
-def test_kept_memory_is_usable() -> None:
-    keep_memory()
-    assert torch.ones(2**20).sum() == 2**20

@@ -1,8 +1,10 @@
-"""One run for a folder, and signals that wait for the end of an update."""
+"""One run for a folder, signals that wait for the end of an update, memory that a run keeps."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import signal
 import threading
 from collections.abc import Iterator
@@ -12,7 +14,9 @@ from pathlib import Path
 from ..errors import CheckpointError
 from .locks import locked
 
-__all__ = ["alone", "interruptible"]
+__all__ = ["alone", "interruptible", "keep_memory"]
+
+_TRIM_THRESHOLD, _MMAP_MAX, _LARGEST = -1, -4, 2**31 - 1  # of malloc.h
 
 
 @contextmanager
@@ -56,3 +60,15 @@ def interruptible() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def keep_memory() -> None:
+    """Let the C library keep what tensors give back, for a process that is to train and nothing else.
+
+    Otherwise every step on a CPU gives large tensors back to the system and asks for them again, page by page. It does
+    nothing where there is no glibc.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(_MMAP_MAX, 0)
+        library.mallopt(_TRIM_THRESHOLD, _LARGEST)

@@ -19,6 +19,7 @@ __all__ = [
     "SAMPLERS",
     "BufferPolicy",
     "Names",
+    "Precision",
     "RankPattern",
     "Reduction",
     "Scale",
@@ -33,6 +34,8 @@ BufferPolicy: TypeAlias = Literal["shared", "private", "reestimated"]
 `shared`: all sub-models update and read the corner of the full model's. `private`: each has its own. `reestimated`:
 shared in training; in evaluation each has its own, once `SortedNet.reestimate` has measured them.
 """
+Precision: TypeAlias = Literal["auto", "float32", "bf16", "no"]
+"""`auto`: `bf16` where the processor has instructions for it. `no` is what `float32` was called first."""
 UpdateRule: TypeAlias = Literal["standard", "touched", "unique", "reference"]
 """What an optimiser step may change.
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from ..errors import ConfigError
-from ..imports.names import SAMPLERS, UpdateRule
+from ..imports.names import SAMPLERS, Precision, UpdateRule
 from ..imports.packages import check_installed
-from .device import Precision
 
 __all__ = ["ObjectiveConfig", "SamplerConfig", "TrainingConfig"]
 

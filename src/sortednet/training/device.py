@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import platform
 import warnings
 from typing import Literal
 
@@ -11,15 +9,11 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError
+from ..imports.names import Precision
 
-__all__ = ["Precision", "has_bfloat16", "keep_memory", "lies_channels_last", "mixed_precision", "usable_device"]
-
-Precision = Literal["auto", "float32", "bf16", "no"]
-"""`auto`: `bf16` where the processor has instructions for it. `no` is what `float32` was called first."""
+__all__ = ["has_bfloat16", "lies_channels_last", "mixed_precision", "usable_device"]
 
 _INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16")
-
-_TRIM_THRESHOLD, _MMAP_MAX, _LARGEST = -1, -4, 2**31 - 1  # of malloc.h
 
 
 def usable_device() -> torch.device:
@@ -34,18 +28,6 @@ def usable_device() -> torch.device:
     """
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return found or torch.device("cpu")
-
-
-def keep_memory() -> None:
-    """Let the C library keep what tensors give back, for a process that is to train and nothing else.
-
-    Otherwise every step on the CPU gives large tensors back to the system and asks for them again, page by page. It
-    does nothing where there is an accelerator, or no glibc.
-    """
-    if usable_device().type == "cpu" and platform.libc_ver()[0] == "glibc":
-        library = ctypes.CDLL(None)
-        library.mallopt(_MMAP_MAX, 0)
-        library.mallopt(_TRIM_THRESHOLD, _LARGEST)
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -70,16 +52,17 @@ def mixed_precision(precision: Precision, device: torch.device) -> Literal["no",
     Returns:
         `bf16`, by autocast, or `no` for float32.
     """
-    if precision == "bf16" and not has_bfloat16(device):
+    native = has_bfloat16(device)
+    if precision == "bf16" and not native:
         warnings.warn(
             f"precision: bf16 is emulated on this {device.type}, slower than float32. Take precision: auto or float32.",
             stacklevel=3,
         )
-    if precision == "auto" and not has_bfloat16(device):
+    if precision == "auto" and not native:
         warnings.warn(
             f"precision: auto is float32 here, since this {device.type} has no instructions for bfloat16.", stacklevel=3
         )
-    return "bf16" if precision == "bf16" or (precision == "auto" and has_bfloat16(device)) else "no"
+    return "bf16" if precision == "bf16" or (precision == "auto" and native) else "no"
 
 
 def lies_channels_last(wanted: bool, precision: Precision, mixed: str, model: nn.Module) -> bool:
