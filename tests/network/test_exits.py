@@ -771,11 +771,14 @@ def test_chunks_hold_every_token_once(counts, even):
     assert not even or max(sizes, default=0) - min(sizes, default=0) <= max(len(sizes) - 1, 1)
 
 
-def test_the_loss_in_half_precision_is_exact_where_the_label_is_nearly_certain():
-    logits = torch.tensor([[9.0, 0.0, -1.0], [0.5, 0.25, 3.0]], dtype=torch.bfloat16, requires_grad=True)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_loss_in_half_precision_is_exact_where_the_label_is_nearly_certain(dtype):
+    given = torch.tensor([[9.0, 0.0, -1.0], [0.5, 0.25, 3.0]], dtype=dtype)
+    logits = given.clone().requires_grad_()
     labels, shares = torch.tensor([0, 1]), torch.tensor([0.25, 0.75])
     total, losses = _CrossEntropy.apply(logits, labels, shares)
     (found,) = torch.autograd.grad(total, logits)
+    assert torch.equal(logits.detach(), given)  # a model may need them for its own gradient
     exact = logits.detach().double().requires_grad_()
     each = functional.cross_entropy(exact, labels, reduction="none")
     (expected,) = torch.autograd.grad((each * shares).sum(), exact)

@@ -155,8 +155,7 @@ class ChunkedHead:
             value = values[exit_index]
             fed = states.unsqueeze(1)  # every token a sequence of its own: (n, 1, W)
             inputs = self._inputs(readers[exit_index], batches[exit_index], labels[:, None])
-            whole = fed if isinstance(value, Tensor) else type(value)((fed, *value[1:]))
-            logits: Tensor = readers[exit_index].read([whole], (), inputs).logits
+            logits: Tensor = readers[exit_index].read([_with_states(value, fed)], (), inputs).logits
             return logits.squeeze(1)  # (n, V)
 
         half = _half(hidden[0])
@@ -213,7 +212,7 @@ class ChunkedHead:
         labels[0, 1] = self.ignore
         labels = labels.to(states.device)
         given = {**self._inputs(reader, kwargs, labels), self.labels: labels}
-        whole = fed if isinstance(value, Tensor) else type(value)((fed, *value[1:]))
+        whole = _with_states(value, fed)
         output, other = (one.read([whole], (), given) for one in (reader, like))
         own = getattr(output, "loss", None)
         if not isinstance(own, Tensor) or own.dim():
@@ -229,6 +228,11 @@ class ChunkedHead:
 def _states(value: Any) -> Tensor:
     states: Tensor = value if isinstance(value, Tensor) else tree_leaves(value)[0]
     return states
+
+
+def _with_states(value: Any, states: Tensor) -> Any:
+    """Return what a block returned with other hidden states."""
+    return states if isinstance(value, Tensor) else type(value)((states, *value[1:]))
 
 
 def _half(states: Tensor) -> torch.dtype | None:
@@ -440,7 +444,7 @@ class _CrossEntropy(torch.autograd.Function):
         rows = max(1, (_CACHED if logits.device.type == "cpu" else logits.numel()) // logits.shape[-1])
         for start in range(0, len(labels), rows):
             at = slice(start, start + rows)
-            x, label = logits[at].float(), labels[at, None]
+            x, label = logits[at].to(torch.float32, copy=True), labels[at, None]
             of_label = x.gather(1, label)
             largest = x.amax(1, keepdim=True)
             total = x.sub_(largest).exp_().sum(1, keepdim=True)
