@@ -346,8 +346,11 @@ def symbolic_summary(found: dict[str, Any]) -> str:
 
 
 def summary(found: dict[str, Any]) -> str:
-    """Three results, each with what speaks against it."""
+    """Results, each with what speaks against it."""
     quality, tuned, text = (found[name]["metrics"] for name in ("quality", "finetuning", "decoding"))
+    costs, seconds = found["costs"]["metrics"], found["costs"]["context"]["details"]["language"]["seconds"]
+    exits = len(found["costs"]["context"]["exits"])
+    summed = seconds["summation"]["median"] / seconds["ordinary"]["median"]
     lines = [
         f"Digits, 40 sub-models of one network: {quality['mean_accuracy']:.1f} % on average, where one draw a batch, "
         f"as in the paper, gives {quality['mean_accuracy_one_draw']:.1f} % at the same cost; but a network trained "
@@ -358,6 +361,10 @@ def summary(found: dict[str, Any]) -> str:
         f"A sorted Llama of 16 layers drafts for itself: {text['speculative_over_plain']:.2f} times as fast as "
         f"`generate`, with the same tokens; but {text['speculative_over_library']:.2f} times as fast as transformers' "
         f"own early exit tuned for the prompts, and {text['batch_over_plain']:.2f} times at batch 8.",
+        f"In bfloat16, a Llama of SmolLM2-135M's sizes, {exits} exits: all of them in one step cost {summed:.1f} "
+        f"ordinary steps, one exit for each example {costs['bf16_per_example_ratio']:.2f}, with "
+        f"{costs['train_memory_ratio']:.2f} times its memory; but a first step takes as long as "
+        f"{costs['first_step_time_ratio']:.1f} later ones ({found['costs']['context']['processor']}).",
     ]
     wrap = textwrap.TextWrapper(119, initial_indent="- ", subsequent_indent="  ", break_long_words=False)
     return "\n".join(wrap.fill(line) for line in lines)

@@ -57,6 +57,36 @@ def test_an_adjusted_classifier_is_used_everywhere_and_kept_on_disk(tmp_path) ->
     assert torch.equal(sn.load(tmp_path, build, at={"width": 2}).eval()(x), expected)
 
 
+def test_the_backbone_runs_once_for_each_batch_however_many_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    forward = nn.Conv2d.forward
+    monkeypatch.setattr(nn.Conv2d, "forward", lambda self, x: runs.append(self) or forward(self, x))
+    counts = []
+    for epochs in (1, 4):
+        net = make_net()
+        net.observe(data()[0][0])
+        runs.clear()
+        sn.adjust_classifiers(net, data(), nn.CrossEntropyLoss(), "head.*", settings=["width=2"], epochs=epochs)
+        counts.append(len(runs))
+    assert counts[0] == counts[1] > 0
+
+
+def test_held_features_and_whole_forwards_adjust_to_the_same_classifier() -> None:
+    def last(width: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, width), nn.Dropout(), nn.ReLU(), nn.Linear(width, 3))
+
+    def not_last(width: int) -> nn.Module:
+        return nn.Sequential(*last(width), nn.Identity())
+
+    found = []
+    for build_one in (last, not_last):
+        torch.manual_seed(0)
+        net = sn.SortedNet(build_one, sn.Space(width=[2, 4]))
+        sn.adjust_classifiers(net, data(), nn.CrossEntropyLoss(), "4.*", learning_rate=0.05)
+        found.append(net.extract(width=2)[4].weight)
+    assert torch.equal(*found)
+
+
 def test_only_the_settings_asked_for_are_adjusted() -> None:
     net = make_net()
     sn.adjust_classifiers(net, data(), nn.CrossEntropyLoss(), "head.*", settings=[{"width": 4}])

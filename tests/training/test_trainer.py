@@ -19,6 +19,7 @@ import sortednet as sn
 from sortednet.errors import CheckpointError, ConfigError, DataError, MissingPackageError, TrainingError
 from sortednet.files.run_folder import read_curves
 from sortednet.models import MLP
+from sortednet.network import checkpoint
 from sortednet.training.trainer import Trainer, TrainingConfig
 
 CONFIG = TrainingConfig(updates=12, batch_size=8, checkpoint_every=5, log_every=2, learning_rate=0.01)
@@ -415,3 +416,22 @@ def test_a_finished_network_without_checkpoints_is_not_replaced_unasked(tmp_path
     with pytest.raises(CheckpointError, match=r"holds a trained network, but no checkpoint is left.*starting anew"):
         make_trainer(tmp_path).train()
     assert same(weights(sn.load(tmp_path / "model", net.builder)), weights(net))
+
+
+def test_a_checkpoint_of_another_precision_is_refused(tmp_path) -> None:
+    config = replace(CONFIG, updates=5)
+    make_trainer(tmp_path, config).train()
+    (tmp_path / "model").rename(tmp_path / "kept")  # as where the run was cut before its end
+    with pytest.raises(CheckpointError, match=r"holds .* in float32, and the network is in float64.*resume=False"):
+        make_trainer(tmp_path, config, make_net().double()).train()
+
+
+def test_an_optimisers_state_of_another_precision_is_refused(tmp_path) -> None:
+    make_trainer(tmp_path, replace(CONFIG, updates=5)).train()
+    file = max((tmp_path / "checkpoints").glob("*.safetensors"))
+    tensors, metadata = checkpoint.read_file(file)
+    other = {name: one.bfloat16() if name.endswith("|exp_avg") else one for name, one in tensors.items()}
+    file.write_bytes(checkpoint.to_bytes(other, metadata))
+    (tmp_path / "model").rename(tmp_path / "kept")
+    with pytest.raises(CheckpointError, match=r"the optimiser's exp_avg of .* in bfloat16, and the network"):
+        make_trainer(tmp_path, replace(CONFIG, updates=5)).train()

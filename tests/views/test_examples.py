@@ -150,3 +150,11 @@ def test_tensors_are_mapped_in_data_classes_and_named_tuples_too():
 
     found = map_tensors(lambda one: one + 1, Record(Pair(torch.zeros(1), "a"), [torch.zeros(2)]))
     assert same(found, Record(Pair(torch.ones(1), "a"), [torch.ones(2)]))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_refused_in_words() -> None:
+    rows = [torch.ones(2, 4), torch.zeros(3, 4)]
+    for layout, why in ((torch.jagged, "no parts can be taken"), (torch.strided, r"tells no sizes.*torch\.jagged")):
+        with pytest.raises(DataError, match=why):
+            split_inputs(((torch.nested.nested_tensor(rows, layout=layout),), {}), [1, 1])

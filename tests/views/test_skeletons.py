@@ -287,3 +287,13 @@ def test_non_persistent_buffers_take_the_full_model_s_type_and_integers_keep_the
 def test_non_persistent_buffers_do_not_alias_the_full_model_s():
     net = SortedNet(Scaled, SPACE)
     assert net.extract(width=4).scale.data_ptr() != net.full.scale.data_ptr()
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+@pytest.mark.parametrize("widths", [[4, 8], [8]])
+def test_sparse_gradients_which_no_view_can_take_are_refused_in_words(kind, widths) -> None:
+    def build(width: int) -> nn.Module:
+        return nn.Sequential(kind(5, width, sparse=True), nn.Linear(width, 2))
+
+    with pytest.raises(BuildError, match=r"0 makes sparse gradients.*sparse=False"):
+        SortedNet(build, Space(width=widths))(torch.tensor([[1, 2]]))

@@ -171,11 +171,6 @@ class SortedTrainerMixin:
             (args.n_gpu > 1, f"{args.n_gpu} GPUs in one process", "Launch with torchrun or accelerate launch"),
             (args.neftune_noise_alpha, "neftune_noise_alpha", "It would reach the full model alone; leave it out"),
             (args.use_liger_kernel, "use_liger_kernel", "It would reach the full model alone; leave it out"),
-            (
-                getattr(args, "predict_with_generate", False),
-                "predict_with_generate",
-                "The full model would generate for all; generate with net.submodel(...) after training",
-            ),
             (getattr(self, "is_deepspeed_enabled", False), "DeepSpeed", "Use DDP or FSDP2"),
             (plugin and plugin.fsdp_version == 1, "FSDP1", "Set fsdp_config['version'] to 2"),
             (
@@ -358,7 +353,11 @@ class SortedTrainerMixin:
         examples, table = 0, {}
         for setting in self.eval_settings:
             output = parent.evaluation_loop(
-                At(dataloader, setting, self._fixed), description, prediction_loss_only, ignore_keys, metric_key_prefix
+                At(dataloader, setting, self._settled),
+                description,
+                prediction_loss_only,
+                ignore_keys,
+                metric_key_prefix,
             )
             examples += output.num_samples
             output.metrics.update(self._other_metrics(metric_key_prefix))
@@ -373,6 +372,11 @@ class SortedTrainerMixin:
             if isinstance(value, (int, float)) and len(values) == len(table):
                 metrics[f"{metric_key_prefix}_mean_{name}"] = sum(values) / len(values)
         return output._replace(metrics=metrics, num_samples=examples)
+
+    @property
+    def _settled(self) -> Mapping[str, Any]:
+        """What is fixed in evaluation; what generates keeps its cache."""
+        return {} if getattr(self.args, "predict_with_generate", False) else self._fixed
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Evaluate a batch; a loss of the trainer's own is handed the sub-model."""
@@ -398,7 +402,7 @@ class SortedTrainerMixin:
     ) -> Any:
         """Predict with one sub-model, the full model where `setting` is left out. See `Trainer.predict`."""
         parent: Any = super()
-        return parent.predict(At(test_dataset, self.net.space.setting(setting), self._fixed), *args, **kwargs)
+        return parent.predict(At(test_dataset, self.net.space.setting(setting), self._settled), *args, **kwargs)
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
         parent: Any = super()

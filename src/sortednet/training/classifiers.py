@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +16,7 @@ from ..network.sorted_net import SortedNet
 from ..space import Number
 from ..views.batches import call_with, inputs_and_targets
 from ..views.buffers import refuse_tied
+from ..views.modes import evaluating
 from .objectives import Batch, LossFunction
 
 __all__ = ["adjust_classifiers"]
@@ -29,6 +33,9 @@ def adjust_classifiers(
     learning_rate: float = 1e-3,
 ) -> None:
     """Train, for each sub-model, a classifier of its own on its frozen backbone, after the sorted training.
+
+    The backbone runs as it does in use: in evaluation mode. Where the classifier comes last, so that its output is the
+    model's, the backbone runs once for each batch, and its features are held for all epochs.
 
     The sub-model keeps it: `at`, `submodel`, `extract` and `save_pretrained` use it from then on. All other weights,
     statistics and the classifier of the full model stay as they are. An optimiser made before does not hold the new
@@ -78,16 +85,45 @@ def adjust_classifiers(
             path, _, last = name.rpartition(".")
             module.get_submodule(path).register_parameter(last, parameter)
         optimizer = torch.optim.AdamW(own.values(), learning_rate)
-        for _ in range(epochs):
-            for batch in held:
-                inputs, targets = inputs_and_targets(batch)
-                loss = loss_fn(call_with(module, inputs), targets)
-                if not torch.isfinite(loss):
-                    raise TrainingError(
-                        f"The loss of {setting} is {float(loss.detach())} while its classifier is adjusted, which "
-                        f"stays as it was. Lower learning_rate={learning_rate}."
-                    )
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                optimizer.zero_grad()
+        with evaluating(module):
+            outputs = _outputs(module, list(own), held)
+            for _ in range(epochs):
+                for output, batch in zip(outputs, held, strict=True):
+                    loss = loss_fn(output(), inputs_and_targets(batch)[1])
+                    if not torch.isfinite(loss):
+                        raise TrainingError(
+                            f"The loss of {setting} is {float(loss.detach())} while its classifier is adjusted, which "
+                            f"stays as it was. Lower learning_rate={learning_rate}."
+                        )
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    optimizer.step()
+                    optimizer.zero_grad()
         net.private.add(setting, own)
+
+
+def _outputs(module: nn.Module, own: Sequence[str], batches: Sequence[Batch]) -> list[Callable[[], Any]]:
+    """Return what computes the model's output on each batch: its classifier on held features where it comes last."""
+    path = os.path.commonpath([name.rpartition(".")[0].replace(".", "/") for name in own]).replace("/", ".")
+    found: list[Callable[[], Any]] = []
+    for batch in batches:
+        inputs = inputs_and_targets(batch)[0]
+        features = _features(module, module.get_submodule(path), inputs) if path else None
+        if features is None:
+            return [partial(call_with, module, inputs_and_targets(one)[0]) for one in batches]
+        found.append(features)
+    return found
+
+
+@torch.no_grad()
+def _features(module: nn.Module, classifier: nn.Module, inputs: Any) -> Callable[[], Any] | None:
+    """Return a call of the classifier on what the model gives it; None where that is not all that follows."""
+    calls: list[tuple[tuple[Any, ...], dict[str, Any], Any]] = []
+    hook = classifier.register_forward_hook(lambda _, *call: calls.append(call), with_kwargs=True)
+    try:
+        output = call_with(module, inputs)
+    finally:
+        hook.remove()
+    if len(calls) != 1 or calls[0][2] is not output:
+        return None
+    args, kwargs, _ = calls[0]
+    return partial(classifier, *args, **kwargs)

@@ -291,6 +291,7 @@ class Trainer:
         file, weights, state, described = taken
         own = self._identity()
         refuse_other_run(file, {name: described[name] for name in own}, own)
+        _refuse_other_precision(file, self.net, weights, state["state"])
         try:
             with checkpoint.fitting(file):
                 set_model_state_dict(model, weights, options=_OPTIONS)
@@ -356,6 +357,29 @@ def _parted(tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> tupl
     for group in groups:
         group.update({key: tuple(value) for key, value in group.items() if key == "betas"})
     return weights, state
+
+
+def _refuse_other_precision(
+    file: Path, net: SortedNet, weights: Mapping[str, Tensor], state: Mapping[str, Mapping[str, Tensor]]
+) -> None:
+    """Refuse weights, and an optimiser's state, that loading would round or widen without a word.
+
+    Raises:
+        CheckpointError: If a tensor of the checkpoint is of another precision than the network's.
+    """
+    for name, own in net.state_dict().items():
+        held = {name: weights.get(name, own)}
+        held |= {f"the optimiser's {key} of {name}": one for key, one in state.get(name, {}).items() if key != "step"}
+        for what, one in held.items():
+            if one.dtype != own.dtype and one.shape == own.shape:
+                raise CheckpointError(
+                    f"{file} holds {what} in {_shown(one.dtype)}, and the network is in {_shown(own.dtype)}. Bring the "
+                    "network into the precision that it was trained in, or start anew: resume=False."
+                )
+
+
+def _shown(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 _OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True)

@@ -128,8 +128,14 @@ def _of_call(inputs: Inputs, batch_axis: BatchAxis) -> list[_Argument]:
 
 
 def _is_array(value: Any) -> bool:
-    """Whether it is a tensor, or an array or table of another library."""
+    """Whether it is a tensor, or an array or table of another library.
+
+    Raises:
+        DataError: If it is a tensor that does not tell its sizes.
+    """
     if isinstance(value, Tensor):
+        if value.is_nested and value.layout == torch.strided:
+            raise DataError("A nested tensor of layout=torch.strided tells no sizes. Make it with layout=torch.jagged.")
         return True
     return (
         isinstance(getattr(value, "shape", None), tuple) and hasattr(value, "__getitem__") and hasattr(value, "__len__")

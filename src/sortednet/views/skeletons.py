@@ -81,6 +81,11 @@ class Skeleton:
                     f"{prefix or 'The model'} is the same module at every call of the builder. Make new modules at "
                     "each call, so that a sub-model has its own."
                 )
+            if getattr(target, "sparse", False) is True:  # as those of torch call it
+                raise BuildError(
+                    f"{prefix or type(target).__name__} makes sparse gradients, which no view of its weights can take. "
+                    "Make it with sparse=False."
+                )
             self._pairs.append((target, source))
             take_forward(target, source, prefix)
             for name, parameter in parameters_of(target).items():
