@@ -184,18 +184,42 @@ def test_a_module_without_tensors_may_be_one_for_all_models():
         sn.SortedNet(partial(Shared, act=nn.BatchNorm1d(4)), sn.Space(width=[4]))
 
 
+# As wide as its inputs at most, the layer holds its weight the other way round, which is refused before.
+DRAWN = r"is drawn at random for a parametrization.*use_trivialization=False|first\.parametrizations\.weight\.original"
+
+
+class Orthogonal(nn.Module):
+    def __init__(self, width, **options):
+        super().__init__()
+        self.first, self.last = parametrizations.orthogonal(nn.Linear(4, width), **options), nn.Linear(width, 2)
+
+    def forward(self, x):
+        return self.last(self.first(x))
+
+
 @pytest.mark.parametrize("widths", [[2, 4], [4, 8], [5, 8]])
-def test_an_orthogonal_layer_of_several_widths_is_refused_in_words(widths):
-    class Orthogonal(nn.Module):
-        def __init__(self, width):
-            super().__init__()
-            self.first, self.last = parametrizations.orthogonal(nn.Linear(4, width)), nn.Linear(width, 2)
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({}, DRAWN),
+        ({"orthogonal_map": "cayley"}, DRAWN),
+        ({"orthogonal_map": "matrix_exp"}, DRAWN),
+        ({"orthogonal_map": "householder", "use_trivialization": False}, r"first\.parametrizations\.weight\.original"),
+    ],
+)
+def test_an_orthogonal_layer_whose_parts_are_not_orthogonal_is_refused_in_words(widths, options, why):
+    with pytest.raises(LayoutError, match=why):
+        sn.SortedNet(partial(Orthogonal, **options), sn.Space(width=widths), example=X)
 
-        def forward(self, x):
-            return self.last(self.first(x))
 
-    with pytest.raises(LayoutError, match=r"first\.parametrizations\.weight\.original"):
-        sn.SortedNet(Orthogonal, sn.Space(width=widths), example=X)
+@pytest.mark.parametrize("orthogonal_map", ["cayley", "matrix_exp"])
+def test_an_orthogonal_layer_of_which_every_part_is_orthogonal_is_sorted(orthogonal_map):
+    build = partial(Orthogonal, orthogonal_map=orthogonal_map, use_trivialization=False)
+    net = sn.SortedNet(build, sn.Space(width=[4, 6, 8]), example=X)
+    for setting in net.space:
+        weight = net.extract(setting).first.weight
+        assert torch.allclose(weight.T @ weight, torch.eye(4), atol=1e-5)
+        assert torch.equal(net.at(setting)(X), net.extract(setting)(X))
 
 
 def test_a_drawn_order_of_constant_size_is_the_full_models():

@@ -44,13 +44,15 @@ class Constructed:
             made: What the constructor of the small model made.
             cut: Where it would lie.
         """
-        if self._made is None:
-            self._made = dict(outline(self._build, self._setting).named_buffers(remove_duplicate=False))
-        whole = self._made.get(name)
+        whole = self._outlined().get(name)
         if whole is None or whole.dtype != made.dtype or whole.dim() != made.dim():
             return False
         part = cut.of(whole)
         return part.shape == made.shape and _same(part, made)
+
+    def shape_of(self, name: str) -> torch.Size:
+        """Return the shape of the full model's buffer."""
+        return self._outlined()[name].shape
 
     def is_drawn(self, name: str) -> bool:
         """Whether the full model's buffer is drawn at random."""
@@ -60,6 +62,11 @@ class Constructed:
             one, other = (redrawn(self._build, self._setting, seed) for seed in (0, _OTHER_SEED))
             self._drawn = {key: key in other and not _same(buffer, other[key]) for key, buffer in one.items()}
         return self._drawn.get(name, False)
+
+    def _outlined(self) -> dict[str, Tensor]:
+        if self._made is None:
+            self._made = dict(outline(self._build, self._setting).named_buffers(remove_duplicate=False))
+        return self._made
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -340,12 +340,22 @@ class Cuts:
             made: What the constructor made.
             cut: Where it would lie.
             stored: Whether it is saved with the model.
+
+        Raises:
+            LayoutError: If a parametrization has drawn the full model's: what it asks of it, such as that it is
+                orthogonal, a part need not be.
         """
         if name in self.iterated:
             return setting == self._space.full
         if stored and self.constructed.is_part(name, made, cut):
             return True
-        return self.constructed.is_drawn(name)
+        drawn = self.constructed.is_drawn(name)
+        if drawn and ".parametrizations." in f".{name}" and made.shape != self.constructed.shape_of(name):
+            raise LayoutError(
+                f"{name} is drawn at random for a parametrization, which a part of it need not fit. Make it without, "
+                "such as orthogonal(..., orthogonal_map='cayley', use_trivialization=False)."
+            )
+        return drawn
 
     def _check(self, setting: Setting, full: nn.Module, small: nn.Module) -> LayoutError | None:
         """Watch a setting when it is first used: what those that stand for all tell of it need not be right."""
