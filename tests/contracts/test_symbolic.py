@@ -12,7 +12,7 @@ from torch import Tensor
 import sortednet as sn
 from sortednet.symbolic import ModelConfig, SearchConfig, SymbolicGPT, token_loss
 from sortednet.symbolic.expressions import PAD, START
-from sortednet.symbolic.fit import propose
+from sortednet.symbolic.proposals import propose
 
 CONFIG = ModelConfig(variables=2, width=16, layers=4, heads=2)
 DEPTHS = (1, 2, 4)

@@ -38,7 +38,7 @@ from sortednet.symbolic.expressions import (
     to_text,
     variables_of,
 )
-from sortednet.symbolic.fit import Proposals
+from sortednet.symbolic.proposals import Proposals
 
 from .cases import ALL_OPERATORS, fresh, tiny
 
@@ -138,7 +138,7 @@ def test_defect_7_errors_do_not_depend_on_the_number_of_points(monkeypatch: pyte
     x = np.linspace(-3, 3, 30)[:, None]
     y = x[:, 0] + 0.1 * np.random.default_rng(0).normal(size=30)
     many, values = np.tile(x, (10, 1)), np.tile(y, 10)
-    config = SearchConfig(parsimony=0.0, pooled=0)
+    config = SearchConfig(parsimony=0.0, pooled=0, laws=False)
     errors = [search(tiny().model, *own, config).candidates[0].error for own in ((x, y), (many, values))]
     assert errors[1] == pytest.approx(errors[0], rel=1e-6)
 
@@ -160,7 +160,7 @@ def test_defect_9_candidates_are_chosen_without_test_points(monkeypatch: pytest.
     assert not [name for name in inspect.signature(search).parameters if "test" in name]
     proposing(monkeypatch, "C*x1+C*x1**2+C*x1**3+C*x1**4+C*x1**5+C*x1**6+C", "C*sin(C*x1)+C")
     y = np.sin(2 * X[:, 0])
-    best = search(tiny().model, X, y, SearchConfig(pooled=0)).candidates[0]
+    best = search(tiny().model, X, y, SearchConfig(pooled=0, laws=False)).candidates[0]
     assert skeleton_of(best.formula) == read_skeleton("C*sin(C*x1)+C")
 
 

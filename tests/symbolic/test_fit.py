@@ -11,13 +11,14 @@ import torch
 from sortednet.errors import ConfigError, DataError
 from sortednet.symbolic import SearchConfig, fit, search
 from sortednet.symbolic.expressions import evaluate, read_skeleton, skeleton_of, to_text, variables_of
-from sortednet.symbolic.fit import Proposals, Search, propose
+from sortednet.symbolic.fit import Search
+from sortednet.symbolic.proposals import Proposals, propose
 
 from .cases import fresh, tiny
 
 X = np.random.default_rng(0).uniform(-3, 3, (60, 2))
 SINE = 1.5 * np.sin(2 * X[:, 0]) + 0.5 * X[:, 1]
-FEW = SearchConfig(candidates=8)
+FEW = SearchConfig(candidates=8, laws=False)
 
 
 def proposing(monkeypatch: pytest.MonkeyPatch, *texts: str) -> None:
@@ -241,7 +242,7 @@ def test_no_new_skeleton_is_fitted_after_the_time(monkeypatch: pytest.MonkeyPatc
 
 def test_one_skeleton_is_fitted_however_short_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     _, fits = clocked(monkeypatch, 10)
-    found = looked(config=SearchConfig(candidates=8, time_limit_s=1e-6))
+    found = looked(config=dataclasses.replace(FEW, time_limit_s=1e-6))
     assert set(fits) == {"C*x1**2*x2+C"}
     assert not found.finished
 

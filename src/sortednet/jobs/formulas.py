@@ -153,9 +153,8 @@ def _found(path: str, points: PointsFile, config: FitConfig) -> FormulaRecord:
 
 def _left_out(points: PointsFile, used: Sequence[str]) -> str:
     return (
-        f"There are {len(points.columns)} columns beside {points.target}, and the model was trained for up to "
-        f"{len(used)}. Only {', '.join(used)} are used, which matter most to an ensemble of trees. Choose others by "
-        "--columns, or train a model for more variables (sortednet symbolic train)."
+        f"There are {len(points.columns)} columns beside {points.target}, more than formulas are looked for among. "
+        f"Only {', '.join(used)} are used, which explain it step by step. Choose others by --columns."
     )
 
 

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from .expressions import Tokenizer, make_pool
     from .familiarity import Familiarity
     from .files import Pretrained, load_model, save_model, shipped
-    from .fit import Candidate, SearchConfig, search
+    from .fit import Candidate, search
     from .formula import Formula, readable_names
     from .model import SymbolicGPT, TNet, token_loss
+    from .search_config import SearchConfig
 
 __all__ = [
     "Candidate",
@@ -49,9 +50,10 @@ _HOMES = {
     "expressions": ["Tokenizer", "make_pool"],
     "familiarity": ["Familiarity"],
     "files": ["Pretrained", "load_model", "save_model", "shipped"],
-    "fit": ["Candidate", "SearchConfig", "search"],
+    "fit": ["Candidate", "search"],
     "formula": ["Formula", "readable_names"],
     "model": ["SymbolicGPT", "TNet", "token_loss"],
+    "search_config": ["SearchConfig"],
 }
 
 check_installed("Finding formulas", "symbolic", "numpy", "scipy", "sklearn", "sympy", "transformers")

@@ -11,7 +11,7 @@ from scipy.optimize import least_squares, minimize
 
 from .expressions import Skeleton, constants_of, term_values, term_values_and_derivatives
 
-__all__ = ["Fitted", "Points", "fit_constants", "least_squares_of"]
+__all__ = ["Fitted", "Points", "fit_constants", "held_out_error", "least_squares_of"]
 
 _BEYOND = 1e6  # the error of constants that give no finite value
 _RIDGE = 1e-10
@@ -117,6 +117,41 @@ def fit_constants(
         whole[inner] = inside
         columns = _matrix(term_values(skeleton, points.columns, whole), len(points.y))
         return _finished(skeleton, points, whole, linear, columns)
+
+
+def held_out_error(fitted: Fitted, points: Points) -> float:
+    """Return the error at points left out, one at a time: what is left of y over what the fit does not draw to it.
+
+    Args:
+        fitted: A fit to these points.
+        points: The points.
+
+    Returns:
+        Weighted mean of the squared differences; infinite where there are as many constants as points.
+    """
+    linear = [coefficient for _, coefficient in fitted.skeleton if isinstance(coefficient, int)]
+    values, count = np.asarray(fitted.values, float), len(points.y)
+    with np.errstate(all="ignore"):
+        slopes = np.zeros((count, len(values)))
+        total = np.zeros(count)
+        for (_, own), (value, derivatives) in zip(
+            fitted.skeleton, term_values_and_derivatives(fitted.skeleton, points.columns, values), strict=True
+        ):
+            coefficient = values[own] if isinstance(own, int) else own
+            total = total + coefficient * value
+            for number, slope in derivatives.items():
+                slopes[:, number] += coefficient * slope
+        for number, value in zip(linear, term_values(fitted.skeleton, points.columns, values), strict=False):
+            slopes[:, number] = value
+        slopes *= points.roots[:, None]
+        slopes = slopes[:, np.abs(slopes).max(0) > 0]
+        if slopes.shape[1] >= count or not np.isfinite(slopes).all():
+            return np.inf
+        vectors, sizes, _ = np.linalg.svd(slopes / np.sqrt((slopes**2).sum(0)), full_matrices=False)
+        drawn = (vectors[:, sizes > 1e-10 * sizes[0]] ** 2).sum(1) if len(sizes) else np.zeros(count)
+        left = (points.y - total) * points.roots / np.maximum(1 - drawn, 1e-9)
+        error = float((left**2).mean())
+    return error if np.isfinite(error) else np.inf
 
 
 def least_squares_of(columns: Any, y: Any) -> tuple[Any, Any]:

@@ -12,21 +12,23 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..errors import ConfigError, DataError
 from .expressions import NoFormulaError, Sum, evaluate, freeze, number
 from .files import Pretrained, load_model, shipped
-from .fit import Search, SearchConfig, search
+from .fit import Search, search
 from .formula import Formula, readable_names, tidy
+from .laws import relevant
 from .scaling import standardise
+from .search_config import SearchConfig
 
 __all__ = ["SymbolicGPTRegressor", "UnfamiliarDataWarning"]
 
 Columns = Literal["select", "all"]
 _EXACT = 1e-13  # errors below this share of the variance are nothing but rounding
+_MOST_COLUMNS = 20
 _SMALLEST, _LARGEST = 1e-30, 1e30  # of numbers; a column that is 0 throughout is none
 
 
@@ -49,8 +51,8 @@ class SymbolicGPTRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         parsimony: What a node of a formula costs, in units of the logarithm of its likelihood, at least 0. More give
             shorter formulas.
         time_limit_s: Seconds after which no new work is begun, above 0; none where None.
-        columns: What happens where X has more columns than the model was trained for: `select` keeps those that
-            matter most to an ensemble of trees, and warns; `all` is an error.
+        columns: What happens where X has more than 20 columns: `select` keeps those that explain y step by step, and
+            warns; `all` is an error.
         random_state: Seed of all that is drawn; the same seed gives the same formula.
 
     Attributes:
@@ -61,18 +63,22 @@ class SymbolicGPTRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         candidates_: Formulas of which none has another one that is both shorter and closer, the shortest first.
         search_: What was found in detail: what the model wrote, seconds, whether time was up.
         familiar_: Whether the data are like those that the model learned from.
-        columns_: Numbers of the columns that the model saw.
+        columns_: Numbers of the columns that formulas may depend on.
         n_features_in_: Columns of X.
         feature_names_in_: Their names, if X has names.
 
     Raises:
         ConfigError: By `fit`, if an argument is out of its range.
-        DataError: By `fit`, if there are too many columns and `columns="all"`.
+        DataError: By `fit`, if there are more than 20 columns and `columns="all"`.
         ValueError: By `fit` and `predict`, if X or y are no finite numbers or have wrong shapes.
+
+    Simple laws are looked for first, and the model is asked where none of them is exact: planes, polynomials, waves,
+    products of powers and known factors, sums of known terms, under a transform of y. A formula that has no value
+    somewhere in the box of the data is none.
 
     Source:
         Valipour et al. (2021), arXiv:2106.14131. Ours keeps signs, scales the data, fits constants from many starts,
-        puts terms together anew, and ranks by error and length on the training points.
+        puts terms together anew, and ranks by error and length: on all points, or up to 40 on each left out.
 
     Example:
         >>> from sortednet.symbolic import SymbolicGPTRegressor
@@ -134,7 +140,7 @@ class SymbolicGPTRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         _check_sizes(x, "X")
         _check_sizes(y, "y")
         pretrained = _opened(self.model)
-        self.columns_ = self._select(x, y, weights, pretrained.model.config.variables, seed)
+        self.columns_ = self._select(x, y)
         names = readable_names(getattr(self, "feature_names_in_", None), x.shape[1])
         used = [names[place] for place in self.columns_]
         self.search_: Search | None = None
@@ -144,8 +150,8 @@ class SymbolicGPTRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             self.formula_ = self.candidates_[0]
             return self
         x = x[:, self.columns_]
-        self.familiar_ = self._is_familiar(pretrained, x, y)
         self.search_ = search(pretrained.model, x, y, config, seed=seed, weights=weights)
+        self.familiar_ = self._is_familiar(pretrained, x, y)
         self.formula_, self.candidates_ = _presented(self.search_, x, y, weights, used)
         return self
 
@@ -189,28 +195,28 @@ class SymbolicGPTRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "formula_")
         return self.formula_.latex()
 
-    def _select(self, x: Any, y: Any, weights: Any, most: int, seed: int) -> Any:
-        """Return the numbers of the columns that the model sees."""
-        if x.shape[1] <= most:
+    def _select(self, x: Any, y: Any) -> Any:
+        """Return the numbers of the columns that formulas may depend on."""
+        if x.shape[1] <= _MOST_COLUMNS:
             return np.arange(x.shape[1])
-        remedy = "Give fewer columns, or train a model for more variables (sortednet symbolic train)."
         if self.columns == "all":
-            raise DataError(f"X has {x.shape[1]} columns, and the model was trained for up to {most}. {remedy}")
-        trees = ExtraTreesRegressor(50, random_state=seed).fit(x, y, sample_weight=weights)
-        chosen = np.sort(np.argsort(-trees.feature_importances_, kind="stable")[:most])
+            raise DataError(
+                f"X has {x.shape[1]} columns, and formulas are looked for among up to {_MOST_COLUMNS}. Give fewer."
+            )
+        chosen = np.sort(relevant(x, y, _MOST_COLUMNS))
         warnings.warn(
-            f"X has {x.shape[1]} columns, and the model was trained for up to {most}. Only columns {chosen.tolist()} "
-            f"are used, which matter most to an ensemble of trees. {remedy}",
+            f"X has {x.shape[1]} columns, and formulas are looked for among up to {_MOST_COLUMNS}. Only columns "
+            f"{chosen.tolist()} are used, which explain y step by step. Give fewer columns to choose others.",
             UserWarning,
             stacklevel=3,
         )
         return chosen
 
     def _is_familiar(self, pretrained: Pretrained, x: Any, y: Any) -> bool:
-        """Return whether the model learned from such data, and warn if not."""
+        """Return whether the model learned from such data, and warn if not, where it was asked."""
         scaled_x, scaled_y, *_ = standardise(x, y)
         why = pretrained.familiarity.why_not(scaled_x, scaled_y)
-        if why is not None:
+        if why is not None and self.search_ is not None and self.search_.proposals.written:
             warnings.warn(
                 f"The data are unlike those that the model learned from: {why}. The formula may be poor. Compare its "
                 "error (candidates_), give more points, or train a model on such data (sortednet symbolic train).",

@@ -4,103 +4,41 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, final
 
 import numpy as np
-import torch
 
-from ..errors import ConfigError, DataError
-from ..views.draws import OwnDraws
-from .constants import Fitted, Points, fit_constants, least_squares_of
+from .constants import Fitted, Points, fit_constants, held_out_error, least_squares_of
+from .domain import Domain
 from .expressions import (
-    END,
-    PAD,
-    START,
     Monomial,
+    NoFormulaError,
+    Poly,
     Skeleton,
     Sum,
-    Tokenizer,
     complexity,
     evaluate,
     fill,
     join,
-    read_skeleton,
     shorter,
     term_values,
     to_text,
-    variables_of,
     with_values,
 )
+from .laws import find_laws, relevant, skeletons, waves
 from .model import SymbolicGPT
+from .proposals import Proposals, propose
 from .scaling import Scaling, standardise
+from .search_config import SearchConfig
 
-__all__ = ["Candidate", "Proposals", "Search", "SearchConfig", "propose", "search"]
+__all__ = ["Candidate", "Search", "search"]
 
 _EXACT = 1e-14  # errors below this share of the variance are nothing but rounding
 _USUAL = 10.0  # times the standard deviation of y: terms of this size are no sign of cancellation
 _ROUNDING = 1e-12  # of terms ten times as large, as an error: six digits are enough to write a constant down
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """How formulas are looked for.
-
-    Args:
-        candidates: Skeletons that the model writes, at least 1.
-        top_k: Tokens that are drawn among, at least 1; the papers' 40.
-        temperature: Of the draws, above 0.
-        beams: Skeletons of a beam search beside the drawn ones, at least 0.
-        shown: Points that the model is shown at once, at least 2. Where there are more, each of `bags` is shown others.
-        bags: Sets of points, at least 1.
-        fitted_points: Points that constants are first fitted to, at least 2; the best skeletons then see all.
-        followed: Skeletons that are fitted from more starts and in more steps after a first look, at least 1.
-        refined: Skeletons whose constants are fitted to the last digits, at least 1.
-        pooled: Terms of the fitted skeletons that are put together anew, one by one; 0 for none.
-        parsimony: What a node of a formula costs, in units of the logarithm of its likelihood, at least 0.
-        time_limit_s: Seconds after which no new work is begun, above 0; none where left out. The model always writes
-            its candidates, and at least one is fitted.
-
-    Raises:
-        ConfigError: If a value is outside its range.
-    """
-
-    candidates: int = 64
-    top_k: int = 40
-    temperature: float = 1.0
-    beams: int = 0
-    shown: int = 128
-    bags: int = 2
-    fitted_points: int = 128
-    followed: int = 16
-    refined: int = 6
-    pooled: int = 80
-    parsimony: float = 2.0
-    time_limit_s: float | None = None
-
-    def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-                raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}.")
-        for name in ("temperature", "parsimony", "time_limit_s"):
-            value = getattr(self, name)
-            if name == "time_limit_s" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-                raise ConfigError(f"{name}={value!r} is no number. Give one above 0.")
-        if not self.temperature > 0:
-            raise ConfigError(f"temperature={self.temperature} must be above 0.")
-        if not self.parsimony >= 0:
-            raise ConfigError(f"parsimony={self.parsimony} must be at least 0.")
-        if self.time_limit_s is not None and not self.time_limit_s > 0:
-            raise ConfigError(f"time_limit_s={self.time_limit_s} must be above 0, or None for no limit.")
-
-
-_LEAST = {
-    "candidates": 1, "top_k": 1, "beams": 0, "shown": 2, "bags": 1, "fitted_points": 2, "followed": 1, "refined": 1,
-    "pooled": 0,
-}  # fmt: skip
 
 
 @final
@@ -119,22 +57,6 @@ class Candidate:
     error: float
     complexity: int
     score: float
-
-
-@final
-@dataclass(frozen=True)
-class Proposals:
-    """What the model wrote.
-
-    Attributes:
-        skeletons: The distinct ones in canonical form, in the order of their first writing.
-        written: How many texts there were.
-        invalid: How many of them were no skeleton of the problem's variables.
-    """
-
-    skeletons: tuple[Skeleton, ...]
-    written: int
-    invalid: int
 
 
 @final
@@ -190,96 +112,54 @@ def search(
     scaled_x, scaled_y, factors, mean, spread = standardise(x, y, weights)
     scaling = Scaling(factors, float(mean), float(spread))
     generator = np.random.default_rng(seed)
-    proposals = propose(model, scaled_x, scaled_y, config, generator, writing)
-    wrote = time.monotonic()
     share = np.ones(len(y)) if weights is None else np.asarray(weights, float)
     points = Points(list(scaled_x.T), scaled_y, np.sqrt(share / share.mean()))
     fitting = _Fitting(points, config, generator, deadline)
+    if config.laws:
+        own = Points(list(np.asarray(x, float).T), np.asarray(y, float), points.roots)
+        fitting.try_laws(_laws(own.few(_LAW_POINTS, generator), scaling))
+    writing_began = time.monotonic()
+    proposals = Proposals((), 0, 0)
+    if not config.laws or not (fitting.is_exact() or fitting.is_late()):
+        proposals = _written(model, scaled_x, scaled_y, config, generator, writing)
+    wrote = time.monotonic()
     fitting.run(proposals.skeletons)
-    seconds = {"writing": wrote - began, "fitting": time.monotonic() - wrote}
+    writing_s = wrote - writing_began
+    seconds = {"writing": writing_s, "fitting": time.monotonic() - began - writing_s}
     return Search(tuple(fitting.ranked()), scaling, proposals, seconds, not fitting.late)
 
 
-@torch.no_grad()
-def propose(
-    model: SymbolicGPT,
-    x: Any,
-    y: Any,
-    config: SearchConfig,
-    generator: np.random.Generator,
-    writing: Mapping[str, Any] | None = None,
+def _laws(points: Points, scaling: Scaling) -> Iterator[Poly]:
+    """Yield laws of points in their own units, as they are of the scaled ones."""
+    for found in find_laws(points):
+        with suppress(NoFormulaError):
+            yield scaling.forth(found.formula)
+
+
+def _written(
+    model: SymbolicGPT, x: Any, y: Any, config: SearchConfig, generator: np.random.Generator, writing: Any
 ) -> Proposals:
-    """Let the model write skeletons.
+    """Let the model write about all variables, or about the most relevant ones where there are more than it takes."""
+    most = model.config.variables
+    if x.shape[1] <= most or not config.laws:
+        return propose(model, x, y, config, generator, writing)
+    shown = sorted(relevant(x, y, most))
+    found = propose(model, x[:, shown], y, config, generator, writing)
+    return replace(found, skeletons=tuple(_renamed(one, shown) for one in found.skeletons))
 
-    Args:
-        model: In evaluation mode.
-        x: Scaled points. Shape (N, D).
-        y: Scaled values. Shape (N,).
-        config: How many, and how they are drawn.
-        generator: Of what is drawn.
-        writing: More arguments of transformers' `generate`.
 
-    Raises:
-        DataError: If there are more variables than the model takes.
-    """
-    count, variables = x.shape
-    if variables > model.config.variables:
-        raise DataError(
-            f"X has {variables} columns, and the model was trained for up to {model.config.variables}. Choose "
-            "columns, or train a larger model (sortednet symbolic train)."
+def _renamed(formula: Sum, places: Sequence[int]) -> Sum:
+    """Return a formula of some variables, in their order, as one of all."""
+    return tuple(
+        (
+            tuple(
+                ((kind, places[inner - 1] + 1 if kind == "x" else _renamed(inner, places)), exponent)
+                for (kind, inner), exponent in monomial
+            ),
+            coefficient,
         )
-    bags = 1 if count <= config.shown else min(config.bags, config.candidates)
-    parameter = next(model.parameters())
-    points = np.zeros((bags, min(count, config.shown), model.config.variables + 1))
-    for bag in range(bags):
-        chosen = generator.permutation(count)[: config.shown]
-        points[bag, :, :variables], points[bag, :, -1] = x[chosen], y[chosen]
-    told = torch.as_tensor(points, dtype=parameter.dtype, device=parameter.device)
-    embedded = model.data(told, torch.ones(told.shape[:2], device=parameter.device))
-    drawn = {"do_sample": True, "top_k": config.top_k, "temperature": config.temperature, **(writing or {})}
-    texts: list[str] = []
-    with OwnDraws(int(generator.integers(2**62))):
-        for bag, count in enumerate(len(part) for part in np.array_split(range(config.candidates), bags)):
-            texts += _write(model, embedded[bag : bag + 1], count, drawn)
-        if config.beams:
-            beams = {"num_beams": config.beams, "num_return_sequences": config.beams}
-            texts += _write(model, embedded[:1], 1, beams)
-    return _read(texts, variables)
-
-
-def _write(model: SymbolicGPT, embedded: torch.Tensor, count: int, options: Mapping[str, Any]) -> list[str]:
-    """Let the model write texts about embedded data, shape (1, W); empty where one does not come to an end."""
-    tokenizer = Tokenizer(model.config.tokenizer)
-    start = torch.full((count, 1), START, device=embedded.device)
-    common = {"max_length": model.config.positions, "pad_token_id": PAD, "eos_token_id": END}
-    gpt: Any = model.decoder.network
-    with model.decoder.given(embedded):
-        written = gpt.generate(start, attention_mask=torch.ones_like(start), **common, **options)
-    return [tokenizer.decode(row) if END in row else "" for row in written[:, 1:].tolist()]
-
-
-def _read(texts: Iterable[str], variables: int) -> Proposals:
-    found: dict[Skeleton, None] = {}
-    written = invalid = 0
-    known: dict[str, Skeleton | None] = {}
-    for text in texts:
-        written += 1
-        if text not in known:
-            known[text] = _skeleton(text, variables)
-        skeleton = known[text]
-        if skeleton is None:
-            invalid += 1
-        else:
-            found.setdefault(skeleton)
-    return Proposals(tuple(found), written, invalid)
-
-
-def _skeleton(text: str, variables: int) -> Skeleton | None:
-    try:
-        skeleton = read_skeleton(text)
-    except DataError:
-        return None
-    return skeleton if max(variables_of(skeleton), default=0) <= variables else None
+        for monomial, coefficient in formula
+    )
 
 
 class _Fitting:
@@ -291,25 +171,47 @@ class _Fitting:
         self.config, self.generator, self.deadline = config, generator, deadline
         self.points = points.few(_MOST_POINTS, generator)
         self.few = points.few(config.fitted_points, generator)
+        self.count = len(points.y)
+        self.domain = Domain(points.columns)
         self.late = False
         self._fits: dict[Skeleton, Fitted] = {}
         self._found: dict[str, Candidate] = {}
 
+    def try_laws(self, laws: Iterable[Poly]) -> None:
+        """Fit laws that were found, and, where none of them is exact, the forms that are always tried."""
+        for poly in laws:
+            self._start(poly)
+        if self.is_exact():
+            return
+        for poly in waves(self.few):
+            self._start(poly)
+        for skeleton in skeletons(self.few):
+            if self.is_late() and self._fits:
+                return
+            self._fit(skeleton, self.few, kept=1, steps=_FIRST_STEPS)
+
+    def _start(self, poly: Poly) -> None:
+        if self.is_late() and self._fits:
+            return
+        skeleton, values = with_values(poly)
+        if len(values) < len(self.few.y):
+            self._fit(skeleton, self.few, known=values, starts=1, kept=1, steps=_FIRST_STEPS)
+
     def run(self, skeletons: Sequence[Skeleton]) -> None:
         """Fit all, then go on with the best."""
         for skeleton in skeletons:
-            if self._is_late() and self._fits:
+            if self.is_late() and self._fits:
                 break
             self._fit(skeleton, self.few, kept=1, steps=_FIRST_STEPS)
         for fitted in sorted(self._fits.values(), key=self._score_of)[: self.config.followed]:
-            if self._is_late() or self._is_exact():
+            if self.is_late() or self.is_exact():
                 break
             self._fit(fitted.skeleton, self.few, known=fitted.values, starts=_MANY_STARTS, kept=3)
-        if self.config.pooled and not self._is_exact() and not self._is_late():
+        if self.config.pooled and not self.is_exact() and not self.is_late():
             self._recombine()
-        kept = min(self.config.refined, _MOST_EXACT) if self._is_exact() else self.config.refined
-        best = sorted(self._fits.values(), key=self._score_of)[:kept]
-        for fitted in best:
+        kept = min(self.config.refined, _MOST_EXACT) if self.is_exact() else self.config.refined
+        sound = (one for one in sorted(self._fits.values(), key=self._score_of) if self._is_sound(one))
+        for fitted in list(islice(sound, kept)):
             self._keep(fitted)
         for fitted in self._front():
             self._add(self._on_all(fitted))
@@ -334,12 +236,19 @@ class _Fitting:
         """Return what was found, the best first."""
         return sorted(self._found.values(), key=lambda one: one.score)
 
-    def _is_late(self) -> bool:
+    def is_late(self) -> bool:
+        """Whether time is up."""
         self.late = self.late or (self.deadline is not None and time.monotonic() > self.deadline)
         return self.late
 
-    def _is_exact(self) -> bool:
-        return any(fitted.error < _EXACT for fitted in self._fits.values())
+    def is_exact(self) -> bool:
+        """Whether a formula with fewer constants than half of the points goes through all of them."""
+        most = len(self.few.y) / 2
+        return any(one.error < _EXACT and len(one.values) < most and self._is_sound(one) for one in self._fits.values())
+
+    def _is_sound(self, fitted: Fitted) -> bool:
+        """Whether a formula has values in the whole box of the data."""
+        return self.domain.holds(fill(fitted.skeleton, fitted.values))
 
     def _fit(self, skeleton: Skeleton, points: Points, **options: Any) -> Fitted | None:
         fitted = fit_constants(skeleton, points, self.generator, **options)
@@ -357,10 +266,11 @@ class _Fitting:
         """
         lost = max(1.0, size / _USUAL) ** 2 * _ROUNDING
         length = self.config.parsimony * (nodes + 2 * float(np.log10(max(1.0, size / _USUAL))))
-        return len(self.few.y) / 2 * float(np.log(error + lost + _EXACT)) + length
+        return self.count / 2 * float(np.log(error + lost + _EXACT)) + length
 
     def _score_of(self, fitted: Fitted) -> float:
-        return self._score(fitted.error, complexity(fitted.skeleton), fitted.size)
+        own = self._score(fitted.error, complexity(fitted.skeleton), fitted.size)
+        return own + _few_points(len(fitted.values), self.count)
 
     def _recombine(self) -> None:
         """Take the terms of the best fits, with the constants inside of them, and choose among them one by one."""
@@ -382,7 +292,7 @@ class _Fitting:
             return
         whole = np.stack(columns, 1)
         for first in (None, best[0]):
-            if self._is_late():
+            if self.is_late():
                 return
             self._choose(list(terms.values()), whole, first)
 
@@ -416,7 +326,7 @@ class _Fitting:
             if error < _EXACT:
                 break
         for _, places in sorted(tried)[:3]:
-            if self._is_late():
+            if self.is_late():
                 return
             skeleton, values = join([terms[place] for place in places])
             self._fit(skeleton, self.few, known=values, kept=1)
@@ -426,10 +336,12 @@ class _Fitting:
         refined = fit_constants(
             fitted.skeleton, self.points, self.generator, starts=4, kept=1, known=fitted.values, exact=True
         )
-        fitted = refined or fitted  # errors of the few points and of all are not comparable
+        if refined is None or not self._is_sound(refined):
+            return
+        fitted = refined  # errors of the few points and of all are not comparable
         self._add(fitted)
-        while not self._is_late():
-            best = min(self._shorter(fitted), key=self._score_of, default=fitted)
+        while not self.is_late():
+            best = min(filter(self._is_sound, self._shorter(fitted)), key=self._score_of, default=fitted)
             if self._score_of(best) >= self._score_of(fitted):
                 break
             fitted = best
@@ -454,18 +366,37 @@ class _Fitting:
 
     def _add(self, fitted: Fitted) -> None:
         formula = fill(fitted.skeleton, fitted.values)
+        if not np.isfinite(fitted.error) or not self.domain.holds(formula):
+            return
         nodes = complexity(formula)
-        found = Candidate(formula, fitted.error, nodes, self._score(fitted.error, nodes, fitted.size))
+        error = held_out_error(fitted, self.points) if self.count <= _FEW else fitted.error
+        score = self._score(error, nodes, fitted.size) + _few_points(len(fitted.values), self.count)
+        found = Candidate(formula, fitted.error, nodes, score)
         text = to_text(fitted.skeleton)
         if text not in self._found or found.score < self._found[text].score:
             self._found[text] = found
 
 
+_FEW = 40  # points, up to which formulas are ranked by their error at points left out
+_LAW_POINTS = 200
 _FIRST_STEPS = 8
 _MANY_STARTS = 200
 _MOST_EXACT = 2
 _MOST_TERMS = 9
 _MOST_POINTS = 5000
+
+
+def _few_points(constants: int, points: int) -> float:
+    """Return what constants cost where there are few points: the correction of Akaike's criterion (AICc).
+
+    Source:
+        Hurvich and Tsai (1989), "Regression and time series model selection in small samples", Biometrika 76, Eq. 4.
+    """
+    count = constants + 1  # with the variance
+    return count * (count + 1) / (points - count - 1) if points > count + 1 else _NONE_LEFT * count
+
+
+_NONE_LEFT = 1e3
 
 Term = tuple[Monomial, Any]  # without its coefficient, with the values of all constants of the skeleton that it is from
 

@@ -7,6 +7,7 @@ import keyword
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, final
 
 import numpy as np
@@ -22,8 +23,8 @@ from .expressions import (
     complexity,
     evaluate,
     freeze,
+    readable,
     rebuild,
-    to_text,
     variable,
     variables_of,
 )
@@ -32,6 +33,7 @@ __all__ = ["Formula", "readable_names", "tidy"]
 
 
 _DIGITS = 12
+_DENOMINATOR = 6
 _WORSE = 1e-3  # what rounding may add to an error, as a share of it
 _EXACT = 1e-13  # and as a share of the variance of y
 
@@ -70,7 +72,7 @@ class Formula:
     def __str__(self) -> str:
         # A minus sign at the beginning reads badly.
         ordered = sorted(self.terms, key=lambda term: (not term[0], term[1] < 0))
-        return to_text(tuple(ordered), self.names)
+        return readable(tuple(ordered), self.names)
 
     def __call__(self, x: Any) -> Any:
         """Return its values, not finite where it has none.
@@ -172,6 +174,10 @@ def tidy(poly: Poly, error_of: Callable[[Sum], float]) -> Poly:
     """
     formula = freeze(poly)
     allowed = error_of(formula) * (1 + _WORSE) + _EXACT
+    for term in formula:
+        rest = tuple(one for one in formula if one is not term)
+        if rest and error_of(rest) <= allowed:
+            formula = rest
     for digits in range(1, _DIGITS + 1):
         try:
             rounded = rebuild(_rounded(formula, digits), variable)
@@ -179,7 +185,7 @@ def tidy(poly: Poly, error_of: Callable[[Sum], float]) -> Poly:
             continue
         if error_of(freeze(rounded)) <= allowed:
             return rounded
-    return poly
+    return rebuild(formula, variable)
 
 
 def _rounded(formula: Sum, digits: int) -> Sum:
@@ -187,5 +193,12 @@ def _rounded(formula: Sum, digits: int) -> Sum:
     for monomial, coefficient in formula:
         atoms = tuple(((kind, inner if kind == "x" else _rounded(inner, digits)), e) for (kind, inner), e in monomial)
         own = float(f"{coefficient:.{digits - 1}e}")
-        found.append((atoms, own))
+        is_power = len(monomial) == 1 and monomial[0][0][0] == "log" and monomial[0][1] == 1  # inside of exp
+        found.append((atoms, _fraction(coefficient, digits) or own if is_power else own))
     return tuple(found)
+
+
+def _fraction(value: float, digits: int) -> float | None:
+    """Return the fraction of small numbers that a value is to so many digits, if it is one."""
+    near = Fraction(value).limit_denominator(_DENOMINATOR)
+    return float(near) if near and abs(float(near) - value) < 10.0**-digits * abs(value) else None

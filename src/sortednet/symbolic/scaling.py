@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .expressions import Poly, Sum, add, number, rebuild, scale, variable
+from .expressions import Poly, Sum, add, freeze, number, rebuild, scale, variable
 
 __all__ = ["LARGEST", "Scaling", "standardise"]
 
@@ -42,6 +42,14 @@ class Scaling:
             return scale(variable(index), float(self.factors[index - 1]))
 
         return add(scale(rebuild(formula, original), self.spread), number(self.mean))
+
+    def forth(self, formula: Poly) -> Poly:
+        """Return the formula of the scaled problem, given one of the problem as it was."""
+
+        def scaled(index: int) -> Poly:
+            return scale(variable(index), 1 / float(self.factors[index - 1]))
+
+        return scale(add(rebuild(freeze(formula), scaled), number(-self.mean)), 1 / self.spread)
 
 
 def standardise(x: Any, y: Any, weights: Any | None = None) -> tuple[Any, Any, Any, Any, Any]:

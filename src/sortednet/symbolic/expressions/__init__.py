@@ -2,6 +2,7 @@
 
 from .algebra import (
     FUNCTIONS,
+    Atom,
     Monomial,
     NoFormulaError,
     Poly,
@@ -40,7 +41,7 @@ from .skeletons import (
     skeleton_of,
     with_values,
 )
-from .text import CONSTANT, complexity, parse, to_text
+from .text import CONSTANT, complexity, parse, readable, to_text
 from .tokens import END, PAD, START, Tokenizer, TokenizerKind
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "FUNCTIONS",
     "PAD",
     "START",
+    "Atom",
     "GeneratorConfig",
     "Monomial",
     "NoFormulaError",
@@ -76,6 +78,7 @@ __all__ = [
     "number",
     "parse",
     "read_skeleton",
+    "readable",
     "rebuild",
     "scale",
     "scale_free",

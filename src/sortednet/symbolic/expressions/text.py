@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
 
 from ...errors import DataError
 from .algebra import (
@@ -24,7 +26,7 @@ from .algebra import (
     variable,
 )
 
-__all__ = ["CONSTANT", "complexity", "parse", "read_number", "to_text"]
+__all__ = ["CONSTANT", "complexity", "parse", "read_number", "readable", "to_text"]
 
 CONSTANT = "C"
 """Stands for a constant whose value is still to be found."""
@@ -35,6 +37,7 @@ _ALIASES = {"ln": "log", "arcsin": "asin"}
 _GENERIC = 0.7390851332151607  # constants are read as 1.739..., 2.478...: numbers that no identity knows
 _MOST_NESTED = 50
 _MOST_DOUBLED = 8
+_DENOMINATOR = 12
 
 
 def parse(text: str, names: Sequence[str] | None = None, constants: Sequence[float] | None = None) -> Poly:
@@ -68,6 +71,54 @@ def to_text(formula: Sum, names: Sequence[str] | None = None, values: Sequence[f
         values: Values of the constants by their number; `C` where left out.
     """
     return "".join(_sum(formula, names, values)) or "0"
+
+
+def readable(formula: Sum, names: Sequence[str] | None = None) -> str:
+    """Print a formula for people: quotients as quotients, powers as powers. `parse`, Python and sympy read it too.
+
+    Args:
+        formula: With values.
+        names: Names of the variables in order; x1, x2, ... where left out.
+
+    Example:
+        >>> from sortednet.symbolic.expressions import freeze
+        >>> [readable(freeze(parse(text))) for text in ("8.28*x1**-1*x2", "x1**-1*x2**-2", "exp(0.25*log(x1))/2")]
+        ['8.28*x2/x1', '1/(x1*x2**2)', '0.5*x1**0.25']
+    """
+    shown = ""
+    for place, (monomial, coefficient) in enumerate(formula):
+        above: list[str] = []
+        below: list[str] = []
+        size = read_number(abs(float(coefficient)))
+        for (kind, inner), exponent in monomial:
+            base, times = _base(kind, inner, names, exponent)
+            (above if times > 0 else below).append(base if abs(times) == 1 else f"{base}**{_exponent(abs(times))}")
+        if size != "1" or not above:
+            above.insert(0, size)
+        sign = "-" if coefficient < 0 else "+" if place else ""
+        under = "" if not below else f"/{below[0]}" if len(below) == 1 else f"/({'*'.join(below)})"
+        shown += sign + "*".join(above) + under
+    return shown or "0"
+
+
+def _base(kind: str, inner: Any, names: Sequence[str] | None, exponent: int) -> tuple[str, float]:
+    """Return what a power is of, and the power; of exp(k*log(u)), u and k."""
+    if kind == "x":
+        return (f"x{inner}" if names is None else names[inner - 1]), exponent
+    if kind == "group":
+        return f"({readable(inner, names)})", exponent
+    if kind == "exp" and exponent == 1 and len(inner) == 1:
+        ((monomial, power),) = inner
+        if len(monomial) == 1 and monomial[0][0][0] == "log" and monomial[0][1] == 1:
+            base = readable(monomial[0][0][1], names)
+            return (base if base.isidentifier() else f"({base})"), float(power)
+    return f"{kind}({readable(inner, names)})", exponent
+
+
+def _exponent(value: float) -> str:
+    """Print a power, as a fraction where it is one that has no short decimals."""
+    text, near = read_number(float(value)), Fraction(value).limit_denominator(_DENOMINATOR)
+    return f"({near})" if float(near) == value and len(text) > len(str(near)) + 2 else text
 
 
 def read_number(value: float) -> str:
